@@ -1,0 +1,59 @@
+"""See, while a recurrent network trains, which hidden units relay information.
+
+The public names are loaded when they are first used: importing the package loads neither torch nor
+lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_relay.analysis import relay_report as relay_report
+    from lightning_relay.callbacks.relay_information import (
+        RelayInformationCallback as RelayInformationCallback,
+    )
+    from lightning_relay.discretization import discretize as discretize
+    from lightning_relay.information.mutual_information import (
+        mutual_information as mutual_information,
+    )
+    from lightning_relay.information.ordering import RelayOrder as RelayOrder
+    from lightning_relay.information.ordering import relay_order as relay_order
+    from lightning_relay.information.relay import relay_information as relay_information
+    from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
+    from lightning_relay.recurrent.states import HiddenStates as HiddenStates
+    from lightning_relay.report import ConceptRelay as ConceptRelay
+    from lightning_relay.report import LayerRelay as LayerRelay
+    from lightning_relay.report import RelayReport as RelayReport
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConceptRelay": "lightning_relay.report",
+    "HiddenStateRecorder": "lightning_relay.recurrent.recorder",
+    "HiddenStates": "lightning_relay.recurrent.states",
+    "LayerRelay": "lightning_relay.report",
+    "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
+    "RelayOrder": "lightning_relay.information.ordering",
+    "RelayReport": "lightning_relay.report",
+    "discretize": "lightning_relay.discretization",
+    "mutual_information": "lightning_relay.information.mutual_information",
+    "relay_information": "lightning_relay.information.relay",
+    "relay_order": "lightning_relay.information.ordering",
+    "relay_report": "lightning_relay.analysis",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,168 @@
+"""From recorded states and labels to a report: discretize, measure, order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_relay.concepts import Concepts, concept_codes
+from lightning_relay.discretization import Method, check_method, discretize
+from lightning_relay.information import (
+    Direction,
+    Estimator,
+    distinct_states,
+    mutual_information,
+    relay_order,
+)
+from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from lightning_relay.recurrent.states import HiddenStates
+
+
+def relay_report(
+    states: Mapping[str, HiddenStates],
+    x_in: Tensor,
+    x_out: Tensor,
+    *,
+    concepts: Concepts = "joint",
+    num_classes: int | None = None,
+    discretization: Method = "kmeans",
+    levels: int = 2,
+    direction: Direction = "shrink",
+    estimator: Estimator = "plugin",
+    time_steps: Sequence[int] | None = None,
+    inputs_end: int | None = None,
+    samples_seen: int | None = None,
+) -> RelayReport:
+    """Relay information and greedy order of the units of every layer, step and concept.
+
+    Needs no Lightning: the states may come from a ``HiddenStateRecorder`` around any forward pass.
+
+    Args:
+        states: Hidden states by layer key, ``(batch, step, unit)`` each.
+        x_in: Class label of each input sequence, int64 ``(batch,)``.
+        x_out: Class label that the model gave each sequence, int64 ``(batch,)``.
+        concepts: ``"joint"``, ``"per_class"``, or functions of the class label by name.
+        num_classes: Number of classes, for ``"per_class"``; default: the labels that occur.
+        discretization: How states become codes.
+        levels: Number of codes; only ``"quantile"`` takes more than 2.
+        direction: Direction of the greedy order.
+        estimator: How entropies are estimated from counts.
+        time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
+            Default: every step up to the end of the longest sequence.
+        inputs_end: Step at which the last input was presented; a negative one counts back from
+            each sequence's own end. Steps at which some sequence still had input to come are
+            marked in the report, because there X_out depends on more than the states.
+        samples_seen: Number of sequences there were before some were left out; default: all
+            there are.
+
+    Returns:
+        The report. At each step only the sequences that are long enough are counted.
+
+    Raises:
+        TypeError: If labels are not integers.
+        ValueError: If numbers of sequences differ, an option is unknown, a step lies outside every
+            sequence, or a state is NaN or infinite; says which.
+
+    Example:
+        >>> import torch
+        >>> from lightning_relay import HiddenStates
+        >>> x = torch.tensor([0, 1]).repeat(8)
+        >>> states = HiddenStates(x.reshape(16, 1, 1).float(), torch.ones(16, 1, dtype=torch.bool))
+        >>> report = relay_report({"rnn.l0": states}, x, x)
+        >>> report.layers["rnn.l0"].concepts["joint"].information[0]
+        array([1., 0.])
+    """
+    check_method(discretization, levels)
+    for layer, layer_states in states.items():
+        if len(layer_states.values) != len(x_in) or len(x_in) != len(x_out):
+            raise ValueError(
+                f"states, x_in, x_out: got {len(layer_states.values)} sequences of {layer!r}, "
+                f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
+            )
+    codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
+    layers = {}
+    for layer, layer_states in states.items():
+        layer_states.check_finite(layer)
+        steps = _steps(layer_states, time_steps)
+        selected = [layer_states.at(step) for step in steps]
+        valid = torch.cat([part.valid for part in selected], dim=1).T
+        hidden = discretize(
+            torch.cat([part.values for part in selected], dim=1).transpose(0, 1),
+            discretization,
+            levels=levels,
+            valid=valid,
+            layer=layer,
+        )
+        relays = {}
+        for name, (concept_in, concept_out) in codes.items():
+            order = relay_order(
+                concept_in,
+                concept_out,
+                hidden,
+                direction=direction,
+                valid=valid,
+                estimator=estimator,
+            )
+            information = mutual_information(
+                concept_in, concept_out, valid=valid, estimator=estimator
+            )
+            relays[name] = ConceptRelay(
+                information=order.information.cpu().numpy(),
+                units=order.units.cpu().numpy(),
+                tied=order.tied.cpu().numpy(),
+                scores=order.scores.cpu().numpy(),
+                mutual_information=information.cpu().numpy(),
+            )
+        layers[layer] = LayerRelay(
+            time_steps=torch.tensor(steps).numpy(),
+            inputs_ended=_inputs_ended(layer_states, steps, valid, inputs_end).cpu().numpy(),
+            samples=valid.sum(1).cpu().numpy(),
+            distinct_states=distinct_states(hidden, valid=valid).cpu().numpy(),
+            concepts=relays,
+        )
+    return RelayReport(
+        layers=layers,
+        mutual_information={
+            name: float(mutual_information(concept_in, concept_out, estimator=estimator))
+            for name, (concept_in, concept_out) in codes.items()
+        },
+        samples=len(x_in),
+        samples_seen=len(x_in) if samples_seen is None else samples_seen,
+        discretization=discretization,
+        levels=levels,
+        direction=direction,
+        estimator=estimator,
+        inputs_end=inputs_end,
+    )
+
+
+def _steps(states: HiddenStates, time_steps: Sequence[int] | None) -> list[int]:
+    if time_steps is None:
+        return list(range(int(states.lengths.max())))
+    return [int(step) for step in time_steps]
+
+
+def _inputs_ended(
+    states: HiddenStates, steps: Sequence[int], valid: Tensor, inputs_end: int | None
+) -> Tensor:
+    """Whether all counted sequences had their last input by each step, ``(step,)``."""
+    if inputs_end is None:
+        return torch.ones(len(steps), dtype=torch.bool)
+    lengths = states.lengths
+    longest = int(lengths.max())
+    if not -longest <= inputs_end < longest:
+        raise ValueError(
+            f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps"
+        )
+    end = inputs_end if inputs_end >= 0 else lengths + inputs_end
+    positions = torch.stack(
+        [torch.full_like(lengths, step) if step >= 0 else lengths + step for step in steps]
+    )
+    return ((positions >= end) | ~valid).all(1)

@@ -1,0 +1,5 @@
+"""Lightning callbacks."""
+
+from lightning_relay.callbacks.relay_information import RelayInformationCallback
+
+__all__ = ["RelayInformationCallback"]

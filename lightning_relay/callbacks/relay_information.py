@@ -1,0 +1,404 @@
+"""The callback that shows, while a recurrent network trains, which units relay information."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_relay.analysis import relay_report
+from lightning_relay.capture import EvaluationCapture
+from lightning_relay.concepts import check_concepts
+from lightning_relay.discretization import Method, check_method
+from lightning_relay.information.entropy import Estimator, entropy_estimator
+from lightning_relay.information.ordering import Direction, check_direction
+from lightning_relay.recurrent.layers import recurrent_modules
+from lightning_relay.reporting.scalars import relay_scalars
+from lightning_relay.reporting.tensorboard import write_relay_report
+
+if TYPE_CHECKING:
+    from lightning_relay.report import RelayReport
+
+Stage = Literal["validate", "test"]
+
+
+class RelayInformationCallback(Callback):
+    """Measures and logs, in every evaluation epoch, what each recurrent unit relays.
+
+    While the model's own ``validation_step`` or ``test_step`` runs, forward hooks record the
+    hidden states and the class scores; the class labels are read off the batch. At the end of the
+    epoch the states are discretized and, for every layer, step and concept, the relay information
+    of all units and their greedy order are computed, logged and kept. The model, its training, its
+    random streams and its own logs are what they are without the callback; between evaluations
+    there is no hook on the model.
+
+    Logged scalars, under ``{prefix}/`` (``{prefix}_test/`` in testing), followed by
+    ``/dataloader_idx_{i}`` where there are several dataloaders; means run over the steps at which
+    all inputs had been presented:
+
+    - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
+    - ``{layer}/{concept}/information_last``: I_R of all units at the last analysed step, bits.
+    - ``{layer}/{concept}/tied``: fraction of units whose place in the order is tied.
+    - ``{layer}/distinct_states``: largest number of distinct states at a step.
+    - ``{concept}/mutual_information``: I(X_in; X_out), bits.
+    - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
+
+    A TensorBoardLogger also gets, for each layer and concept, the image ``…/scores`` (step by unit)
+    and the table ``…/order``.
+
+    Args:
+        modules: Dotted names of the recurrent modules; default: all there are.
+        target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
+            a function of it. Default: the only integer tensor ``(batch,)`` in the batch.
+        prediction: X_out: the name of the submodule whose output is the class scores, or a
+            function that is given what the step returned and gives class scores
+            ``(batch, classes)`` or classes ``(batch,)``. Default: the scores are found among the
+            outputs of the step's module calls.
+        lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
+            of it. Needed for padded sequences that are not packed; padded steps never count.
+        concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
+            of the class label by name, called with an int.
+        discretization: How states become codes: ``"kmeans"``, ``"median"``, ``"sign"`` or
+            ``"quantile"``, fitted per unit and step.
+        levels: Number of codes; only ``"quantile"`` takes more than 2.
+        direction: Direction of the greedy order, ``"shrink"`` or ``"grow"``.
+        estimator: How entropies are estimated from counts.
+        time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
+            Default: all.
+        inputs_end: Step at which the last input was presented, a negative one counted from each
+            sequence's own end. Earlier steps are marked and left out of the means.
+        max_samples: Number of sequences analysed at most, a fair sample of those seen; at least 2.
+        seed: Seed of that sample.
+        every_n_epochs: In fitting, analyse the validation of every n-th epoch.
+        stages: Which of ``"validate"`` and ``"test"`` to analyse.
+        prefix: First part of all tags.
+        dirpath: Where reports are saved; default: ``relay_reports`` in the directory of the
+            Trainer's first logger. Without a logger nothing is saved.
+
+    Attributes:
+        reports: The reports so far, the newest last.
+
+    Raises:
+        TypeError: If the module is not one of ``lightning.pytorch``, or labels are not integers.
+        ValueError: If an argument is out of its range, or something cannot be found in model,
+            batch or step; says what there is and which argument decides.
+
+    Example:
+        >>> from lightning_relay import RelayInformationCallback
+        >>> callback = RelayInformationCallback(inputs_end=2, concepts="per_class")
+        >>> callback.reports
+        []
+
+    Source:
+        Hintze, Najam and Schossau, arXiv 2510.01271 (2025).
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[str] | None = None,
+        *,
+        target: int | str | Callable[[Any], Tensor] | None = None,
+        prediction: str | Callable[[Any], Tensor] | None = None,
+        lengths: int | str | Callable[[Any], Tensor] | None = None,
+        concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
+        discretization: Method = "kmeans",
+        levels: int = 2,
+        direction: Direction = "shrink",
+        estimator: Estimator = "plugin",
+        time_steps: Sequence[int] | None = None,
+        inputs_end: int | None = None,
+        max_samples: int = 4096,
+        seed: int = 0,
+        every_n_epochs: int = 1,
+        stages: Sequence[Stage] = ("validate", "test"),
+        prefix: str = "relay",
+        dirpath: str | Path | None = None,
+    ) -> None:
+        check_concepts(concepts)
+        check_method(discretization, levels)
+        check_direction(direction)
+        entropy_estimator(estimator)
+        _check_time_steps(time_steps)
+        if max_samples < 2:
+            raise ValueError(f"max_samples: got {max_samples}; it takes at least 2 sequences")
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
+        _check_stages(stages)
+        if not prefix:
+            raise ValueError("prefix: got an empty string; it takes the first part of the tags")
+        self.modules = modules
+        self.target = target
+        self.prediction = prediction
+        self.lengths = lengths
+        self.concepts = concepts
+        self.discretization = discretization
+        self.levels = levels
+        self.direction = direction
+        self.estimator = estimator
+        self.time_steps = time_steps
+        self.inputs_end = inputs_end
+        self.max_samples = max_samples
+        self.seed = seed
+        self.every_n_epochs = every_n_epochs
+        self.stages = tuple(stages)
+        self.prefix = prefix
+        self.dirpath = dirpath
+        self.reports: list[RelayReport] = []
+        self._capture: EvaluationCapture | None = None
+        self._evaluated = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what the Trainer brings."""
+        _check_lightning_module(pl_module)
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"trainer: got {trainer.world_size} processes; the relay analysis takes one "
+                "process (devices=1, num_nodes=1), because each would see a part of the samples"
+            )
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if (
+                isinstance(other, RelayInformationCallback)
+                and other is not self
+                and other.prefix == self.prefix
+            ):
+                raise ValueError(
+                    f"prefix: two relay callbacks log under {self.prefix!r}; give one of them "
+                    "another prefix"
+                )
+        self._evaluated = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the model before any training."""
+        recurrent_modules(pl_module, self.modules)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before the first epoch that there will be something to analyse."""
+        if "validate" not in self.stages or sum(trainer.num_val_batches) > 0:
+            return
+        if trainer.limit_val_batches == 0:
+            rank_zero_warn("limit_val_batches=0: there will be no relay analysis while fitting")
+            return
+        _raise_no_batches("validation", "or analyse another stage with stages=")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach."""
+        self._start(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach."""
+        self._start(trainer, pl_module, "test")
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Read the class labels."""
+        if self._capture is not None:
+            self._capture.before_step(batch)
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Read the class labels."""
+        if self._capture is not None:
+            self._capture.before_step(batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in the states and class scores."""
+        if self._capture is not None:
+            self._capture.after_step(outputs, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in the states and class scores."""
+        if self._capture is not None:
+            self._capture.after_step(outputs, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Analyse and log."""
+        self._finish(trainer, pl_module, "validate")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Analyse and log."""
+        self._finish(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Detach."""
+        self._detach()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Detach."""
+        self._detach()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Detach."""
+        self._detach()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Detach; an evaluation that was asked for and had no batch is an error."""
+        self._detach()
+        if stage in self.stages and not self._evaluated:
+            _raise_no_batches("validation" if stage == "validate" else stage, "")
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        self._detach()
+        self._evaluated = True
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        skipped = fitting and (trainer.current_epoch + 1) % self.every_n_epochs != 0
+        if stage not in self.stages or (skipped and not trainer.sanity_checking):
+            return
+        capture = EvaluationCapture(
+            pl_module,
+            modules=self.modules,
+            target=self.target,
+            prediction=self.prediction,
+            lengths=self.lengths,
+            max_samples=self.max_samples,
+            seed=self.seed,
+        )
+        self._capture = capture.__enter__()
+
+    def _detach(self) -> None:
+        if self._capture is not None:
+            self._capture.__exit__(None, None, None)
+            self._capture = None
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        capture = self._capture
+        self._detach()
+        if capture is None or trainer.sanity_checking:
+            return
+        if not capture.buffers:
+            _raise_no_batches("validation" if stage == "validate" else stage, "")
+        for dataloader, buffer in capture.buffers.items():
+            sequences = buffer.sequences()
+            report = relay_report(
+                sequences.states,
+                sequences.x_in,
+                sequences.x_out,
+                concepts=self.concepts,
+                num_classes=capture.num_classes,
+                discretization=self.discretization,
+                levels=self.levels,
+                direction=self.direction,
+                estimator=self.estimator,
+                time_steps=self.time_steps,
+                inputs_end=self.inputs_end,
+                samples_seen=buffer.seen,
+            )
+            report = dataclasses.replace(
+                report,
+                stage=stage,
+                epoch=trainer.current_epoch,
+                global_step=trainer.global_step,
+                dataloader=dataloader,
+            )
+            suffix = f"/dataloader_idx_{dataloader}" if len(capture.buffers) > 1 else ""
+            self._log(trainer, pl_module, report, suffix)
+
+    def _log(
+        self, trainer: Trainer, pl_module: LightningModule, report: RelayReport, suffix: str
+    ) -> None:
+        prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
+        for name, value in relay_scalars(report).items():
+            pl_module.log(f"{prefix}/{name}{suffix}", value)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                write_relay_report(
+                    logger.experiment, report, prefix, trainer.global_step, suffix=suffix
+                )
+        directory = self._directory(trainer)
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            report.save(_unused_path(directory, self.prefix, report, suffix))
+        self.reports.append(report)
+
+    def _directory(self, trainer: Trainer) -> Path | None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        if self.dirpath is not None:
+            return Path(self.dirpath)
+        if not trainer.loggers or trainer.log_dir is None:
+            return None
+        if "://" in trainer.log_dir:
+            rank_zero_warn(
+                f"reports are not saved to {trainer.log_dir!r}; give a local directory: dirpath="
+            )
+            return None
+        return Path(trainer.log_dir) / "relay_reports"
+
+
+def _check_time_steps(time_steps: Sequence[int] | None) -> None:
+    if time_steps is None:
+        return
+    steps = list(time_steps)
+    if not steps or not all(isinstance(step, int) for step in steps):
+        raise ValueError(f"time_steps: got {time_steps!r}; it takes a list of step indices")
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"time_steps: got {time_steps!r}; name each step once")
+
+
+def _check_stages(stages: Sequence[str]) -> None:
+    legal = get_args(Stage)
+    if isinstance(stages, str) or not stages or not set(stages) <= set(legal):
+        raise ValueError(f"stages: got {stages!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
+
+
+def _check_lightning_module(pl_module: object) -> None:
+    if isinstance(pl_module, LightningModule):
+        return
+    name = type(pl_module).__name__
+    packages = {base.__module__.partition(".")[0] for base in type(pl_module).__mro__}
+    if "pytorch_lightning" in packages:
+        raise TypeError(
+            f"pl_module: {name} is built on the separate package pytorch_lightning, and the relay "
+            "callback on lightning.pytorch; import LightningModule and Trainer from "
+            "lightning.pytorch"
+        )
+    raise TypeError(f"pl_module: got {name}; it takes a lightning.pytorch.LightningModule")
+
+
+def _raise_no_batches(what: str, more: str) -> None:
+    mend = f"; check its dataloader{f', {more}' if more else ''}"
+    raise ValueError(f"dataloader: the {what} set is empty, so nothing can be analysed{mend}")
+
+
+def _unused_path(directory: Path, prefix: str, report: RelayReport, suffix: str) -> Path:
+    loader = suffix.replace("/", "-")
+    stem = f"{prefix}-{report.stage}-epoch={report.epoch}-step={report.global_step}{loader}"
+    names = (f"{stem}.npz" if number == 0 else f"{stem}-v{number}.npz" for number in count())
+    return next(directory / name for name in names if not (directory / name).exists())

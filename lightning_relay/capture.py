@@ -1,0 +1,134 @@
+"""One pass over evaluation batches: from the user's own steps to buffers of labelled sequences."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from lightning_relay.predictions import Prediction, PredictionReader
+from lightning_relay.recurrent.buffer import SequenceBuffer, Sequences
+from lightning_relay.recurrent.recorder import HiddenStateRecorder
+from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.targets import BatchEntry, read_entry, read_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from torch import nn
+
+
+class EvaluationCapture:
+    """Context manager that gathers hidden states, X_in and X_out while a model is evaluated.
+
+    Call ``before_step`` and ``after_step`` around each of the model's own steps. Hooks are on the
+    model only inside the block.
+
+    Args:
+        model: The model that is evaluated.
+        modules: Dotted names of the recurrent modules; default: all there are.
+        target: Where the class labels stand in a batch; default: found.
+        prediction: Where the class scores come from; default: found.
+        lengths: Where the lengths of the sequences stand in a batch, for padded sequences that
+            are not packed.
+        max_samples: Number of sequences kept at most, for each dataloader.
+        seed: Seed of the choice of sequences.
+
+    Attributes:
+        buffers: The sequences gathered so far, by dataloader.
+        num_classes: Number of classes that had a score; None as long as it is not known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        modules: Sequence[str] | None,
+        target: BatchEntry | None,
+        prediction: Prediction | None,
+        lengths: BatchEntry | None,
+        max_samples: int,
+        seed: int,
+    ) -> None:
+        self.buffers: dict[int, SequenceBuffer] = {}
+        self.num_classes: int | None = None
+        self._recorder = HiddenStateRecorder(model, modules)
+        self._reader = PredictionReader(model, prediction)
+        self._target_entry = target
+        self._lengths_entry = lengths
+        self._max_samples = max_samples
+        self._seed = seed
+        self._hooks = ExitStack()
+        self._target: Tensor | None = None
+        self._lengths: Tensor | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as hooks:
+            hooks.enter_context(self._recorder)
+            hooks.enter_context(self._reader)
+            self._hooks = hooks.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
+
+    def before_step(self, batch: Any) -> None:
+        """Read labels and lengths off a batch, before the step can change it."""
+        self._recorder.clear()
+        self._reader.clear()
+        self._target = read_target(batch, self._target_entry)
+        self._lengths = None
+        if self._lengths_entry is not None:
+            lengths = read_entry(batch, self._lengths_entry, "lengths")
+            if not isinstance(lengths, Tensor):
+                raise TypeError(
+                    f"lengths: {self._lengths_entry!r} gave {type(lengths).__name__}; it takes an "
+                    "integer tensor (batch,)"
+                )
+            self._lengths = lengths.detach().clone()
+
+    def after_step(self, outputs: Any, dataloader: int = 0) -> None:
+        """Take in what the step made of the batch.
+
+        Args:
+            outputs: What the step returned.
+            dataloader: Index of the dataloader that the batch came from.
+        """
+        if self._target is None:
+            raise RuntimeError("capture: after_step was called without before_step")
+        states = self._step_states(self._target)
+        predictions = self._reader.read(outputs, self._target)
+        self.num_classes = predictions.num_classes
+        buffer = self.buffers.setdefault(
+            dataloader, SequenceBuffer(self._max_samples, seed=self._seed)
+        )
+        buffer.add(Sequences(states, self._target, predictions.classes))
+        self._recorder.clear()
+        self._reader.clear()
+
+    def _step_states(self, target: Tensor) -> dict[str, HiddenStates]:
+        for layer, calls in self._recorder.calls.items():
+            if calls != 1:
+                raise ValueError(
+                    f"modules: layer {layer!r} was called {calls} times in one step; it takes "
+                    "modules that are called once with a whole sequence. Name those with modules=; "
+                    "a module compiled before its hooks were set may call none of them"
+                )
+        states = self._recorder.states
+        for layer, layer_states in states.items():
+            sequences = len(layer_states.values)
+            if sequences != len(target):
+                raise ValueError(
+                    f"target: got {len(target)} labels for {sequences} sequences of {layer!r}; it "
+                    "takes one class label for each sequence"
+                )
+            if self._lengths is not None:
+                states[layer] = HiddenStates.of_lengths(layer_states.values, self._lengths)
+        return states

@@ -1,0 +1,171 @@
+"""Real states into integer codes: thresholds fitted per unit and per time step.
+
+Every method cuts the sorted samples of a unit somewhere between two different values; the methods
+differ in where. So a unit that varies always gets at least two levels from the methods that look at
+the data, however its values are tied, and a constant unit gets one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Method = Literal["kmeans", "median", "sign", "quantile"]
+"""How thresholds are found."""
+
+_ELEMENTS_AT_ONCE = 2**23
+"""States are sorted in blocks of leading indices of about this many values."""
+
+_ROUNDING = 8
+"""A unit whose range is this many roundings of its largest value, or fewer, counts as constant."""
+
+
+def discretize(
+    states: Tensor,
+    method: Method = "kmeans",
+    *,
+    levels: int = 2,
+    valid: Tensor | None = None,
+    layer: str | None = None,
+) -> Tensor:
+    """Integer codes of real states.
+
+    Thresholds are fitted for each unit and each leading index (time step) apart:
+
+    - ``"kmeans"``: the split into two clusters with the smallest sum of squares, found exactly.
+    - ``"median"``: the split nearest to equal halves.
+    - ``"sign"``: above 0, or not; the only method whose thresholds do not depend on the data.
+    - ``"quantile"``: the splits nearest to ``levels`` equal parts.
+
+    Of splits that are as good, the lowest is taken; equal values are never split. A unit that is
+    constant up to rounding gets the one code 0 (from ``"sign"`` the one code of its sign).
+
+    Args:
+        states: Real states of shape ``(…, samples, units)``, any floating dtype.
+        method: How thresholds are found.
+        levels: Number of codes; only ``"quantile"`` takes more than 2. Fewer are used where a unit
+            has fewer different values.
+        valid: Boolean mask broadcastable to ``(…, samples)``; samples with False take no part in
+            the fit, and their codes mean nothing.
+        layer: Name of the layer, for error messages.
+
+    Returns:
+        int64 codes of the shape of ``states``, from 0, larger codes for larger states.
+
+    Raises:
+        TypeError: If ``states`` is not real.
+        ValueError: If an option is unknown, no sample is valid, or a valid state is NaN or
+            infinite: says which layer, step and unit.
+
+    Example:
+        >>> import torch
+        >>> discretize(torch.tensor([[0.1], [0.9], [0.2], [1.0]])).squeeze(-1)
+        tensor([0, 1, 0, 1])
+
+    Source:
+        k-means with two clusters: Hintze and Adami, Entropy 25(3):401 (2023), whose text also
+        names the median.
+    """
+    check_method(method, levels)
+    if not states.is_floating_point():
+        raise TypeError(f"states: got {states.dtype}; it takes real states of a floating dtype")
+    if states.dim() < 2:
+        raise ValueError(f"states: got shape {tuple(states.shape)}; it takes (…, samples, units)")
+    mask = torch.ones(states.shape[:-1], dtype=torch.bool, device=states.device)
+    if valid is not None:
+        try:
+            mask = valid.expand(states.shape[:-1])
+        except RuntimeError:
+            raise ValueError(
+                f"valid: got shape {tuple(valid.shape)} for states {tuple(states.shape)}; it takes "
+                "a mask broadcastable to (…, samples)"
+            ) from None
+    if not bool(mask.any(-1).all()):
+        raise ValueError("valid: no sample is valid at a leading index; leave that index out")
+    _check_finite(states, mask, layer)
+    if method == "sign":
+        return (states > 0).long()
+
+    flat = states.reshape(-1, *states.shape[-2:])
+    flat_mask = mask.reshape(-1, mask.shape[-1])
+    at_once = max(1, _ELEMENTS_AT_ONCE // max(1, flat[0].numel()))
+    codes = [
+        _split(block, block_mask, method, levels)
+        for block, block_mask in zip(flat.split(at_once), flat_mask.split(at_once), strict=True)
+    ]
+    return torch.cat(codes).reshape(states.shape)
+
+
+def check_method(method: str, levels: int) -> None:
+    """Raise a ValueError unless ``method`` is known and makes ``levels`` levels."""
+    if method not in get_args(Method):
+        legal = ", ".join(repr(legal) for legal in get_args(Method))
+        raise ValueError(f"discretization: got {method!r}; it takes {legal}")
+    if levels < 2:
+        raise ValueError(f"levels: got {levels}; it takes at least 2")
+    if levels > 2 and method != "quantile":
+        raise ValueError(
+            f"levels: got {levels} with {method!r}, which makes two; use 'quantile' for more"
+        )
+
+
+def _check_finite(states: Tensor, mask: Tensor, layer: str | None) -> None:
+    wrong = ~torch.isfinite(states) & mask.unsqueeze(-1)
+    if not bool(wrong.any()):
+        return
+    *leading, sample, unit = wrong.nonzero()[0].tolist()
+    name = "states" if layer is None else f"states of {layer!r}"
+    step = f"step {leading[-1]}, " if leading else ""
+    raise ValueError(
+        f"{name}: {float(states[(*leading, sample, unit)])} at {step}unit {unit} (sample {sample}; "
+        f"{int(wrong.sum())} of {int(mask.sum()) * states.shape[-1]} states are not finite); look "
+        "for diverging weights or non-finite inputs"
+    )
+
+
+def _split(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
+    """Codes of ``(index, sample, unit)`` states, of which those in ``mask`` are fitted."""
+    count = mask.sum(1).reshape(-1, 1, 1)
+    padded = states.double().masked_fill(~mask.unsqueeze(-1), torch.inf)
+    ordered = padded.sort(dim=1).values
+    below, above = ordered[:, :-1], ordered[:, 1:]
+    size = torch.arange(1, states.shape[1], device=states.device).reshape(1, -1, 1)
+    possible = (below < above) & (size < count) & ~_constant(states, mask)
+
+    if method == "kmeans":
+        costs = [-_between_clusters(ordered, mask, size, count)]
+    else:
+        parts = 2 if method == "median" else levels
+        costs = [(size - count * part / parts).abs() for part in range(1, parts)]
+
+    codes = torch.zeros(states.shape, dtype=torch.long, device=states.device)
+    taken = torch.zeros_like(possible)
+    for cost in costs:
+        if possible.shape[1] == 0:
+            break
+        cut = cost.expand(possible.shape).masked_fill(~possible, torch.inf).argmin(1, keepdim=True)
+        usable = possible.gather(1, cut) & ~taken.gather(1, cut)
+        taken.scatter_(1, cut, True)
+        codes += (padded > below.gather(1, cut)) & usable
+    return codes
+
+
+def _constant(states: Tensor, mask: Tensor) -> Tensor:
+    inside = mask.unsqueeze(-1)
+    values = states.double()
+    highest = values.masked_fill(~inside, -torch.inf).amax(1, keepdim=True)
+    lowest = values.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
+    rounding = torch.finfo(states.dtype).eps * torch.maximum(highest.abs(), lowest.abs())
+    return highest - lowest <= _ROUNDING * rounding
+
+
+def _between_clusters(ordered: Tensor, mask: Tensor, size: Tensor, count: Tensor) -> Tensor:
+    """Sum of squares between the ``size`` lowest samples and the others, for every size."""
+    inside = ordered.masked_fill(~torch.isfinite(ordered), 0.0)
+    centred = (inside - inside.sum(1, keepdim=True) / count).masked_fill(ordered.isinf(), 0.0)
+    low = centred.cumsum(1)[:, :-1]
+    return low.square() * count / (size * (count - size).clamp(min=1))

@@ -1,0 +1,62 @@
+"""What the functions of this package take: their arguments checked, once, with the same words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_codes(hidden: Tensor) -> None:
+    """Raise unless ``hidden`` is an integer tensor ``(…, samples, units)`` with a unit."""
+    _check_integers("hidden", hidden, "discretize the states first")
+    if hidden.dim() < 2 or hidden.shape[-1] == 0:
+        raise ValueError(
+            f"hidden: got shape {tuple(hidden.shape)}; it takes (…, samples, units) with at least "
+            "one unit"
+        )
+
+
+def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
+    """Raise unless ``labels`` are integers broadcastable to the ``(…, samples)`` of ``hidden``."""
+    _check_integers(name, labels, "give class labels or the codes of a concept")
+    if labels.dim() == 0 or labels.shape[-1] != hidden.shape[-2]:
+        raise ValueError(
+            f"{name}: got shape {tuple(labels.shape)} for hidden {tuple(hidden.shape)}; it takes "
+            f"(…, samples) with {hidden.shape[-2]} samples"
+        )
+    _check_broadcast(name, labels, hidden)
+
+
+def check_valid(valid: Tensor | None, hidden: Tensor) -> None:
+    """Raise unless ``valid`` is None or a mask broadcastable to the samples of ``hidden``."""
+    if valid is None:
+        return
+    if valid.dtype != torch.bool:
+        raise TypeError(f"valid: got {valid.dtype}; it takes a mask of torch.bool")
+    if valid.dim() == 0 or valid.shape[-1] != hidden.shape[-2]:
+        raise ValueError(
+            f"valid: got shape {tuple(valid.shape)} for hidden {tuple(hidden.shape)}; it takes "
+            f"(…, samples) with {hidden.shape[-2]} samples"
+        )
+    _check_broadcast("valid", valid, hidden)
+
+
+def _check_integers(name: str, tensor: Tensor, mend: str) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}; it takes a tensor of integers")
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"{name}: got {tensor.dtype}; it takes integers: {mend}")
+
+
+def _check_broadcast(name: str, tensor: Tensor, hidden: Tensor) -> None:
+    try:
+        torch.broadcast_shapes(tensor.shape, hidden.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"{name}: got shape {tuple(tensor.shape)}, which does not broadcast with the leading "
+            f"dimensions of hidden {tuple(hidden.shape)}"
+        ) from None

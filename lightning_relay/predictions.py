@@ -1,0 +1,260 @@
+"""X_out: the classes that a model gives, read off its own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torch.nn.utils.rnn import PackedSequence
+from torchmetrics import Metric, MetricCollection
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch.utils.hooks import RemovableHandle
+
+Prediction = str | Callable[[Any], Tensor]
+"""Where class scores come from: a submodule's name, or a function of what the step returned."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Classes that a model gave a batch.
+
+    Attributes:
+        classes: Predicted class of each sample, int64 ``(batch,)``.
+        num_classes: Number of classes that had a score; None where only labels are known.
+    """
+
+    classes: Tensor
+    num_classes: int | None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One outermost call of a module during a step."""
+
+    module: str
+    tensors: tuple[Tensor, ...]
+    seen: str
+    inputs: frozenset[int]
+
+
+class PredictionReader:
+    """Context manager that finds the class scores a model computes during a step.
+
+    Where nothing is named, every outermost module call of the step is looked at: class scores are
+    a floating tensor ``(batch, classes)`` that no later call turns into another such tensor.
+    Losses and metrics are passed over. If that leaves exactly one, it is taken, and from then on
+    only its module is watched.
+
+    Args:
+        model: The model whose step is watched.
+        prediction: Name of the submodule whose output holds the class scores, or a function that
+            is given what the step returned and gives class scores ``(batch, classes)`` or
+            predicted classes ``(batch,)``; default: found as above.
+
+    Raises:
+        ValueError: If the model has no submodule of that name; lists those it has.
+    """
+
+    def __init__(self, model: nn.Module, prediction: Prediction | None = None) -> None:
+        self._model = model
+        self._prediction = prediction
+        self._watched: str | None = None
+        self._handles: list[RemovableHandle] = []
+        self._open: list[str] = []
+        self._calls: list[_Call] = []
+        if isinstance(prediction, str):
+            names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+            if prediction not in names:
+                known = ", ".join(repr(name) for name in names if name)
+                raise ValueError(
+                    f"prediction: no submodule {prediction!r} in {type(model).__name__}; it has: "
+                    f"{known}"
+                )
+
+    def __enter__(self) -> Self:
+        if not callable(self._prediction):
+            self._watch(self._prediction)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._unhook()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the calls of the step before."""
+        self._open.clear()
+        self._calls.clear()
+
+    def read(self, outputs: Any, target: Tensor) -> Predictions:
+        """The classes predicted in the step since the last ``clear``.
+
+        Args:
+            outputs: What the step returned.
+            target: Class labels of the batch, int64 ``(batch,)``.
+
+        Raises:
+            TypeError: If a named function gives neither class scores nor labels.
+            ValueError: If the class scores cannot be found or are not finite, or a target has no
+                score; says what was seen and which argument decides.
+        """
+        if callable(self._prediction):
+            return self._classes(self._prediction(outputs), target, "the function")
+        call, scores = self._only_scores(target)
+        if self._watched is None:
+            self._watch(call.module)
+        return self._classes(scores, target, _name(call.module))
+
+    def _watch(self, module: str | None) -> None:
+        self._unhook()
+        self._watched = module
+        watchable: Iterable[tuple[str, nn.Module]] = (
+            _watchable(self._model)
+            if module is None
+            else [(module, self._model.get_submodule(module))]
+        )
+        for name, submodule in watchable:
+            self._handles += [
+                submodule.register_forward_pre_hook(_Enter(self._open, name)),
+                submodule.register_forward_hook(
+                    _Leave(self._open, self._calls, name), with_kwargs=True, always_call=True
+                ),
+            ]
+
+    def _unhook(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _only_scores(self, target: Tensor) -> tuple[_Call, Tensor]:
+        found = [
+            (call, tensor)
+            for call in self._calls
+            for tensor in call.tensors
+            if len(tensor) == len(target)
+        ]
+        final = [
+            (call, tensor)
+            for position, (call, tensor) in enumerate(found)
+            if not any(id(tensor) in later.inputs for later, _ in found[position + 1 :])
+        ]
+        if len(final) == 1:
+            return final[0]
+        if final:
+            several = ", ".join(f"{_name(call.module)} {tuple(s.shape)}" for call, s in final)
+            problem = f"several outputs could be the class scores: {several}"
+        else:
+            seen = "; ".join(f"{_name(call.module)}: {call.seen}" for call in self._calls)
+            problem = (
+                f"no class scores of shape ({len(target)}, classes) were computed in the step; "
+                f"outermost module calls seen: {seen or 'none'}"
+            )
+        raise ValueError(
+            f"prediction: {problem}. Give prediction= the name of the submodule whose output is "
+            "the class scores, or a function of what the step returns that gives class scores or "
+            "predicted classes"
+        )
+
+    def _classes(self, scores: Any, target: Tensor, source: str) -> Predictions:
+        if not isinstance(scores, Tensor):
+            raise TypeError(f"prediction: {source} gave {type(scores).__name__}; it takes a tensor")
+        if len(scores.shape) == 0 or len(scores) != len(target):
+            raise ValueError(
+                f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets"
+            )
+        if scores.dim() == 1 and not scores.is_floating_point():
+            return Predictions(scores.detach().long().clone(), None)
+        if not _could_be_scores(scores):
+            raise TypeError(
+                f"prediction: {source} gave {scores.dtype} of shape {tuple(scores.shape)}; it "
+                "takes class scores (batch, classes) of at least two classes, or integer classes "
+                "(batch,)"
+            )
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(
+                f"prediction: class scores of {source} are not finite; look for diverging weights "
+                "or non-finite inputs"
+            )
+        classes = scores.shape[1]
+        if bool(((target < 0) | (target >= classes)).any()):
+            raise ValueError(
+                f"target: labels from {int(target.min())} to {int(target.max())}, but "
+                f"{source} gives {classes} class scores, for labels 0 to {classes - 1}; name the "
+                "class labels with target= or the class scores with prediction="
+            )
+        return Predictions(scores.detach().argmax(1), classes)
+
+
+class _Enter:
+    """Forward pre-hook: a module call has begun."""
+
+    def __init__(self, open_calls: list[str], module: str) -> None:
+        self._open = open_calls
+        self._module = module
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        self._open.append(self._module)
+
+
+class _Leave:
+    """Forward hook: a module call has ended, also by an exception; keeps it if outermost."""
+
+    def __init__(self, open_calls: list[str], calls: list[_Call], module: str) -> None:
+        self._open = open_calls
+        self._calls = calls
+        self._module = module
+
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        if self._open:
+            self._open.pop()
+        if self._open:
+            return
+        tensors = list(_tensors(outputs))
+        self._calls.append(
+            _Call(
+                self._module,
+                tuple(tensor for tensor in tensors if _could_be_scores(tensor)),
+                ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor",
+                frozenset(id(tensor) for tensor in _tensors((args, kwargs))),
+            )
+        )
+
+
+def _watchable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    skipped: list[str] = []
+    for name, module in model.named_modules():
+        if any(name == other or name.startswith(f"{other}.") for other in skipped):
+            continue
+        if isinstance(module, _Loss | Metric | MetricCollection):
+            skipped.append(name)
+            continue
+        yield name, module
+
+
+def _could_be_scores(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() == 2 and tensor.shape[1] >= 2
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple) and not isinstance(value, PackedSequence):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _name(module: str) -> str:
+    return repr(module) if module else "the model's own forward"

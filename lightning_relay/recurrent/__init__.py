@@ -1,0 +1,14 @@
+"""What PyTorch's recurrent modules are and do: their layers, states and recordings."""
+
+from lightning_relay.recurrent.buffer import SequenceBuffer
+from lightning_relay.recurrent.layers import StateKey, recurrent_modules
+from lightning_relay.recurrent.recorder import HiddenStateRecorder
+from lightning_relay.recurrent.states import HiddenStates
+
+__all__ = [
+    "HiddenStateRecorder",
+    "HiddenStates",
+    "SequenceBuffer",
+    "StateKey",
+    "recurrent_modules",
+]

@@ -1,0 +1,115 @@
+"""Hidden states of a batch of sequences, with a mask of the steps that are no padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import pad
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """States of one recurrent layer.
+
+    Attributes:
+        values: States ``(batch, step, unit)``, whatever ``batch_first`` says.
+        valid: Whether a step belongs to the sequence, bool ``(batch, step)``; False is padding.
+
+    Example:
+        >>> import torch
+        >>> states = HiddenStates.of_lengths(torch.zeros(2, 3, 8), torch.tensor([3, 1]))
+        >>> states.lengths
+        tensor([3, 1])
+    """
+
+    values: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 3 or self.valid.shape != self.values.shape[:2]:
+            raise ValueError(
+                f"values, valid: got shapes {tuple(self.values.shape)} and "
+                f"{tuple(self.valid.shape)}; they take (batch, step, unit) and (batch, step)"
+            )
+
+    @classmethod
+    def of_lengths(cls, values: Tensor, lengths: Tensor) -> HiddenStates:
+        """States of which the first ``lengths`` ``(batch,)`` steps of each sequence are valid."""
+        batch, steps = values.shape[:2]
+        if lengths.shape != (batch,):
+            raise ValueError(
+                f"lengths: got shape {tuple(lengths.shape)} for {batch} sequences; it takes one "
+                "length for each"
+            )
+        if lengths.is_floating_point() or bool(((lengths < 1) | (lengths > steps)).any()):
+            raise ValueError(
+                f"lengths: got {lengths.dtype} values from {lengths.min()} to {lengths.max()}; it "
+                f"takes integers from 1 to the {steps} steps of the states"
+            )
+        return cls(
+            values, torch.arange(steps, device=values.device) < lengths.to(values.device)[:, None]
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[HiddenStates]) -> HiddenStates:
+        """One batch of all sequences, padded at the end to the longest."""
+        longest = max(part.values.shape[1] for part in parts)
+        missing = [longest - part.values.shape[1] for part in parts]
+        return cls(
+            torch.cat(
+                [
+                    pad(part.values, (0, 0, 0, steps))
+                    for part, steps in zip(parts, missing, strict=True)
+                ]
+            ),
+            torch.cat(
+                [pad(part.valid, (0, steps)) for part, steps in zip(parts, missing, strict=True)]
+            ),
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of valid steps of each sequence, int64 ``(batch,)``."""
+        return self.valid.sum(1)
+
+    def select(self, sequences: Tensor) -> HiddenStates:
+        """The states of some of the sequences, by index or mask."""
+        return HiddenStates(self.values[sequences], self.valid[sequences])
+
+    def at(self, step: int) -> HiddenStates:
+        """The states at one step of every sequence, as states with one step.
+
+        Args:
+            step: Index of the step; a negative one counts back from each sequence's own end, so
+                that -1 is its last valid step. Sequences too short for it are not valid there.
+
+        Raises:
+            ValueError: If no sequence has such a step.
+        """
+        lengths = self.lengths
+        position = torch.full_like(lengths, step) if step >= 0 else lengths + step
+        valid = (position >= 0) & (position < lengths)
+        if not bool(valid.any()):
+            raise ValueError(
+                f"time_steps: got {step}, but the longest sequence has {int(lengths.max())} steps"
+            )
+        values = self.values[torch.arange(len(lengths), device=lengths.device), position * valid]
+        return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
+
+    def check_finite(self, layer: str) -> None:
+        """Raise a ValueError that says where, if a valid state is NaN or infinite."""
+        wrong = ~torch.isfinite(self.values) & self.valid.unsqueeze(-1)
+        if bool(wrong.any()):
+            sequence, step, unit = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"states of {layer!r}: {float(self.values[sequence, step, unit])} at step {step}, "
+                f"unit {unit} (in {int(wrong.any(2).any(1).sum())} of {len(self.values)} "
+                "sequences states are not finite); look for diverging weights or non-finite inputs"
+            )

@@ -1,0 +1,170 @@
+"""The results of one analysis: which units relayed what, at which step; saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+FORMAT = 1
+"""Version of the file format; a file of a later one is refused."""
+
+
+@dataclass(frozen=True)
+class ConceptRelay:
+    """What one layer relays of one concept, at every analysed step.
+
+    Attributes:
+        information: Bits, float64 ``(step, unit + 1)``: entry 0 is I_R of all units, entry k that
+            of the set that is left when k units have gone.
+        units: Unit indices in the order in which they leave the set, least important first, int64
+            ``(step, unit)``.
+        tied: Whether another unit was as good when this one was chosen, bool ``(step, unit)``:
+            the data do not tell the places of such units.
+        scores: Aggregated relay information by unit index, as a fraction of the largest at the
+            step, float64 ``(step, unit)``.
+        mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64
+            ``(step,)``.
+    """
+
+    information: NDArray[np.float64]
+    units: NDArray[np.int64]
+    tied: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    mutual_information: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerRelay:
+    """What one recurrent layer relays.
+
+    Attributes:
+        time_steps: The analysed steps, int64 ``(step,)``; a negative one counts back from each
+            sequence's own end.
+        inputs_ended: Whether all sequences counted at the step had their last input by then, bool
+            ``(step,)``; all True where the end of the inputs was not given.
+        samples: Number of sequences counted at the step, int64 ``(step,)``; those that are too
+            short for it are not.
+        distinct_states: Number of different joint states of the units among them, int64
+            ``(step,)``.
+        concepts: Results by concept name.
+    """
+
+    time_steps: NDArray[np.int64]
+    inputs_ended: NDArray[np.bool_]
+    samples: NDArray[np.int64]
+    distinct_states: NDArray[np.int64]
+    concepts: Mapping[str, ConceptRelay]
+
+
+@dataclass(frozen=True)
+class RelayReport:
+    """Results of one relay analysis.
+
+    Attributes:
+        layers: Results by layer key such as ``"rnn.l0"``.
+        mutual_information: I(X_in; X_out) of all analysed sequences in bits, by concept name.
+        samples: Number of sequences analysed.
+        samples_seen: Number of sequences there were; the others were left out by ``max_samples``.
+        discretization: Method that made codes of the states.
+        levels: Number of codes asked of it.
+        direction: Direction of the greedy order.
+        estimator: Estimator of the entropies.
+        inputs_end: Step at which the last input was presented; None where it was not given.
+        stage: ``"validate"`` or ``"test"``; None outside a Trainer.
+        epoch: The Trainer's epoch, from 0.
+        global_step: The Trainer's number of optimizer steps.
+        dataloader: Index of the dataloader.
+    """
+
+    layers: Mapping[str, LayerRelay]
+    mutual_information: Mapping[str, float]
+    samples: int
+    samples_seen: int
+    discretization: str
+    levels: int
+    direction: str
+    estimator: str
+    inputs_end: int | None = None
+    stage: str | None = None
+    epoch: int | None = None
+    global_step: int | None = None
+    dataloader: int = 0
+
+    def save(self, path: str | Path) -> None:
+        """Write the report to an ``.npz`` file, which NumPy alone can read.
+
+        Arrays stand under ``layer/field`` and ``layer/concept/field``, everything else as JSON
+        under ``header``.
+        """
+        header: dict[str, Any] = {"format": FORMAT, "layers": {}}
+        header |= {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("layers", "mutual_information")
+        }
+        header["mutual_information"] = dict(self.mutual_information)
+        arrays: dict[str, NDArray[Any]] = {}
+        for key, layer in self.layers.items():
+            header["layers"][key] = list(layer.concepts)
+            arrays |= {f"{key}/{name}": array for name, array in _arrays(layer).items()}
+            for concept, relay in layer.concepts.items():
+                arrays |= {
+                    f"{key}/{concept}/{name}": array for name, array in _arrays(relay).items()
+                }
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path) -> RelayReport:
+        """Read a report that ``save`` wrote; nothing in the file is executed.
+
+        Raises:
+            ValueError: If the file holds no relay report, or one of a later format.
+        """
+        with np.load(Path(path), allow_pickle=False) as file:
+            if "header" not in file:
+                raise ValueError(f"path: {str(path)!r} holds no relay report")
+            header = json.loads(str(file["header"]))
+            if header.pop("format", None) != FORMAT:
+                raise ValueError(
+                    f"path: {str(path)!r} is of another format than {FORMAT}; load it with the "
+                    "version of lightning_relay that wrote it"
+                )
+            header["layers"] = {
+                key: LayerRelay(
+                    **_read(file, LayerRelay, key),
+                    concepts={
+                        concept: ConceptRelay(**_read(file, ConceptRelay, f"{key}/{concept}"))
+                        for concept in concepts
+                    },
+                )
+                for key, concepts in header["layers"].items()
+            }
+        return cls(**header)
+
+
+def _arrays(result: ConceptRelay | LayerRelay) -> dict[str, NDArray[Any]]:
+    return {
+        field.name: getattr(result, field.name)
+        for field in fields(result)
+        if field.name != "concepts"
+    }
+
+
+def _read(
+    file: Mapping[str, NDArray[Any]], kind: type[ConceptRelay | LayerRelay], prefix: str
+) -> dict[str, NDArray[Any]]:
+    return {
+        field.name: file[f"{prefix}/{field.name}"]
+        for field in fields(kind)
+        if field.name != "concepts"
+    }

@@ -1,0 +1,46 @@
+"""The few numbers of a report that are worth a curve and a monitor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_relay.report import RelayReport
+
+
+def relay_scalars(report: RelayReport) -> dict[str, float]:
+    """Scalars of a report by name, to be logged under a prefix.
+
+    Means run over the steps at which all inputs had been presented.
+
+    - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
+    - ``{layer}/{concept}/information_last``: I_R of all units at the last analysed step, bits.
+    - ``{layer}/{concept}/tied``: fraction of units whose place in the order is tied.
+    - ``{layer}/distinct_states``: largest number of distinct states at a step.
+    - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
+    - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
+
+    Raises:
+        ValueError: If at every analysed step some sequence still had input to come.
+    """
+    scalars = {
+        f"{concept}/mutual_information": bits for concept, bits in report.mutual_information.items()
+    }
+    for key, layer in report.layers.items():
+        ended = layer.inputs_ended
+        if not ended.any():
+            raise ValueError(
+                f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "
+                f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
+            )
+        for concept, relay in layer.concepts.items():
+            scalars |= {
+                f"{key}/{concept}/information": float(relay.information[ended, 0].mean()),
+                f"{key}/{concept}/information_last": float(relay.information[-1, 0]),
+                f"{key}/{concept}/tied": float(relay.tied[ended].mean()),
+            }
+        scalars[f"{key}/distinct_states"] = float(layer.distinct_states.max())
+    return scalars | {
+        "samples": float(report.samples),
+        "samples_seen": float(report.samples_seen),
+    }
