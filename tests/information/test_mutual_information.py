@@ -1,0 +1,68 @@
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+
+from lightning_relay.information import entropy, mutual_information
+from lightning_relay.information.mutual_information import Condition, labelled_rows
+from tests.information.reference import conditional_information, rows_of
+from tests.information.strategies import Data, discrete_data
+
+
+@given(discrete_data())
+def test_equals_the_reference_with_and_without_condition(data: Data) -> None:
+    labels = data.x_in.tolist(), data.x_out.tolist()
+    rows = rows_of(data.hidden.tolist(), range(data.hidden.shape[1]))
+    nothing: list[tuple[int, ...]] = [()] * len(rows)
+    assert float(mutual_information(data.x_in, data.x_out)) == pytest.approx(
+        conditional_information(*labels, nothing), abs=1e-12
+    )
+    assert float(mutual_information(data.x_in, data.x_out, data.hidden)) == pytest.approx(
+        conditional_information(*labels, rows), abs=1e-12
+    )
+
+
+@given(discrete_data())
+def test_is_symmetric_and_bounded(data: Data) -> None:
+    forward = float(mutual_information(data.x_in, data.x_out, data.hidden))
+    backward = float(mutual_information(data.x_out, data.x_in, data.hidden))
+    assert forward == pytest.approx(backward, abs=1e-12)
+    smaller = min(float(entropy(x.unsqueeze(1))) for x in (data.x_in, data.x_out))
+    assert -1e-12 <= forward <= smaller + 1e-12
+
+
+def test_candidates_in_blocks_equal_candidates_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randint(3, (4, 50, 7), generator=generator)
+    labels = torch.randint(4, (50,), generator=generator)
+    rows = labelled_rows(labels, labels, hidden, None)
+    condition = Condition.empty(rows, "plugin")
+    together = condition.information_with(rows.codes[:, 2:])
+    for unit in range(7):
+        alone = mutual_information(labels, labels, hidden[..., [unit]])
+        torch.testing.assert_close(together[:, unit], alone, atol=1e-12, rtol=0)
+    monkeypatch.setattr(sys.modules[Condition.__module__], "_ELEMENTS_AT_ONCE", 1)
+    assert torch.equal(condition.information_with(rows.codes[:, 2:]), together)
+
+
+def test_large_sparse_codes_are_sorted_instead_of_tabulated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randint(2000, (3000, 2), generator=generator)
+    sparse = dense * 10**12 - 7 * 10**14
+    labels = torch.randint(2000, (3000,), generator=generator)
+    assert torch.equal(
+        mutual_information(labels, labels, dense),
+        mutual_information(labels * 10**15, -labels, sparse),
+    )
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    hidden = torch.zeros(2, 3, 1).long()
+    labels = torch.zeros(3).long()
+    with pytest.raises(ValueError, match=r"x_out: got shape \(4,\) for hidden \(2, 3, 1\)"):
+        mutual_information(labels, torch.zeros(4).long(), hidden)
+    with pytest.raises(ValueError, match=r"x_in: got shape \(5, 3\), which does not broadcast"):
+        mutual_information(labels.expand(5, 3), labels, hidden)
+    with pytest.raises(TypeError, match=r"x_in: got torch.float32; it takes integers: give class"):
+        mutual_information(labels.float(), labels, hidden)

@@ -1,0 +1,165 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_relay.information import (
+    Direction,
+    RelayOrder,
+    mutual_information,
+    relay_information,
+    relay_order,
+)
+from tests.information import reference
+from tests.information.strategies import Data, discrete_data
+from tests.information.test_relay import all_states
+
+REFERENCES = {"shrink": reference.shrinking_order, "grow": reference.growing_order}
+
+
+@given(discrete_data(), st.sampled_from(["shrink", "grow"]))
+def test_equals_the_reference(data: Data, direction: Direction) -> None:
+    order = relay_order(*data, direction=direction)
+    units, information, tied, scores = REFERENCES[direction](
+        data.x_in.tolist(), data.x_out.tolist(), data.hidden.tolist()
+    )
+    assert order.units.tolist() == units
+    assert order.information.tolist() == pytest.approx(information, abs=1e-12)
+    assert order.tied.tolist() == tied
+    assert order.scores.tolist() == pytest.approx(scores, abs=1e-6)
+
+
+@given(discrete_data())
+def test_information_is_that_of_every_set_left(data: Data) -> None:
+    order = relay_order(*data)
+    for gone in range(data.hidden.shape[1] + 1):
+        left = order.units[gone:].tolist()
+        expected = float(relay_information(*data, left))
+        assert float(order.information[gone]) == pytest.approx(expected, abs=1e-12)
+
+
+@given(discrete_data())
+def test_growing_information_ignores_the_units_outside(data: Data) -> None:
+    order = relay_order(*data, direction="grow")
+    total = float(mutual_information(data.x_in, data.x_out))
+    for gone in range(data.hidden.shape[1]):
+        inside = data.hidden[:, order.units[gone:]]
+        given_inside = float(mutual_information(data.x_in, data.x_out, inside))
+        assert float(order.information[gone]) == pytest.approx(total - given_inside, abs=1e-12)
+
+
+@given(discrete_data(), st.sampled_from(["shrink", "grow"]), st.data())
+def test_order_of_samples_and_names_of_states_do_not_matter(
+    data: Data, direction: Direction, more: st.DataObject
+) -> None:
+    samples = torch.tensor(more.draw(st.permutations(range(len(data.x_in)))))
+    order = relay_order(*data, direction=direction)
+    renamed = relay_order(
+        3 - data.x_in[samples],
+        data.x_out[samples] * 10**10,
+        5 - 10**6 * data.hidden[samples],
+        direction=direction,
+    )
+    assert torch.equal(order.units, renamed.units)
+    assert torch.equal(order.tied, renamed.tied)
+    torch.testing.assert_close(order.information, renamed.information, atol=1e-12, rtol=0)
+
+
+@given(discrete_data(), st.data())
+def test_order_of_units_does_not_matter_up_to_ties(data: Data, more: st.DataObject) -> None:
+    moved = torch.tensor(more.draw(st.permutations(range(data.hidden.shape[1]))))
+    order = relay_order(*data)
+    again = relay_order(data.x_in, data.x_out, data.hidden[:, moved])
+    certain = (order.tied.long().cumsum(0) == 0).sum()
+    assert torch.equal(moved[again.units][:certain], order.units[:certain])
+
+
+def test_the_copy_leaves_last_and_the_others_are_tied() -> None:
+    states = all_states(3)
+    order = relay_order(states[:, 1], states[:, 1], states)
+    assert order.units.tolist() == [0, 2, 1]
+    assert order.information.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert order.tied.tolist() == [True, False, False]
+    assert order.scores.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_of_two_copies_the_lower_leaves_first_and_is_tied() -> None:
+    bit = torch.tensor([0, 1, 0, 1])
+    order = relay_order(bit, bit, torch.stack([bit, bit], dim=1))
+    assert order.units.tolist() == [0, 1]
+    assert order.information.tolist() == [1.0, 0.0, 0.0]
+    assert order.tied.tolist() == [True, False]
+
+
+def test_bits_of_different_weight_leave_by_their_weight() -> None:
+    """X holds two bits; unit 2 carries one of them, unit 0 both, unit 1 nothing."""
+    states = all_states(3)
+    label = states[:, 0] + 2 * states[:, 1]
+    hidden = torch.stack([label, states[:, 2], states[:, 0]], dim=1)
+    order = relay_order(label, label, hidden)
+    assert order.units.tolist() == [1, 2, 0]
+    assert order.information.tolist() == [2.0, 2.0, 1.0, 0.0]
+    grown = relay_order(label, label, hidden, direction="grow")
+    assert grown.units.tolist()[-1] == 0
+
+
+def test_scores_are_zero_where_nothing_is_relayed() -> None:
+    states = all_states(3)
+    order = relay_order(states[:, 0], states[:, 0], states[:, 1:])
+    assert order.information.tolist() == [0.0, 0.0, 0.0]
+    assert order.scores.tolist() == [0.0, 0.0]
+
+
+def test_synergy_gives_scores_below_zero_unclipped() -> None:
+    """Unit 1 relays three bits; knowing unit 0 alone makes input and output share a fourth."""
+    states = all_states(5)
+    hidden = torch.stack([states[:, 1], states[:, 2:] @ torch.tensor([1, 2, 4])], dim=1)
+    x_in = (states[:, 0] ^ states[:, 1]) + 2 * hidden[:, 1]
+    x_out = states[:, 0] + 2 * hidden[:, 1]
+    order = relay_order(x_in, x_out, hidden)
+    assert order.units.tolist() == [0, 1]
+    assert order.information.tolist() == [2.0, 3.0, 0.0]
+    assert order.scores.tolist() == [-1.0, 1.0]
+
+
+def test_every_leading_index_has_its_own_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (80,), generator=generator)
+    hidden = torch.randint(2, (2, 3, 80, 5), generator=generator)
+    hidden[..., 0] = labels & 1
+    hidden[1, ..., 3] = labels >> 1
+    valid = torch.rand(2, 3, 80, generator=generator) < 0.8
+    together = relay_order(labels, labels, hidden, valid=valid)
+    assert together.units.shape == (2, 3, 5)
+    assert together.information.shape == (2, 3, 6)
+    for a in range(2):
+        for b in range(3):
+            counted = valid[a, b]
+            alone = relay_order(labels[counted], labels[counted], hidden[a, b][counted])
+            assert torch.equal(together.units[a, b], alone.units)
+            assert torch.equal(together.tied[a, b], alone.tied)
+            torch.testing.assert_close(
+                together.information[a, b], alone.information, atol=1e-12, rtol=0
+            )
+            torch.testing.assert_close(together.scores[a, b], alone.scores, atol=1e-9, rtol=0)
+
+
+def test_more_units_than_bits_in_a_word() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (30,), generator=generator)
+    hidden = torch.zeros(30, 130, dtype=torch.long)
+    hidden[:, 77] = labels
+    order = relay_order(labels, labels, hidden)
+    assert order.units[-1] == 77
+    assert order.scores[77] == 1.0
+    assert float(order.scores.sum()) == 1.0
+
+
+def test_the_result_is_frozen_and_the_direction_checked() -> None:
+    bit = torch.tensor([0, 1])
+    order = relay_order(bit, bit, bit.unsqueeze(1))
+    assert isinstance(order, RelayOrder)
+    with pytest.raises(AttributeError):
+        order.units = bit  # type: ignore[misc]
+    with pytest.raises(ValueError, match=r"direction: got 'up'; it takes 'shrink' or 'grow'"):
+        relay_order(bit, bit, bit.unsqueeze(1), direction="up")  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_relay.information import entropy, mutual_information, relay_information
+from tests.information import reference
+from tests.information.strategies import Data, discrete_data
+
+
+def all_states(bits: int) -> Tensor:
+    """Every state of ``bits`` fair bits once: ``(2**bits, bits)``."""
+    return (torch.arange(2**bits).unsqueeze(1) >> torch.arange(bits)) & 1
+
+
+def relayed(x_in: Tensor, x_out: Tensor, hidden: Tensor, *units: int) -> float:
+    return float(relay_information(x_in, x_out, hidden, units))
+
+
+@given(discrete_data(max_units=4), st.data())
+def test_equals_the_eight_entropies(data: Data, more: st.DataObject) -> None:
+    units = data.hidden.shape[1]
+    relays = more.draw(st.lists(st.integers(0, units - 1), unique=True))
+    expected = reference.relay_information(
+        data.x_in.tolist(), data.x_out.tolist(), data.hidden.tolist(), relays
+    )
+    assert relayed(*data, *relays) == pytest.approx(expected, abs=1e-12)
+
+
+@given(discrete_data())
+def test_no_units_relay_nothing_and_all_relay_the_difference(data: Data) -> None:
+    assert float(relay_information(*data, [])) == 0.0
+    everything = mutual_information(data.x_in, data.x_out) - mutual_information(*data)
+    assert float(relay_information(*data)) == pytest.approx(float(everything), abs=1e-12)
+
+
+@given(discrete_data(), st.data())
+def test_is_bounded_where_the_output_is_a_function_of_the_states(
+    data: Data, more: st.DataObject
+) -> None:
+    hidden = torch.cat([data.hidden, data.x_out.unsqueeze(1)], dim=1)
+    units = hidden.shape[1]
+    relays = more.draw(st.lists(st.integers(0, units - 1), unique=True))
+    bits = relayed(data.x_in, data.x_out, hidden, *relays)
+    smaller = min(float(entropy(x.unsqueeze(1))) for x in (data.x_in, data.x_out))
+    assert -1e-12 <= bits <= smaller + 1e-12
+
+
+@given(discrete_data(), st.randoms(use_true_random=False), st.data())
+def test_names_and_order_of_things_do_not_matter(
+    data: Data, random: object, more: st.DataObject
+) -> None:
+    units = data.hidden.shape[1]
+    relays = more.draw(st.lists(st.integers(0, units - 1), unique=True))
+    expected = relayed(*data, *relays)
+    samples = torch.tensor(more.draw(st.permutations(range(len(data.x_in)))))
+    renamed = data.hidden * 7919 - 10**13
+    moved = torch.tensor(more.draw(st.permutations(range(units))))
+    assert relayed(
+        -5 - data.x_in[samples],
+        data.x_out[samples] * 10**9,
+        renamed[samples][:, moved],
+        *[moved.tolist().index(unit) for unit in relays],
+    ) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_copy_relays_the_whole_bit() -> None:
+    states = all_states(3)
+    bit = states[:, 0]
+    assert relayed(bit, bit, states, 0) == 1.0
+    assert relayed(bit, bit, states, 1) == 0.0
+    assert relayed(bit, bit, states, 1, 2) == 0.0
+    assert relayed(bit, bit, states, 0, 1, 2) == 1.0
+
+
+def test_two_copies_relay_only_together() -> None:
+    bit = torch.tensor([0, 1, 0, 1])
+    copies = torch.stack([bit, 1 - bit], dim=1)
+    assert relayed(bit, bit, copies, 0) == 0.0
+    assert relayed(bit, bit, copies, 1) == 0.0
+    assert relayed(bit, bit, copies, 0, 1) == 1.0
+
+
+def test_each_unit_of_an_xor_relays_all_of_it() -> None:
+    states = all_states(2)
+    parity = states.sum(1) % 2
+    assert relayed(parity, parity, states, 0) == 1.0
+    assert relayed(parity, parity, states, 1) == 1.0
+
+
+@pytest.mark.parametrize("bits", [3, 5])
+def test_any_unit_of_a_parity_relays_all_of_it(bits: int) -> None:
+    states = all_states(bits)
+    parity = states.sum(1) % 2
+    for unit in range(bits):
+        assert relayed(parity, parity, states, unit) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_giant_bit_is_relayed_only_by_all_its_copies() -> None:
+    bit = torch.tensor([0, 1]).repeat(8)
+    giant = bit.unsqueeze(1).repeat(1, 6)
+    assert relayed(bit, bit, giant, *range(5)) == 0.0
+    assert relayed(bit, bit, giant, *range(6)) == 1.0
+
+
+def test_independent_noise_relays_nothing() -> None:
+    states = all_states(4)
+    bit = states[:, 0]
+    assert relayed(bit, bit, states[:, 1:], 0, 1, 2) == 0.0
+
+
+def test_synergy_is_negative_and_not_clipped() -> None:
+    states = all_states(2)
+    x_in = states.sum(1) % 2
+    x_out = states[:, 0]
+    assert relayed(x_in, x_out, states[:, 1:], 0) == -1.0
+
+
+def test_time_steps_are_computed_apart_and_masks_respected() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randint(2, (3, 40, 4), generator=generator)
+    labels = torch.randint(4, (2, 40), generator=generator)
+    valid = torch.rand(3, 40, generator=generator) < 0.7
+    together = relay_information(labels[0], labels[1], hidden, [1, 3], valid=valid)
+    assert together.shape == (3,)
+    assert together.dtype == torch.float64
+    for step in range(3):
+        counted = valid[step]
+        alone = relay_information(
+            labels[0][counted], labels[1][counted], hidden[step][counted], [1, 3]
+        )
+        assert float(together[step]) == pytest.approx(float(alone), abs=1e-12)
+
+
+def test_a_unit_that_is_not_there_is_refused() -> None:
+    bit = torch.tensor([0, 1])
+    hidden = bit.unsqueeze(1)
+    with pytest.raises(ValueError, match=r"relay_units: got 1; hidden has 1 units, so it takes 0"):
+        relay_information(bit, bit, hidden, [1])
+    with pytest.raises(ValueError, match=r"relay_units: got -1"):
+        relay_information(bit, bit, hidden, [-1])
+    with pytest.raises(ValueError, match=r"relay_units: unit 0 is named twice"):
+        relay_information(bit, bit, hidden, [0, 0])

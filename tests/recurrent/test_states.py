@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from lightning_relay.recurrent import HiddenStates
+
+
+def example() -> HiddenStates:
+    """Two sequences of 4 and 2 steps; the state of unit u at step t of sequence s is 100s+10t+u."""
+    values = (
+        100 * torch.arange(2)[:, None, None] + 10 * torch.arange(4)[:, None] + torch.arange(3)
+    ).float()
+    return HiddenStates.of_lengths(values, torch.tensor([4, 2]))
+
+
+def test_lengths_are_the_numbers_of_valid_steps() -> None:
+    assert example().valid.tolist() == [[True] * 4, [True, True, False, False]]
+    assert example().lengths.tolist() == [4, 2]
+
+
+def test_a_step_counts_from_the_start() -> None:
+    states = example().at(2)
+    assert states.values[0, 0].tolist() == [20.0, 21.0, 22.0]
+    assert states.valid.tolist() == [[True], [False]]
+
+
+def test_a_negative_step_counts_from_the_end_of_each_sequence() -> None:
+    last = example().at(-1)
+    assert last.values[:, 0, 0].tolist() == [30.0, 110.0]
+    assert last.valid.tolist() == [[True], [True]]
+    assert example().at(-3).valid.tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize("step", [4, -5])
+def test_a_step_outside_every_sequence_is_refused(step: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"time_steps: got {step}, but the longest sequence has 4"
+    ):
+        example().at(step)
+
+
+def test_batches_are_padded_to_the_longest() -> None:
+    short = HiddenStates(torch.ones(1, 1, 3), torch.ones(1, 1, dtype=torch.bool))
+    both = HiddenStates.concatenate([example(), short])
+    assert both.values.shape == (3, 4, 3)
+    assert both.lengths.tolist() == [4, 2, 1]
+    assert torch.equal(both.values[:2], example().values)
+    assert both.select(torch.tensor([2])).lengths.tolist() == [1]
+
+
+def test_only_valid_states_must_be_finite() -> None:
+    states = example()
+    states.values[1, 3] = torch.nan
+    states.check_finite("rnn.l0")
+    states.values[1, 1, 2] = torch.inf
+    with pytest.raises(
+        ValueError, match=r"states of 'rnn.l0': inf at step 1, unit 2 \(in 1 of 2 sequences states"
+    ):
+        states.check_finite("rnn.l0")
+
+
+def test_shapes_and_lengths_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"values, valid: got shapes \(2, 3\) and \(2, 3\)"):
+        HiddenStates(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"lengths: got shape \(1,\) for 2 sequences"):
+        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([3]))
+    with pytest.raises(ValueError, match=r"lengths: got torch.int64 values from 0 to 4; it takes"):
+        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([0, 4]))
+    with pytest.raises(ValueError, match=r"lengths: got torch.float32 values from 1.0 to 2.0"):
+        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([1.0, 2.0]))

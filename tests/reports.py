@@ -1,0 +1,19 @@
+"""Small reports to save, draw and log."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_relay import HiddenStates, RelayReport, relay_report
+
+
+def small_report(
+    steps: int = 6, units: int = 5, *, inputs_end: int | None = 2, concepts: str = "joint"
+) -> RelayReport:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(4, (80,), generator=generator)
+    values = 0.1 * torch.randn(80, steps, units, generator=generator)
+    values[..., 0] += (label & 1)[:, None]
+    values[..., 1 % units] += (label >> 1)[:, None]
+    states = {"rnn.l0": HiddenStates(values, torch.ones(80, steps, dtype=torch.bool))}
+    return relay_report(states, label, label, inputs_end=inputs_end, concepts=concepts)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_relay import (
+    HiddenStates,
+    discretize,
+    mutual_information,
+    relay_information,
+    relay_order,
+    relay_report,
+)
+
+GENERATOR = torch.Generator().manual_seed(0)
+X_IN = torch.randint(4, (60,), generator=GENERATOR)
+X_OUT = torch.where(torch.rand(60, generator=GENERATOR) < 0.8, X_IN, 0)
+LENGTHS = torch.randint(2, 7, (60,), generator=GENERATOR)
+VALUES = torch.randn(60, 8, 5, generator=GENERATOR)
+VALUES[..., 2] += 3 * (X_IN & 1)[:, None]
+STATES = {"rnn.l0": HiddenStates.of_lengths(VALUES, LENGTHS)}
+
+
+def at_step(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels and codes of the sequences that have the step, gathered the slow way."""
+    chosen = [
+        (index, int(length) + step if step < 0 else step)
+        for index, length in enumerate(LENGTHS)
+        if (-step <= length if step < 0 else step < length)
+    ]
+    sequences = torch.tensor([index for index, _ in chosen])
+    states = torch.stack([VALUES[index, position] for index, position in chosen])
+    return X_IN[sequences], X_OUT[sequences], discretize(states)
+
+
+def test_padded_steps_never_count() -> None:
+    layer = relay_report(STATES, X_IN, X_OUT).layers["rnn.l0"]
+    relay = layer.concepts["joint"]
+    assert layer.time_steps.tolist() == list(range(int(LENGTHS.max())))
+    for step in layer.time_steps:
+        data = at_step(int(step))
+        order = relay_order(*data)
+        assert layer.samples[step] == len(data[0]) == int((LENGTHS > step).sum())
+        assert layer.distinct_states[step] == len(set(map(tuple, data[2].tolist())))
+        assert relay.units[step].tolist() == order.units.tolist()
+        assert relay.tied[step].tolist() == order.tied.tolist()
+        np.testing.assert_allclose(relay.information[step], order.information, atol=1e-12)
+        np.testing.assert_allclose(relay.scores[step], order.scores, atol=1e-9)
+        expected = float(mutual_information(data[0], data[1]))
+        assert relay.mutual_information[step] == pytest.approx(expected, abs=1e-12)
+
+
+def test_negative_steps_count_from_the_end_of_each_sequence() -> None:
+    report = relay_report(STATES, X_IN, X_OUT, time_steps=[-1, 3, -4])
+    layer = report.layers["rnn.l0"]
+    assert layer.time_steps.tolist() == [-1, 3, -4]
+    for place, step in enumerate((-1, 3, -4)):
+        data = at_step(step)
+        assert layer.samples[place] == len(data[0])
+        expected = float(relay_information(*data))
+        assert layer.concepts["joint"].information[place, 0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_concepts_are_measured_apart() -> None:
+    concepts = {"low": lambda label: label & 1, "high": lambda label: label >> 1}
+    report = relay_report(STATES, X_IN, X_OUT, concepts=concepts)
+    assert list(report.mutual_information) == ["low", "high"]
+    low = relay_report(STATES, X_IN & 1, X_OUT & 1)
+    np.testing.assert_allclose(
+        report.layers["rnn.l0"].concepts["low"].information,
+        low.layers["rnn.l0"].concepts["joint"].information,
+        atol=1e-12,
+    )
+    assert report.mutual_information["low"] == pytest.approx(low.mutual_information["joint"])
+    per_class = relay_report(STATES, X_IN, X_OUT, concepts="per_class", num_classes=9)
+    assert list(per_class.layers["rnn.l0"].concepts) == [f"class_{label}" for label in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("inputs_end", "time_steps", "ended"),
+    [
+        (None, [0, -1], [True, True]),
+        (2, [0, 1, 2, 3], [False, False, True, True]),
+        (-1, [0, 5, -2, -1], [False, True, False, True]),
+        (0, [0, -1], [True, True]),
+    ],
+)
+def test_steps_with_input_still_to_come_are_marked(
+    inputs_end: int | None, time_steps: list[int], ended: list[bool]
+) -> None:
+    assert int(LENGTHS.max()) == 6
+    report = relay_report(STATES, X_IN, X_OUT, inputs_end=inputs_end, time_steps=time_steps)
+    assert report.layers["rnn.l0"].inputs_ended.tolist() == ended
+
+
+def test_options_reach_the_measure_and_stand_in_the_report() -> None:
+    report = relay_report(
+        STATES,
+        X_IN,
+        X_OUT,
+        discretization="quantile",
+        levels=3,
+        direction="grow",
+        time_steps=[1],
+        samples_seen=1000,
+    )
+    assert (report.discretization, report.levels, report.direction) == ("quantile", 3, "grow")
+    assert (report.samples, report.samples_seen) == (60, 1000)
+    hidden = discretize(VALUES[LENGTHS > 1, 1], "quantile", levels=3)
+    order = relay_order(X_IN[LENGTHS > 1], X_OUT[LENGTHS > 1], hidden, direction="grow")
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    assert relay.units[0].tolist() == order.units.tolist()
+
+
+def test_every_layer_is_reported() -> None:
+    states = STATES | {"other.l0": HiddenStates.of_lengths(VALUES[..., :2], LENGTHS)}
+    layers = relay_report(states, X_IN, X_OUT).layers
+    assert {key: layer.concepts["joint"].units.shape[1] for key, layer in layers.items()} == {
+        "rnn.l0": 5,
+        "other.l0": 2,
+    }
+
+
+def test_bad_arguments_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"got 60 sequences of 'rnn.l0', 59 and 60 labels; they t"):
+        relay_report(STATES, X_IN[1:], X_OUT)
+    with pytest.raises(
+        ValueError, match=r"time_steps: got 6, but the longest sequence has 6 steps"
+    ):
+        relay_report(STATES, X_IN, X_OUT, time_steps=[6])
+    with pytest.raises(
+        ValueError, match=r"inputs_end: got 6, but the longest sequence has 6 steps"
+    ):
+        relay_report(STATES, X_IN, X_OUT, inputs_end=6)
+    with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
+        relay_report(STATES, X_IN, X_OUT, levels=3)
+    spoilt = VALUES.clone()
+    spoilt[7, 1, 4] = torch.nan
+    with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 1, unit 4 \(in 1 of 60"):
+        relay_report({"rnn.l0": HiddenStates.of_lengths(spoilt, LENGTHS)}, X_IN, X_OUT)

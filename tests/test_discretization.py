@@ -1,0 +1,149 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_relay.discretization import Method, discretize
+
+FEW_VALUES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
+METHODS: list[Method] = ["kmeans", "median", "quantile"]
+
+
+def codes(values: list[float], method: Method = "kmeans", levels: int = 2) -> list[int]:
+    column = torch.tensor(values, dtype=torch.float64).unsqueeze(1)
+    return discretize(column, method, levels=levels).squeeze(1).tolist()
+
+
+def within_clusters(values: list[float], labels: list[int]) -> float:
+    parts = [[v for v, c in zip(values, labels, strict=True) if c == code] for code in set(labels)]
+    return sum(float(np.var(part)) * len(part) for part in parts)
+
+
+@given(FEW_VALUES)
+def test_kmeans_is_the_best_of_all_splits(values: list[float]) -> None:
+    found = codes(values)
+    if len(set(values)) == 1:
+        assert found == [0] * len(values)
+        return
+    ordered = sorted(set(values))
+    splits = [[int(v > cut) for v in values] for cut in ordered[:-1]]
+    best = min(within_clusters(values, split) for split in splits)
+    assert found in splits
+    assert within_clusters(values, found) == pytest.approx(best, abs=1e-9)
+
+
+@given(FEW_VALUES)
+def test_the_median_splits_as_evenly_as_ties_allow(values: list[float]) -> None:
+    found = codes(values, "median")
+    if len(set(values)) == 1:
+        assert found == [0] * len(values)
+        return
+    sizes = [sum(v <= cut for v in values) for cut in sorted(set(values))[:-1]]
+    nearest = min(abs(size - len(values) / 2) for size in sizes)
+    assert abs(found.count(0) - len(values) / 2) == nearest
+
+
+@given(FEW_VALUES, st.integers(2, 5))
+def test_quantiles_keep_the_order_and_never_split_equal_values(
+    values: list[float], levels: int
+) -> None:
+    found = codes(values, "quantile", levels)
+    pairs = sorted(zip(values, found, strict=True))
+    for (value, code), (next_value, next_code) in pairwise(pairs):
+        assert code <= next_code
+        assert value != next_value or code == next_code
+    assert len(set(found)) <= levels
+    assert set(found) == set(range(len(set(found))))
+    assert len(set(found)) >= min(2, len(set(values)))
+
+
+def test_quantiles_of_different_values_have_equal_sizes() -> None:
+    shuffled = torch.randperm(120, generator=torch.Generator().manual_seed(0)).tolist()
+    found = codes([float(value) for value in shuffled], "quantile", 5)
+    assert [found.count(code) for code in range(5)] == [24] * 5
+
+
+def test_sign_is_whether_a_state_is_above_zero() -> None:
+    assert codes([-1.0, -0.0, 0.0, 1e-30, 2.0], "sign") == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_skewed_ties_do_not_make_a_varying_unit_constant(method: Method) -> None:
+    assert codes([1.0, 1.0, 1.0, 0.0], method) == [1, 1, 1, 0]
+    assert codes([0.0, 0.0, 0.0, 1.0], method) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e-20, 3e7])
+def test_rounding_around_a_constant_is_no_level(method: Method, value: float) -> None:
+    noise = 1 + torch.finfo(torch.float32).eps * torch.tensor([0.0, 1.0, 2.0, -1.0])
+    column = (torch.full((4,), value) * noise).unsqueeze(1)
+    assert discretize(column, method).flatten().tolist() == [0, 0, 0, 0]
+
+
+def test_neighbouring_floats_that_vary_more_than_rounding_are_split() -> None:
+    column = torch.tensor([1.0, 1.0 + 1e-4], dtype=torch.float32).unsqueeze(1)
+    assert discretize(column).flatten().tolist() == [0, 1]
+
+
+def random_states() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(4, 30, 5, generator=generator).tanh()
+    return states, torch.rand(4, 30, generator=generator) < 0.6
+
+
+@pytest.mark.parametrize("method", [*METHODS, "sign"])
+def test_units_and_steps_are_fitted_apart_and_padding_not_at_all(
+    method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states, valid = random_states()
+    levels = 3 if method == "quantile" else 2
+    spoilt = torch.where(valid.unsqueeze(-1), states, torch.nan)
+    together = discretize(spoilt, method, levels=levels, valid=valid)
+    assert together.shape == states.shape
+    for step in range(4):
+        for unit in range(5):
+            alone = discretize(states[step, valid[step], unit].unsqueeze(1), method, levels=levels)
+            assert torch.equal(together[step, valid[step], unit], alone.squeeze(1))
+    monkeypatch.setattr("lightning_relay.discretization._ELEMENTS_AT_ONCE", 1)
+    assert torch.equal(discretize(spoilt, method, levels=levels, valid=valid), together)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_floating_dtype_is_taken(dtype: torch.dtype) -> None:
+    states = torch.tensor([[-0.5], [0.5], [0.75]], dtype=dtype)
+    assert discretize(states).flatten().tolist() == [0, 1, 1]
+
+
+def test_states_that_are_not_finite_are_located() -> None:
+    states = torch.zeros(6, 4, 3)
+    states[5, 2, 1] = torch.nan
+    with pytest.raises(
+        ValueError,
+        match=r"states of 'rnn.l0': nan at step 5, unit 1 \(sample 2; 1 of 72 states are not fin",
+    ):
+        discretize(states, layer="rnn.l0")
+    with pytest.raises(ValueError, match=r"states: -inf at unit 0 \(sample 1;"):
+        discretize(torch.tensor([[0.0], [-torch.inf]]))
+
+
+def test_bad_arguments_say_what_is_taken() -> None:
+    states = torch.zeros(3, 1)
+    with pytest.raises(ValueError, match=r"discretization: got 'mean'; it takes 'kmeans', 'medi"):
+        discretize(states, "mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"levels: got 4 with 'kmeans', which makes two; use 'qua"):
+        discretize(states, levels=4)
+    with pytest.raises(ValueError, match=r"levels: got 1; it takes at least 2"):
+        discretize(states, "quantile", levels=1)
+    with pytest.raises(TypeError, match=r"states: got torch.int64; it takes real states"):
+        discretize(states.long())
+    with pytest.raises(ValueError, match=r"states: got shape \(3,\)"):
+        discretize(states[:, 0])
+    with pytest.raises(ValueError, match=r"valid: got shape \(2,\) for states \(3, 1\)"):
+        discretize(states, valid=torch.ones(2).bool())
+    with pytest.raises(ValueError, match=r"valid: no sample is valid at a leading index"):
+        discretize(states, valid=torch.zeros(3).bool())
