@@ -131,4 +131,5 @@ class EvaluationCapture:
                 )
             if self._lengths is not None:
                 states[layer] = HiddenStates.of_lengths(layer_states.values, self._lengths)
+            states[layer].check_finite(layer)
         return states

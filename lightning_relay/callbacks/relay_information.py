@@ -41,7 +41,7 @@ class RelayInformationCallback(Callback):
     there is no hook on the model.
 
     Logged scalars, under ``{prefix}/`` (``{prefix}_test/`` in testing), followed by
-    ``/dataloader_idx_{i}`` where there are several dataloaders; means run over the steps at which
+    ``/dataloader_{i}`` where there are several dataloaders; means run over the steps at which
     all inputs had been presented:
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
@@ -327,7 +327,7 @@ class RelayInformationCallback(Callback):
                 global_step=trainer.global_step,
                 dataloader=dataloader,
             )
-            suffix = f"/dataloader_idx_{dataloader}" if len(capture.buffers) > 1 else ""
+            suffix = f"/dataloader_{dataloader}" if len(capture.buffers) > 1 else ""
             self._log(trainer, pl_module, report, suffix)
 
     def _log(

@@ -67,13 +67,7 @@ class SequenceBuffer:
         return sum(len(part) for part in self._parts)
 
     def add(self, sequences: Sequences) -> None:
-        """Take in a batch; what is kept of it is held on the CPU.
-
-        Raises:
-            ValueError: If a valid state is NaN or infinite; says which layer, step and unit.
-        """
-        for layer, states in sequences.states.items():
-            states.check_finite(layer)
+        """Take in a batch; what is kept of it is held on the CPU."""
         self.seen += len(sequences)
         self._parts.append(sequences)
         self._draws.append(

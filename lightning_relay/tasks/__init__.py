@@ -1,7 +1,7 @@
 """Tasks to train and to look at: memory and real time series, and a recurrent classifier."""
 
-from lightning_relay.tasks.classifier import RecurrentClassifier
+from lightning_relay.tasks.classifier import Cell, RecurrentClassifier
 from lightning_relay.tasks.memory import MemoryTask
 from lightning_relay.tasks.time_series import TimeSeriesTask
 
-__all__ = ["MemoryTask", "RecurrentClassifier", "TimeSeriesTask"]
+__all__ = ["Cell", "MemoryTask", "RecurrentClassifier", "TimeSeriesTask"]

@@ -66,13 +66,6 @@ def test_batches_of_different_lengths_are_padded() -> None:
     assert buffer.sequences().states["rnn.l0"].lengths.tolist() == [3, 3, 5]
 
 
-def test_states_that_are_not_finite_are_refused_when_they_come() -> None:
-    sequences = numbered(0, 2)
-    sequences.states["rnn.l0"].values[1, 0, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 0, unit 2"):
-        SequenceBuffer(10).add(sequences)
-
-
 def test_an_empty_buffer_has_no_sequences() -> None:
     with pytest.raises(ValueError, match="buffer: no sequence was added"):
         SequenceBuffer(10).sequences()

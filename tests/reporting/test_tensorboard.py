@@ -13,14 +13,12 @@ from tests.reports import small_report
 def test_images_and_tables_are_written_as_drawn(tmp_path: Path) -> None:
     report = small_report(concepts="per_class")
     with SummaryWriter(str(tmp_path)) as writer:
-        write_relay_report(writer, report, "relay", 7, suffix="/dataloader_idx_1")
+        write_relay_report(writer, report, "relay", 7, suffix="/dataloader_1")
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = [f"relay/rnn.l0/class_{label}" for label in range(4)]
-    assert events.Tags()["images"] == [f"{tag}/scores/dataloader_idx_1" for tag in tags]
-    assert events.Tags()["tensors"] == [
-        f"{tag}/order/dataloader_idx_1/text_summary" for tag in tags
-    ]
-    (image,) = events.Images(f"{tags[3]}/scores/dataloader_idx_1")
+    assert events.Tags()["images"] == [f"{tag}/scores/dataloader_1" for tag in tags]
+    assert events.Tags()["tensors"] == [f"{tag}/order/dataloader_1/text_summary" for tag in tags]
+    (image,) = events.Images(f"{tags[3]}/scores/dataloader_1")
     assert image.step == 7
     expected = relay_image(report.layers["rnn.l0"], "class_3", "rnn.l0: class_3")
     np.testing.assert_array_equal(decoded(image.encoded_image_string), expected)

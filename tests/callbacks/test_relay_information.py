@@ -1,0 +1,555 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lightning_relay import (
+    HiddenStateRecorder,
+    RelayInformationCallback,
+    RelayReport,
+    relay_report,
+)
+from lightning_relay.figures import relay_image
+from tests.hooks import hook_count
+from tests.images import decoded
+from tests.models import CLASSES, STEPS, Classifier, Frozen, WithoutForward, loader
+from tests.test_report import assert_equal
+
+INPUTS, LABELS = loader().dataset.tensors  # type: ignore[attr-defined]
+
+
+def quiet_trainer(*callbacks: Any, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
+    return Trainer(callbacks=list(callbacks), **(defaults | options))
+
+
+def batch_of(*tensors: torch.Tensor) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*tensors), 16)
+
+
+# What is measured
+
+
+@pytest.mark.parametrize("kind", [Classifier, WithoutForward])
+def test_the_report_is_that_of_the_validated_model(kind: type[Classifier]) -> None:
+    model = kind()
+    callback = RelayInformationCallback(inputs_end=1)
+    quiet_trainer(callback).validate(model, loader(), verbose=False)
+    with torch.no_grad(), HiddenStateRecorder(model) as recorder:
+        predicted = model.eval()(INPUTS).argmax(1)
+    expected = relay_report(recorder.states, LABELS, predicted, inputs_end=1)
+    (report,) = callback.reports
+    assert_equal(report.layers, expected.layers)
+    assert (report.stage, report.epoch, report.global_step) == ("validate", 0, 0)
+    assert (report.samples, report.samples_seen) == (48, 48)
+
+
+def test_every_validation_and_test_epoch_is_reported() -> None:
+    callback = RelayInformationCallback()
+    model = Classifier()
+    trainer = quiet_trainer(callback, max_epochs=3)
+    trainer.fit(model, loader(), loader())
+    trainer.validate(model, loader(), verbose=False)
+    trainer.test(model, loader(), verbose=False)
+    assert [(r.stage, r.epoch, r.global_step) for r in callback.reports] == [
+        ("validate", 0, 3),
+        ("validate", 1, 6),
+        ("validate", 2, 9),
+        ("validate", 3, 9),
+        ("test", 3, 9),
+    ]
+
+
+def test_epochs_and_stages_can_be_chosen() -> None:
+    every_second = RelayInformationCallback(every_n_epochs=2, prefix="second")
+    only_test = RelayInformationCallback(stages=["test"], prefix="test")
+    model = Classifier()
+    trainer = quiet_trainer(every_second, only_test, max_epochs=5)
+    trainer.fit(model, loader(), loader())
+    trainer.test(model, loader(), verbose=False)
+    assert [(r.stage, r.epoch) for r in every_second.reports] == [
+        ("validate", 1),
+        ("validate", 3),
+        ("test", 5),
+    ]
+    assert [r.stage for r in only_test.reports] == ["test"]
+
+
+def test_validation_inside_an_epoch_is_reported_each_time() -> None:
+    callback = RelayInformationCallback()
+    quiet_trainer(callback, max_epochs=1, val_check_interval=1).fit(
+        Classifier(), loader(), loader()
+    )
+    assert [report.global_step for report in callback.reports] == [1, 2, 3]
+
+
+def test_a_fair_sample_is_taken_and_what_is_left_out_is_counted() -> None:
+    callback = RelayInformationCallback(max_samples=20)
+    quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
+    (report,) = callback.reports
+    assert (report.samples, report.samples_seen) == (20, 48)
+    assert report.layers["rnn.l0"].samples.tolist() == [20] * STEPS
+
+
+def test_options_reach_the_analysis() -> None:
+    callback = RelayInformationCallback(
+        ["rnn"],
+        concepts={"low": lambda label: label & 1},
+        discretization="quantile",
+        levels=3,
+        direction="grow",
+        time_steps=[1, -1],
+        inputs_end=1,
+    )
+    model = Classifier()
+    quiet_trainer(callback).validate(model, loader(), verbose=False)
+    with torch.no_grad(), HiddenStateRecorder(model) as recorder:
+        predicted = model.eval()(INPUTS).argmax(1)
+    expected = relay_report(
+        recorder.states,
+        LABELS,
+        predicted,
+        concepts={"low": lambda label: label & 1},
+        discretization="quantile",
+        levels=3,
+        direction="grow",
+        time_steps=[1, -1],
+        inputs_end=1,
+    )
+    assert_equal(callback.reports[0].layers, expected.layers)
+
+
+def test_per_class_concepts_know_classes_that_do_not_occur() -> None:
+    callback = RelayInformationCallback(concepts="per_class")
+    none_of_the_last = LABELS.clamp(max=CLASSES - 2)
+    quiet_trainer(callback).validate(
+        Classifier(), batch_of(INPUTS, none_of_the_last), verbose=False
+    )
+    assert list(callback.reports[0].layers["rnn.l0"].concepts) == [
+        f"class_{label}" for label in range(CLASSES)
+    ]
+
+
+def test_lengths_can_be_named_for_padded_sequences() -> None:
+    class Padded(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            x, lengths, _ = batch
+            output, _ = self.rnn(x)
+            self.head(output[torch.arange(len(x)), lengths - 1])
+
+    lengths = torch.arange(48) % STEPS + 1
+    callback = RelayInformationCallback(lengths=1, target=2)
+    quiet_trainer(callback).validate(Padded(), batch_of(INPUTS, lengths, LABELS), verbose=False)
+    samples = callback.reports[0].layers["rnn.l0"].samples
+    assert samples.tolist() == [int((lengths > step).sum()) for step in range(STEPS)]
+
+
+def test_a_target_that_the_step_takes_out_of_the_batch_is_still_found() -> None:
+    class Popping(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            y = batch.pop("y")
+            self.log("val_loss", self.loss(self(batch.pop("x")), y), batch_size=len(y))
+
+    data = [{"x": x, "y": y} for x, y in zip(INPUTS, LABELS, strict=True)]
+    callback = RelayInformationCallback()
+    quiet_trainer(callback).validate(Popping(), DataLoader(data, 16), verbose=False)  # type: ignore[arg-type]
+    assert callback.reports[0].samples == 48
+
+
+def test_dataloaders_are_reported_apart(tmp_path: Path) -> None:
+    callback = RelayInformationCallback()
+    trainer = quiet_trainer(callback, logger=TensorBoardLogger(tmp_path))
+    trainer.validate(Classifier(), [loader(48), loader(32)], verbose=False)
+    assert [(r.dataloader, r.samples) for r in callback.reports] == [(0, 48), (1, 32)]
+    assert {
+        float(trainer.callback_metrics[f"relay/samples/dataloader_{index}"]) for index in range(2)
+    } == {48.0, 32.0}
+    assert len(list(Path(str(trainer.log_dir), "relay_reports").iterdir())) == 2
+
+
+# What is logged
+
+
+def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) -> None:
+    callback = RelayInformationCallback(inputs_end=1)
+    trainer = quiet_trainer(callback, logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
+    trainer.fit(Classifier(), loader(), loader())
+    trainer.test(trainer.lightning_module, loader(), verbose=False)
+    events = EventAccumulator(str(trainer.log_dir), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    names = {
+        "joint/mutual_information",
+        "rnn.l0/joint/information",
+        "rnn.l0/joint/information_last",
+        "rnn.l0/joint/tied",
+        "rnn.l0/distinct_states",
+        "samples",
+        "samples_seen",
+    }
+    logged = {tag for tag in tags["scalars"] if tag.startswith("relay")}
+    assert logged == {f"{prefix}/{name}" for prefix in ("relay", "relay_test") for name in names}
+    first, second, tested = callback.reports
+    scalars = events.Scalars("relay/rnn.l0/joint/information_last")
+    assert [scalar.value for scalar in scalars] == pytest.approx(
+        [r.layers["rnn.l0"].concepts["joint"].information[-1, 0] for r in (first, second)]
+    )
+    images = events.Images("relay/rnn.l0/joint/scores")
+    assert [image.step for image in images] == [3, 6]
+    expected = relay_image(second.layers["rnn.l0"], "joint", "rnn.l0: joint, epoch 1")
+    assert (decoded(images[1].encoded_image_string) == expected).all()
+    assert "relay/rnn.l0/joint/order/text_summary" in tags["tensors"]
+    directory = Path(str(trainer.log_dir)) / "relay_reports"
+    saved = {path.name: RelayReport.load(path) for path in directory.iterdir()}
+    assert set(saved) == {
+        "relay-validate-epoch=0-step=3.npz",
+        "relay-validate-epoch=1-step=6.npz",
+        "relay-test-epoch=2-step=6.npz",
+    }
+    assert_equal(saved["relay-test-epoch=2-step=6.npz"], tested)
+
+
+def test_scalars_can_be_monitored(tmp_path: Path) -> None:
+    monitor = "relay/rnn.l0/joint/information"
+    stopping = EarlyStopping(monitor, mode="max", patience=1)
+    checkpoint = ModelCheckpoint(tmp_path, monitor=monitor, mode="max")
+    callback = RelayInformationCallback()
+    trainer = quiet_trainer(callback, stopping, checkpoint, max_epochs=9, enable_checkpointing=True)
+    trainer.fit(Frozen(), loader(), loader())
+    assert trainer.current_epoch == 2
+    information = callback.reports[0].layers["rnn.l0"].concepts["joint"].information[:, 0]
+    assert float(checkpoint.best_model_score or 0) == pytest.approx(information.mean(), abs=1e-6)
+
+
+def test_sanity_checking_leaves_no_trace_and_finds_errors_before_training(tmp_path: Path) -> None:
+    callback = RelayInformationCallback()
+    trainer = quiet_trainer(
+        callback, logger=TensorBoardLogger(tmp_path), num_sanity_val_steps=2, limit_train_batches=0
+    )
+    trainer.fit(Classifier(), loader(), loader())
+    assert callback.reports == []
+    events = EventAccumulator(str(trainer.log_dir)).Reload()
+    assert [tag for kind in ("scalars", "images", "tensors") for tag in events.Tags()[kind]] == []
+    assert not Path(str(trainer.log_dir), "relay_reports").exists()
+
+    trained: list[int] = []
+
+    class FloatTargets(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            trained.append(batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+
+    with pytest.raises(ValueError, match="target: no integer class labels"):
+        quiet_trainer(RelayInformationCallback()).fit(
+            FloatTargets(), loader(), batch_of(INPUTS, LABELS.float())
+        )
+    assert trained == []
+
+
+def test_reports_are_saved_where_asked_and_never_overwritten(tmp_path: Path) -> None:
+    callback = RelayInformationCallback(dirpath=tmp_path / "here")
+    trainer = quiet_trainer(callback)
+    for _ in range(2):
+        trainer.validate(Classifier(), loader(), verbose=False)
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
+        "relay-validate-epoch=0-step=0-v1.npz",
+        "relay-validate-epoch=0-step=0.npz",
+    ]
+
+
+def test_without_a_logger_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    callback = RelayInformationCallback()
+    quiet_trainer(callback).fit(Classifier(), loader(), loader())
+    quiet_trainer(RelayInformationCallback(), fast_dev_run=True, logger=None).fit(
+        Classifier(), loader(), loader()
+    )
+    assert len(callback.reports) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_loggers_get_the_scalars(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    quiet_trainer(RelayInformationCallback(), logger=logger, log_every_n_steps=1).fit(
+        Classifier(), loader(), loader()
+    )
+    header = Path(logger.log_dir, "metrics.csv").read_text().splitlines()[0]
+    assert "relay/rnn.l0/joint/information_last" in header.split(",")
+
+
+def test_two_callbacks_log_under_prefixes_of_their_own() -> None:
+    median = RelayInformationCallback(discretization="median", prefix="relay_median")
+    trainer = quiet_trainer(RelayInformationCallback(), median)
+    trainer.fit(Classifier(), loader(), loader())
+    assert {"relay/samples", "relay_median/samples"} <= set(trainer.callback_metrics)
+    with pytest.raises(ValueError, match=r"prefix: two relay callbacks log under 'relay'; give"):
+        quiet_trainer(RelayInformationCallback(), RelayInformationCallback()).fit(
+            Classifier(), loader(), loader()
+        )
+
+
+# Hooks
+
+
+def test_no_hook_is_on_the_model_outside_evaluation() -> None:
+    counts: list[int] = []
+
+    class Counting(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            counts.append(hook_count(self))
+
+    model = Counting()
+    foreign = model.rnn.register_forward_hook(lambda *_: None)
+    callback = RelayInformationCallback()
+    trainer = quiet_trainer(callback)
+    trainer.fit(model, loader(), loader())
+    assert counts == [1] * 6
+    trainer.validate(model, loader(), verbose=False)
+    assert hook_count(model) == 1
+    trainer.test(model, loader(), verbose=False)
+    assert hook_count(model) == 1
+    foreign.remove()
+
+
+def test_the_callback_can_be_pickled_before_and_after_a_run() -> None:
+    callback = RelayInformationCallback(["rnn"], inputs_end=1)
+    twin = pickle.loads(pickle.dumps(callback))
+    assert (twin.modules, twin.inputs_end) == (["rnn"], 1)
+    quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
+    assert_equal(pickle.loads(pickle.dumps(callback)).reports[0], callback.reports[0])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_no_hook_survives_an_exception_in_the_middle(
+    error: type[BaseException], stage: str
+) -> None:
+    class Failing(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+            assert hook_count(self) > 0
+            if batch_idx == 1:
+                raise error("in the middle")
+
+        test_step = validation_step
+
+    model = Failing()
+    trainer = quiet_trainer(RelayInformationCallback(), num_sanity_val_steps=0)
+    run = {
+        "fit": lambda: trainer.fit(model, loader(), loader()),
+        "validate": lambda: trainer.validate(model, loader(), verbose=False),
+        "test": lambda: trainer.test(model, loader(), verbose=False),
+    }[stage]
+    with pytest.raises((error, SystemExit)):
+        run()
+    assert hook_count(model) == 0
+
+
+def test_no_hook_survives_an_error_of_the_callback_itself() -> None:
+    model = Classifier()
+    with pytest.raises(ValueError, match="time_steps: got 99, but the longest sequence has 6"):
+        quiet_trainer(RelayInformationCallback(time_steps=[99])).fit(model, loader(), loader())
+    assert hook_count(model) == 0
+
+
+# What cannot be analysed
+
+
+def test_arguments_are_checked_in_the_constructor() -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"max_samples": 1}, r"max_samples: got 1; it takes at least 2 sequences"),
+        ({"every_n_epochs": 0}, r"every_n_epochs: got 0; it takes at least 1"),
+        ({"stages": []}, r"stages: got \[\]; it takes a list of 'validate', 'test'"),
+        ({"stages": "test"}, r"stages: got 'test'; it takes a list"),
+        ({"stages": ["fit"]}, r"stages: got \['fit'\]"),
+        ({"time_steps": []}, r"time_steps: got \[\]; it takes a list of step indices"),
+        ({"time_steps": [1, 1]}, r"time_steps: got \[1, 1\]; name each step once"),
+        ({"time_steps": [0.5]}, r"time_steps: got \[0.5\]; it takes"),
+        ({"concepts": "bits"}, r"concepts: got 'bits'; it takes 'joint'"),
+        ({"discretization": "mean"}, r"discretization: got 'mean'; it takes 'kmeans'"),
+        ({"levels": 3}, r"levels: got 3 with 'kmeans'"),
+        ({"direction": "up"}, r"direction: got 'up'; it takes 'shrink' or 'grow'"),
+        ({"estimator": "bayes"}, r"estimator: got 'bayes'; it takes 'plugin'"),
+        ({"prefix": ""}, r"prefix: got an empty string"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            RelayInformationCallback(**options)
+
+
+class Plain(Classifier):
+    """No recurrent module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.rnn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(x[..., 0])
+        return scores
+
+
+def test_a_model_without_or_with_unknown_recurrent_modules_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="model: Plain has no recurrent module; it takes a model"):
+        quiet_trainer(RelayInformationCallback()).fit(Plain(), loader(), loader())
+    with pytest.raises(
+        ValueError, match=r"no recurrent module 'lstm' in Classifier; it has: 'rnn'"
+    ):
+        quiet_trainer(RelayInformationCallback(["lstm"])).fit(Classifier(), loader(), loader())
+
+
+def test_class_scores_that_cannot_be_found_are_refused() -> None:
+    class Hidden(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            nn.functional.linear(self.rnn(batch[0])[0][:, -1], self.head.weight)
+
+    model = Hidden()
+    with pytest.raises(ValueError, match=r"prediction: no class scores of shape \(16, classes\)"):
+        quiet_trainer(RelayInformationCallback()).validate(model, loader(), verbose=False)
+    assert hook_count(model) == 0
+
+
+def test_an_empty_evaluation_set_is_refused() -> None:
+    empty = batch_of(INPUTS[:0], LABELS[:0])
+    message = "dataloader: the validation set is empty, so nothing can be analysed"
+    with pytest.warns(UserWarning, match="is zero"), pytest.raises(ValueError, match=message):
+        quiet_trainer(RelayInformationCallback()).fit(Classifier(), loader(), empty)
+    with pytest.warns(UserWarning, match="is zero"), pytest.raises(ValueError, match=message):
+        quiet_trainer(RelayInformationCallback(), num_sanity_val_steps=0).fit(
+            Classifier(), loader(), empty
+        )
+    with pytest.warns(UserWarning, match="is zero"), pytest.raises(ValueError, match=message):
+        quiet_trainer(RelayInformationCallback()).validate(Classifier(), empty)
+    with pytest.raises(ValueError, match=f"{message}; .* stages="):
+        quiet_trainer(RelayInformationCallback()).fit(Classifier(), loader())
+
+
+def test_an_iterable_set_without_batches_is_refused() -> None:
+    class Nothing(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    with pytest.raises(ValueError, match="dataloader: the test set is empty"):
+        quiet_trainer(RelayInformationCallback()).test(Classifier(), DataLoader(Nothing()))
+
+
+def test_validation_that_was_switched_off_is_only_warned_of() -> None:
+    callback = RelayInformationCallback()
+    with pytest.warns(UserWarning, match="limit_val_batches=0: there will be no relay analysis"):
+        quiet_trainer(callback, limit_val_batches=0).fit(Classifier(), loader(), loader())
+    assert callback.reports == []
+
+
+def test_a_fit_that_only_tests_later_needs_no_validation() -> None:
+    callback = RelayInformationCallback(stages=["test"])
+    model = Classifier()
+    trainer = quiet_trainer(callback)
+    trainer.fit(model, loader())
+    trainer.test(model, loader(), verbose=False)
+    assert [report.stage for report in callback.reports] == ["test"]
+
+
+def test_a_batch_whose_size_differs_between_states_and_targets_is_refused() -> None:
+    class Doubled(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(torch.cat([batch[0], batch[0]]))
+
+    with pytest.raises(
+        ValueError,
+        match=r"target: got 16 labels for 32 sequences of 'rnn.l0'; it takes one class label for",
+    ):
+        quiet_trainer(RelayInformationCallback()).validate(Doubled(), loader(), verbose=False)
+
+
+def test_a_module_called_twice_or_never_in_a_step_is_refused() -> None:
+    class Twice(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+            self(batch[0])
+
+    class Never(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.head(batch[0][..., 0])
+
+    for kind, calls in ((Twice, 2), (Never, 0)):
+        with pytest.raises(ValueError, match=rf"layer 'rnn.l0' was called {calls} times in one st"):
+            quiet_trainer(RelayInformationCallback()).validate(kind(), loader(), verbose=False)
+
+
+def test_states_that_are_not_finite_are_refused() -> None:
+    spoilt = INPUTS.clone()
+    spoilt[20, 3] = torch.nan
+    with pytest.raises(
+        ValueError, match=r"states of 'rnn.l0': nan at step 3, unit 0 \(in 1 of 16 sequences"
+    ):
+        quiet_trainer(RelayInformationCallback()).validate(
+            Classifier(), batch_of(spoilt, LABELS), verbose=False
+        )
+
+
+def test_lengths_must_be_a_tensor() -> None:
+    with pytest.raises(TypeError, match=r"lengths: .* gave int; it takes an integer tensor"):
+        quiet_trainer(RelayInformationCallback(lengths=len)).validate(
+            Classifier(), loader(), verbose=False
+        )
+
+
+def test_a_module_of_the_separate_package_is_refused_by_name() -> None:
+    separate = pytest.importorskip(
+        "pytorch_lightning", reason="only where the separate package is installed beside lightning"
+    )
+
+    class Foreign(separate.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(1, 2)
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    trainer = separate.Trainer(
+        callbacks=[RelayInformationCallback()],
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    with pytest.raises(
+        TypeError, match=r"pl_module: Foreign is built on the separate package pytorch_lightning, a"
+    ):
+        trainer.fit(Foreign(), loader())
+    with pytest.raises(TypeError, match=r"pl_module: got Linear; it takes a lightning.pytorch.Li"):
+        RelayInformationCallback().setup(quiet_trainer(), nn.Linear(1, 1), "fit")  # type: ignore[arg-type]
+
+
+def test_several_processes_are_refused() -> None:
+    class FakeTrainer:
+        world_size = 2
+
+    with pytest.raises(ValueError, match=r"trainer: got 2 processes; the relay analysis takes one"):
+        RelayInformationCallback().setup(FakeTrainer(), LightningModule(), "fit")  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""Unmodified user models of several styles, and data for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+CLASSES, STEPS = 4, 6
+
+
+def loader(samples: int = 48, batch_size: int = 16, *, shuffle: bool = False) -> DataLoader[Any]:
+    """Sequences ``(batch, step, 1)`` whose first two inputs tell the class."""
+    generator = torch.Generator().manual_seed(samples)
+    labels = torch.randint(CLASSES, (samples,), generator=generator)
+    inputs = 0.1 * torch.randn(samples, STEPS, 1, generator=generator)
+    inputs[:, 0, 0] += 2.0 * (labels & 1) - 1
+    inputs[:, 1, 0] += 2.0 * (labels >> 1) - 1
+    return DataLoader(TensorDataset(inputs, labels), batch_size, shuffle=shuffle)
+
+
+class Classifier(LightningModule):
+    """The usual way: ``forward`` gives class scores, ``validation_step`` returns nothing."""
+
+    cell: type[nn.RNNBase] = nn.GRU
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = self.cell(1, 6, batch_first=True)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(6, CLASSES)
+        self.loss = nn.CrossEntropyLoss()
+        self.accuracy = MulticlassAccuracy(CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, _ = self.rnn(x)
+        scores: Tensor = self.head(self.dropout(output[:, -1]))
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss: Tensor = self.loss(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        x, y = batch
+        scores = self(x)
+        self.accuracy(scores, y)
+        self.log("val_loss", self.loss(scores, y))
+        self.log("val_accuracy", self.accuracy)
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        self.log("test_loss", self.loss(self(x), y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class PlainRNN(Classifier):
+    cell = nn.RNN
+
+
+class WithoutForward(Classifier):
+    """LSTM; parts are called in the step, which returns the loss."""
+
+    cell = nn.LSTM
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        x, y = batch
+        output, _ = self.rnn(x)
+        loss = self.loss(self.head(output[:, -1]), y)
+        self.log("val_loss", loss)
+        return loss
+
+
+class Frozen(Classifier):
+    """Nothing is learnt."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
