@@ -37,7 +37,7 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     Above, a bar for each step is I_R of all units in bits, under a line at I(X_in; X_out); grey
     bars are steps at which input was still to come. Below, a cell for each step and unit is the
     unit's score, from white (0) to dark blue (1), orange where it is negative. A dot marks a unit
-    that was tied with another when it was removed; the legend counts such units.
+    whose place in the order is ambiguous, because another was as good; the legend counts them.
 
     Args:
         layer: Results of one layer.
@@ -66,7 +66,7 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     _draw_information(draw, font, layer, concept, cell_width)
 
     tied = np.zeros((steps, units), dtype=bool)
-    np.put_along_axis(tied, relay.units, relay.tied, axis=1)
+    np.put_along_axis(tied, relay.units, relay.ambiguous, axis=1)
     cells = _colours(relay.scores).transpose(1, 0, 2).repeat(cell_height, 0).repeat(cell_width, 1)
     image.paste(Image.fromarray(cells), (_LEFT, scores_top))
     draw.text((4, scores_top - 15), "unit scores", _INK, font)

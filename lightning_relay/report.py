@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,30 @@ class ConceptRelay:
     tied: NDArray[np.bool_]
     scores: NDArray[np.float64]
     mutual_information: NDArray[np.float64]
+
+    @property
+    def ambiguous(self) -> NDArray[np.bool_]:
+        """Whether the data leave open which unit stands at a place of ``units``.
+
+        A tied unit might as well have been another. The last unit had no other left to be tied
+        with; it is ambiguous where the one before it was tied. Bool ``(step, unit)``.
+        """
+        ambiguous = self.tied.copy()
+        ambiguous[:, -1] |= self.tied[:, -2:-1].any(axis=1)
+        return ambiguous
+
+    def most_important(self, place: int, count: int) -> str:
+        """The most important units at one of the analysed steps, in words.
+
+        Args:
+            place: Place of the step among the analysed ones.
+            count: Number of units.
+
+        Returns:
+            Unit indices, most important first, with ≈ before an ambiguous one.
+        """
+        order = zip(self.units[place, ::-1], self.ambiguous[place, ::-1], strict=True)
+        return " ".join(f"{'≈' if open_ else ''}{unit}" for unit, open_ in islice(order, count))
 
 
 @dataclass(frozen=True)

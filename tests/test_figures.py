@@ -56,7 +56,7 @@ def test_tied_units_carry_a_dot() -> None:
         step, unit = place[0], int(relay.units[place])
         x, y = 40 + step * 24, TOP + unit * 14
         cell = image[y : y + 14, x : x + 24].reshape(-1, 3)
-        assert (len(np.unique(cell, axis=0)) > 1) == relay.tied[place]
+        assert (len(np.unique(cell, axis=0)) > 1) == relay.ambiguous[place]
 
 
 @pytest.mark.parametrize(("steps", "units"), [(1, 1), (3, 2), (13, 20), (100, 128), (400, 500)])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lightning_relay.figures import relay_image
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from lightning_relay.report import LayerRelay, RelayReport
+    from lightning_relay.report import RelayReport
 
 _UNITS_IN_TABLE = 10
 
@@ -53,7 +51,7 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         f"{report.samples} of {report.samples_seen} sequences analysed; {report.discretization}, "
         f"{report.direction} order, {report.estimator} estimate. "
         f"Units: the {shown} most important of {units}, most important first; "
-        "≈ before a unit: another was as good when it was taken, so the data do not tell its "
+        "≈ before a unit: another was as good, so the data do not tell its "
         "place. A step marked * still had input to come.",
         "",
         "| step | sequences | states | I(in; out), bits | I_R, bits | tied | units |",
@@ -65,14 +63,6 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
             f"| {results.samples[index]} | {results.distinct_states[index]} "
             f"| {relay.mutual_information[index]:.3f} | {relay.information[index, 0]:.3f} "
             f"| {relay.tied[index].sum()} of {units} "
-            f"| {_most_important(results, concept, index, shown)} |"
+            f"| {relay.most_important(index, shown)} |"
         )
     return "\n".join(lines)
-
-
-def _most_important(layer: LayerRelay, concept: str, index: int, count: int) -> str:
-    relay = layer.concepts[concept]
-    places = np.arange(relay.units.shape[1])[::-1][:count]
-    return " ".join(
-        f"{'≈' if relay.tied[index, place] else ''}{relay.units[index, place]}" for place in places
-    )

@@ -36,7 +36,7 @@ class Diary(Callback):
                 },
                 "training": [module.training for module in pl_module.modules()],
                 "python": random.getstate(),
-                "numpy": np.random.get_state(legacy=False)["state"],
+                "numpy": np.random.get_state(legacy=False)["state"],  # noqa: NPY002 - the stream users have
                 "torch": torch.get_rng_state(),
             }
         )

@@ -99,7 +99,7 @@ def test_only_its_own_hooks_are_removed_also_after_an_exception() -> None:
     with recorder, HiddenStateRecorder(model):
         assert hook_count(model) == before + 2
     assert hook_count(model) == before
-    with pytest.raises(RuntimeError, match="input.size"), recorder:
+    with pytest.raises(RuntimeError, match=r"input\.size"), recorder:
         model(torch.zeros(4, 1, 5))
     assert hook_count(model) == before
     foreign.remove()

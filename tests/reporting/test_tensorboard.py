@@ -43,4 +43,4 @@ def test_the_table_shows_evidence_order_and_ties() -> None:
         assert cells[5] == f"{relay.tied[index].sum()} of 12"
         units = cells[6].split()
         assert [int(unit.removeprefix("≈")) for unit in units] == relay.units[index, :1:-1].tolist()
-        assert [unit.startswith("≈") for unit in units] == relay.tied[index, :1:-1].tolist()
+        assert [unit.startswith("≈") for unit in units] == relay.ambiguous[index, :1:-1].tolist()
