@@ -36,6 +36,7 @@ def main() -> None:
     speakers = {f"speaker_{label}": partial(eq, label) for label in range(task.num_classes)}
     relays = RelayInformationCallback(
         concepts={"speaker": int, **speakers},
+        direction="grow",
         # A negative step counts back from each sequence's own end.
         time_steps=[0, 3, 6, 9, 12, 15, -1],
         inputs_end=-1,
@@ -59,7 +60,7 @@ def main() -> None:
     print(
         "Where there are nearly as many states as sequences, they cannot tell what a unit relays."
     )
-    print("≈ before a unit: tied, the data do not tell its place.")
+    print("Units are those of the growing order; ≈ before a unit: another was as good.")
     print("step  sequences  states  I(in; out)   I_R, bits  tied  most important units")
     relay = layer.concepts["speaker"]
     for place, step in enumerate(layer.time_steps):

@@ -21,22 +21,30 @@ from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 
 
-def train(cell: Cell, task: MemoryTask, epochs: int, log_dir: str) -> tuple[float, LayerRelay]:
-    """Validation accuracy of a trained cell, and what its layer relays."""
+def train(
+    cell: Cell, task: MemoryTask, epochs: int, log_dir: str
+) -> tuple[float, LayerRelay, LayerRelay]:
+    """Validation accuracy of a trained cell, and what its layer relays in both greedy orders."""
     seed_everything(0, verbose=False)
     model = RecurrentClassifier(cell, task.input_size, task.num_classes, hidden_size=20)
-    relays = RelayInformationCallback(
-        concepts={"pattern": int, **task.concepts}, inputs_end=task.inputs_end
+    concepts = {"pattern": int, **task.concepts}
+    shrinking = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end)
+    growing = RelayInformationCallback(
+        concepts=concepts, inputs_end=task.inputs_end, direction="grow", prefix="relay_grow"
     )
     trainer = Trainer(
         max_epochs=epochs,
         gradient_clip_val=1.0,
-        callbacks=[relays],
+        callbacks=[shrinking, growing],
         logger=TensorBoardLogger(log_dir, name=f"memory_task/{cell}"),
         enable_model_summary=False,
     )
     trainer.fit(model, task)
-    return float(trainer.callback_metrics["val_accuracy"]), relays.reports[-1].layers["rnn.l0"]
+    return (
+        float(trainer.callback_metrics["val_accuracy"]),
+        shrinking.reports[-1].layers["rnn.l0"],
+        growing.reports[-1].layers["rnn.l0"],
+    )
 
 
 def main() -> None:
@@ -60,12 +68,12 @@ def main() -> None:
         )
     )
     print(f"cell  accuracy{steps}")
-    for cell, (accuracy, layer) in results.items():
+    for cell, (accuracy, layer, _) in results.items():
         information = layer.concepts["pattern"].information[:, 0]
         print(f"{cell:<6}{accuracy:8.3f}" + "".join(f"{bits:6.2f}" for bits in information))
-    print("\nMost important units at the last step (≈ tied: the data do not order it)")
+    print("\nMost important units at the last step, growing order (≈ another was as good)")
     print("cell  " + "".join(f"{concept:<14}" for concept in results["rnn"][1].concepts))
-    for cell, (_, layer) in results.items():
+    for cell, (_, _, layer) in results.items():
         print(
             f"{cell:<6}"
             + "".join(f"{relay.most_important(-1, 3):<14}" for relay in layer.concepts.values())

@@ -117,6 +117,7 @@ def relay_report(
                 information=order.information.cpu().numpy(),
                 units=order.units.cpu().numpy(),
                 tied=order.tied.cpu().numpy(),
+                ambiguous=_ambiguous(order.tied, direction).cpu().numpy(),
                 scores=order.scores.cpu().numpy(),
                 mutual_information=information.cpu().numpy(),
             )
@@ -147,6 +148,15 @@ def _steps(states: HiddenStates, time_steps: Sequence[int] | None) -> list[int]:
     if time_steps is None:
         return list(range(int(states.lengths.max())))
     return [int(step) for step in time_steps]
+
+
+def _ambiguous(tied: Tensor, direction: Direction) -> Tensor:
+    """Tied places, and that of the unit left over at the end if it was tied before."""
+    ambiguous = tied.clone()
+    if tied.shape[1] > 1:
+        left_over, before = (-1, -2) if direction == "shrink" else (0, 1)
+        ambiguous[:, left_over] |= tied[:, before]
+    return ambiguous
 
 
 def _inputs_ended(

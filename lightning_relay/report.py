@@ -28,8 +28,10 @@ class ConceptRelay:
             of the set that is left when k units have gone.
         units: Unit indices in the order in which they leave the set, least important first, int64
             ``(step, unit)``.
-        tied: Whether another unit was as good when this one was chosen, bool ``(step, unit)``:
-            the data do not tell the places of such units.
+        tied: Whether another unit was as good when this one was chosen, bool ``(step, unit)``.
+        ambiguous: Whether the data leave open which unit stands at a place of ``units``, bool
+            ``(step, unit)``: it was tied, or it is the one that was left over when its neighbour
+            was tied with it.
         scores: Aggregated relay information by unit index, as a fraction of the largest at the
             step, float64 ``(step, unit)``.
         mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64
@@ -39,19 +41,9 @@ class ConceptRelay:
     information: NDArray[np.float64]
     units: NDArray[np.int64]
     tied: NDArray[np.bool_]
+    ambiguous: NDArray[np.bool_]
     scores: NDArray[np.float64]
     mutual_information: NDArray[np.float64]
-
-    @property
-    def ambiguous(self) -> NDArray[np.bool_]:
-        """Whether the data leave open which unit stands at a place of ``units``.
-
-        A tied unit might as well have been another. The last unit had no other left to be tied
-        with; it is ambiguous where the one before it was tied. Bool ``(step, unit)``.
-        """
-        ambiguous = self.tied.copy()
-        ambiguous[:, -1] |= self.tied[:, -2:-1].any(axis=1)
-        return ambiguous
 
     def most_important(self, place: int, count: int) -> str:
         """The most important units at one of the analysed steps, in words.
@@ -64,7 +56,7 @@ class ConceptRelay:
             Unit indices, most important first, with ≈ before an ambiguous one.
         """
         order = zip(self.units[place, ::-1], self.ambiguous[place, ::-1], strict=True)
-        return " ".join(f"{'≈' if open_ else ''}{unit}" for unit, open_ in islice(order, count))
+        return " ".join(f"{'≈' if tied else ''}{unit}" for unit, tied in islice(order, count))
 
 
 @dataclass(frozen=True)

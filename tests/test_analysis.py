@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,9 @@ from lightning_relay import (
     relay_order,
     relay_report,
 )
+
+if TYPE_CHECKING:
+    from lightning_relay.information import Direction
 
 GENERATOR = torch.Generator().manual_seed(0)
 X_IN = torch.randint(4, (60,), generator=GENERATOR)
@@ -112,6 +117,32 @@ def test_options_reach_the_measure_and_stand_in_the_report() -> None:
     order = relay_order(X_IN[LENGTHS > 1], X_OUT[LENGTHS > 1], hidden, direction="grow")
     relay = report.layers["rnn.l0"].concepts["joint"]
     assert relay.units[0].tolist() == order.units.tolist()
+
+
+@pytest.mark.parametrize(
+    ("direction", "tied", "ambiguous"),
+    [
+        ("shrink", [[1, 1, 0], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]]),
+        ("grow", [[0, 1, 1], [0, 1, 0]], [[1, 1, 1], [1, 1, 0]]),
+    ],
+)
+def test_the_unit_left_over_is_ambiguous_if_its_neighbour_was_tied_with_it(
+    direction: Direction, tied: list[list[int]], ambiguous: list[list[int]]
+) -> None:
+    """At step 0 three units copy a bit; at step 1 one copies it, one the label, one is noise."""
+    label = torch.tensor([0, 1, 2, 3]).repeat(8)
+    low, high = label & 1, label >> 1
+    noise = torch.tensor([0, 1]).repeat_interleave(16)
+    values = torch.stack(
+        [torch.stack([low, low, low], 1), torch.stack([low, noise, high + 2 * low], 1)], 1
+    )
+    states = HiddenStates(values.float(), torch.ones(32, 2, dtype=torch.bool))
+    report = relay_report(
+        {"rnn.l0": states}, label, label, direction=direction, discretization="quantile", levels=4
+    )
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    assert relay.tied.astype(int).tolist() == tied
+    assert relay.ambiguous.astype(int).tolist() == ambiguous
 
 
 def test_every_layer_is_reported() -> None:

@@ -47,16 +47,16 @@ def test_bars_are_grey_while_input_is_still_to_come() -> None:
     assert [tuple(colour) for colour in foot.tolist()] == [(168,) * 3] * 2 + [(31, 84, 148)] * 4
 
 
-def test_tied_units_carry_a_dot() -> None:
-    tied = np.random.default_rng(0).random((6, 5)) < 0.5
-    relay = dataclasses.replace(LAYER.concepts["joint"], tied=tied)
+def test_ambiguous_units_carry_a_dot() -> None:
+    ambiguous = np.random.default_rng(0).random((6, 5)) < 0.5
+    relay = dataclasses.replace(LAYER.concepts["joint"], ambiguous=ambiguous)
     layer = dataclasses.replace(LAYER, concepts={"joint": relay})
     image = relay_image(layer, "joint", "title").astype(int)
-    for place in np.ndindex(relay.tied.shape):
+    for place in np.ndindex(ambiguous.shape):
         step, unit = place[0], int(relay.units[place])
         x, y = 40 + step * 24, TOP + unit * 14
         cell = image[y : y + 14, x : x + 24].reshape(-1, 3)
-        assert (len(np.unique(cell, axis=0)) > 1) == relay.ambiguous[place]
+        assert (len(np.unique(cell, axis=0)) > 1) == ambiguous[place]
 
 
 @pytest.mark.parametrize(("steps", "units"), [(1, 1), (3, 2), (13, 20), (100, 128), (400, 500)])
@@ -66,6 +66,7 @@ def test_pictures_of_every_size_fit_their_cells(steps: int, units: int) -> None:
         information=np.ones((steps, units + 1)),
         units=order,
         tied=order % 2 == 0,
+        ambiguous=order % 2 == 0,
         scores=order / units,
         mutual_information=np.ones(steps),
     )

@@ -37,16 +37,15 @@ def test_a_report_is_the_same_after_saving_and_loading(tmp_path: Path) -> None:
     assert_equal(report, RelayReport.load(tmp_path / "report.npz"))
 
 
-def test_the_last_unit_is_ambiguous_where_the_one_before_it_is_tied() -> None:
-    relay = small_report(steps=2).layers["rnn.l0"].concepts["joint"]
-    tied = np.array([[True, False, False, True, False], [True, False, True, False, False]])
-    units = np.array([[4, 3, 2, 1, 0], [0, 1, 2, 3, 4]])
-    relay = dataclasses.replace(relay, tied=tied, units=units)
-    assert relay.ambiguous.astype(int).tolist() == [[1, 0, 0, 1, 1], [1, 0, 1, 0, 0]]
+def test_the_most_important_units_are_named_with_their_ambiguity() -> None:
+    relay = small_report(steps=2, inputs_end=None).layers["rnn.l0"].concepts["joint"]
+    relay = dataclasses.replace(
+        relay,
+        units=np.array([[4, 3, 2, 1, 0], [0, 1, 2, 3, 4]]),
+        ambiguous=np.array([[True, False, False, True, True], [True, False, True, False, False]]),
+    )
     assert relay.most_important(0, 3) == "≈0 ≈1 2"
     assert relay.most_important(-1, 9) == "4 3 ≈2 1 ≈0"
-    alone = dataclasses.replace(relay, tied=np.zeros((1, 1), bool), units=np.zeros((1, 1), int))
-    assert alone.most_important(0, 1) == "0"
 
 
 def test_names_of_any_kind_survive(tmp_path: Path) -> None:
