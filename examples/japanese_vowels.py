@@ -45,7 +45,9 @@ def main() -> None:
     trainer = Trainer(
         max_epochs=arguments.epochs,
         callbacks=[relays],
-        logger=TensorBoardLogger(arguments.log_dir, name="japanese_vowels"),
+        logger=TensorBoardLogger(
+            arguments.log_dir, name="japanese_vowels", default_hp_metric=False
+        ),
         enable_model_summary=False,
         log_every_n_steps=1,
     )

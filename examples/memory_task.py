@@ -36,7 +36,7 @@ def train(
         max_epochs=epochs,
         gradient_clip_val=1.0,
         callbacks=[shrinking, growing],
-        logger=TensorBoardLogger(log_dir, name=f"memory_task/{cell}"),
+        logger=TensorBoardLogger(log_dir, name=f"memory_task/{cell}", default_hp_metric=False),
         enable_model_summary=False,
     )
     trainer.fit(model, task)

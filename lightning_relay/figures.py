@@ -23,7 +23,6 @@ _GRID = (205, 205, 205)
 _BAR = (31, 84, 148)
 _EARLY = (168, 168, 168)
 _LIMIT = (200, 80, 20)
-_UNDEFINED = (225, 225, 225)
 _RAMP = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)], dtype=np.float64)
 _NEGATIVE = np.array([(250, 250, 245), (230, 120, 40)], dtype=np.float64)
 
@@ -36,8 +35,9 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
 
     Above, a bar for each step is I_R of all units in bits, under a line at I(X_in; X_out); grey
     bars are steps at which input was still to come. Below, a cell for each step and unit is the
-    unit's score, from white (0) to dark blue (1), orange where it is negative. A dot marks a unit
-    whose place in the order is ambiguous, because another was as good; the legend counts them.
+    unit's score, from white (0) to dark blue (1), and to orange (-1 or less) below 0. A dot marks
+    a unit whose place in the order is ambiguous, because another was as good; the legend counts
+    them. Up to 300 steps the picture is 350 pixels wide, which TensorBoard shows unscaled.
 
     Args:
         layer: Results of one layer.
@@ -55,7 +55,7 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     cell_width = max(1, min(24, _PANEL_WIDTH // steps))
     cell_height = max(1, min(14, _UNITS_HEIGHT // units))
     scores_top = _TOP + _CURVE_HEIGHT + _GAP
-    width = _LEFT + max(steps * cell_width, 240) + _RIGHT
+    width = _LEFT + max(steps * cell_width, _PANEL_WIDTH) + _RIGHT
     height = scores_top + units * cell_height + 3 * _GAP
 
     image = Image.new("RGB", (width, height), "white")
@@ -139,19 +139,14 @@ def _draw_legend(
 
 
 def _colours(scores: NDArray[np.float64]) -> NDArray[np.uint8]:
-    colours = _ramp(_RAMP, np.clip(scores, 0, 1))
-    lowest = np.nanmin(scores, initial=0.0)
-    if lowest < 0:
-        below = scores < 0
-        colours[below] = _ramp(_NEGATIVE, scores[below] / lowest)
-    colours[np.isnan(scores)] = _UNDEFINED
+    colours = _ramp(_RAMP, scores)
+    colours[scores < 0] = _ramp(_NEGATIVE, -scores[scores < 0])
     return colours.round().astype(np.uint8)
 
 
 def _ramp(anchors: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.float64]:
-    at = np.nan_to_num(position)
     places = np.linspace(0, 1, len(anchors))
-    return np.stack([np.interp(at, places, anchors[:, c]) for c in range(3)], axis=-1)
+    return np.stack([np.interp(position, places, anchors[:, c]) for c in range(3)], axis=-1)
 
 
 def _ticks(count: int, length: int, apart: int) -> range:
