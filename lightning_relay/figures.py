@@ -27,7 +27,7 @@ _RAMP = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)
 _NEGATIVE = np.array([(250, 250, 245), (230, 120, 40)], dtype=np.float64)
 
 _MARKED_CELL = 4
-"""Cells of this many pixels or more carry a mark where the unit is tied."""
+"""Cells of this many pixels or more carry a mark where the unit is ambiguous."""
 
 
 def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8]:
@@ -65,13 +65,13 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     draw.text((4, 18), "information relayed by all units, bits", _INK, font)
     _draw_information(draw, font, layer, concept, cell_width)
 
-    tied = np.zeros((steps, units), dtype=bool)
-    np.put_along_axis(tied, relay.units, relay.ambiguous, axis=1)
+    ambiguous = np.zeros((steps, units), dtype=bool)
+    np.put_along_axis(ambiguous, relay.units, relay.ambiguous, axis=1)
     cells = _colours(relay.scores).transpose(1, 0, 2).repeat(cell_height, 0).repeat(cell_width, 1)
     image.paste(Image.fromarray(cells), (_LEFT, scores_top))
     draw.text((4, scores_top - 15), "unit scores", _INK, font)
     if min(cell_width, cell_height) >= _MARKED_CELL:
-        for step, unit in np.argwhere(tied):
+        for step, unit in np.argwhere(ambiguous):
             x = _LEFT + step * cell_width + cell_width // 2
             y = scores_top + unit * cell_height + cell_height // 2
             dark = relay.scores[step, unit] > 0.5
@@ -84,7 +84,7 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
         x = _LEFT + step * cell_width + cell_width // 2
         draw.text((x, bottom + 8), str(layer.time_steps[step]), _INK, font, anchor="mm")
     draw.text((4, bottom + 2), "step", _INK, font)
-    _draw_legend(draw, font, bottom + _GAP, int(tied.sum()), tied.size, layer)
+    _draw_legend(draw, font, bottom + _GAP, int(ambiguous.sum()), ambiguous.size, layer)
     return np.asarray(image)
 
 
@@ -122,14 +122,14 @@ def _draw_legend(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     top: int,
-    tied: int,
+    ambiguous: int,
     places: int,
     layer: LayerRelay,
 ) -> None:
     draw.text((4, top), "score 0", _INK, font)
     for offset, colour in enumerate(_colours(np.linspace(0, 1, 60))):
         draw.line((48 + offset, top + 2, 48 + offset, top + 11), tuple(colour.tolist()))
-    draw.text((112, top), f"1    · tied: {tied} of {places}", _INK, font)
+    draw.text((112, top), f"1    · ambiguous: {ambiguous} of {places}", _INK, font)
     line = top + 16
     draw.line((4, line + 6, 18, line + 6), _LIMIT)
     draw.text((22, line), "I(in; out)", _INK, font)

@@ -40,8 +40,8 @@ class ConceptRelay:
 
     information: NDArray[np.float64]
     units: NDArray[np.int64]
-    tied: NDArray[np.bool_]
-    ambiguous: NDArray[np.bool_]
+    tied: NDArray[np.bool]
+    ambiguous: NDArray[np.bool]
     scores: NDArray[np.float64]
     mutual_information: NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class LayerRelay:
     """
 
     time_steps: NDArray[np.int64]
-    inputs_ended: NDArray[np.bool_]
+    inputs_ended: NDArray[np.bool]
     samples: NDArray[np.int64]
     distinct_states: NDArray[np.int64]
     concepts: Mapping[str, ConceptRelay]

@@ -1,0 +1,58 @@
+"""The examples run as a reader runs them, end with their tables, and log what the README lists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+README = (EXAMPLES.parent / "README.md").read_text()
+
+
+def run(name: str, directory: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), "--epochs", "5"]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout
+
+
+def logged_tags(directory: Path) -> set[str]:
+    tags = EventAccumulator(str(directory)).Reload().Tags()
+    texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
+    return {*tags["scalars"], *tags["images"], *texts}
+
+
+def documented_tags() -> set[str]:
+    tags = set(re.findall(r"`(relay/[\w./]+)`", README))
+    assert len(tags) == 9
+    return tags
+
+
+def test_the_memory_task_ends_with_its_tables(tmp_path: Path) -> None:
+    output = run("memory_task.py", tmp_path)
+    rows = re.findall(r"^(rnn|gru|lstm) +([\d.]+)((?: +-?\d\.\d\d){13})$", output, re.MULTILINE)
+    assert [cell for cell, *_ in rows] == ["rnn", "gru", "lstm"]
+    assert len(re.findall(r"^(?:rnn|gru|lstm)(?: +(?:≈?\d+ ){3} *){4}$", output, re.MULTILINE)) == 3
+    assert output.rstrip().endswith("tensorboard --logdir runs/memory_task")
+    for cell in ("rnn", "gru", "lstm"):
+        (run_directory,) = (tmp_path / "runs" / "memory_task" / cell).iterdir()
+        assert {tag.replace("joint", "pattern") for tag in documented_tags()} <= logged_tags(
+            run_directory
+        )
+        assert len(list((run_directory / "relay_reports").iterdir())) == 10
+
+
+def test_japanese_vowels_ends_with_its_tables(tmp_path: Path) -> None:
+    pytest.importorskip("aeon", reason="the series ship with aeon, an optional dependency")
+    output = run("japanese_vowels.py", tmp_path)
+    assert "370 of 370 test sequences analysed" in output
+    steps = re.findall(r"^(-?\d+)(\*?) +(\d+) +\d+ +[\d.]+ +[\d.]+ +\d+ ", output, re.MULTILINE)
+    assert [step for step, *_ in steps] == ["0", "3", "6", "9", "12", "15", "-1"]
+    assert [mark for _, mark, _ in steps] == ["*"] * 6 + [""]
+    assert [int(samples) for *_, samples in steps] == [370, 370, 370, 361, 289, 163, 370]
+    assert len(re.findall(r"^speaker_\d +[\d.]+ +[\d.]+ ", output, re.MULTILINE)) == 9
+    (run_directory,) = (tmp_path / "runs" / "japanese_vowels").iterdir()
+    logged = logged_tags(run_directory)
+    for concept in ("speaker", "speaker_8"):
+        assert {tag.replace("joint", concept) for tag in documented_tags()} <= logged
