@@ -7,7 +7,7 @@ indices (time steps, say) are counted in one pass: the leading index is the firs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +49,16 @@ class Groups:
             of_row = (present.cumsum(0) - 1)[key]
         return Groups(of_row, self.index[occupied // levels])
 
+    def select(self, rows: Tensor) -> Groups:
+        """The groups of some of the rows, bool ``(rows,)``."""
+        present = torch.zeros_like(self.index, dtype=torch.bool)
+        present[self.of_row[rows]] = True
+        return Groups((present.cumsum(0) - 1)[self.of_row[rows]], self.index[present])
+
+    def sums(self, multiplicity: Tensor) -> Tensor:
+        """Number of samples in each group, float64 ``(groups,)``."""
+        return multiplicity.new_zeros(self.index.numel()).index_add_(0, self.of_row, multiplicity)
+
     def repeat(self, times: int, indices: int) -> Groups:
         """The same groups ``times`` over, each copy with leading indices of its own."""
         copy = torch.arange(times, device=self.of_row.device).unsqueeze(1)
@@ -77,6 +87,15 @@ class Rows:
     levels: tuple[int, ...]
     multiplicity: Tensor
     samples: Tensor
+
+    def select(self, rows: Tensor) -> Rows:
+        """Some of the rows, bool ``(rows,)``; ``samples`` stays the number of all."""
+        return replace(
+            self,
+            index=self.index[rows],
+            codes=self.codes[rows],
+            multiplicity=self.multiplicity[rows],
+        )
 
     def ungrouped(self) -> Groups:
         """One group for each leading index."""

@@ -57,7 +57,7 @@ def mutual_information(
     rows = labelled_rows(x_in, x_out, hidden, valid)
     condition = Condition.empty(rows, estimator)
     for unit in range(hidden.shape[-1]):
-        condition = condition.extended(rows.codes[:, 2 + unit])
+        condition = condition.with_unit(unit)
     return condition.information().reshape(rows.leading)
 
 
@@ -77,9 +77,11 @@ class Condition:
     Everything the project measures asks the same question again and again: what is
     I(X_in; X_out | S ∪ {j}) for every candidate unit j? So the samples are kept grouped by the
     state of S (alone, and with X_in, X_out or both), and a candidate only splits the groups.
+    A state of S in which X_in or X_out is constant adds 0 to the plug-in estimate, whatever joins S
+    later; its samples are left out, and as S grows soon few are left.
 
     Attributes:
-        rows: The counted samples, with the columns X_in, X_out, Y_1 … Y_n.
+        rows: The counted samples that are not left out, with the columns X_in, X_out, Y_1 … Y_n.
         groupings: The rows grouped by S, (X_in, S), (X_out, S) and (X_in, X_out, S).
         estimator: How entropies are estimated from counts.
     """
@@ -104,12 +106,27 @@ class Condition:
         """A number that the code of every unit stays below."""
         return max(self.rows.levels[2:])
 
+    def with_unit(self, unit: int) -> Condition:
+        """The condition with one more unit, the same for all leading indices."""
+        return self.extended(self.rows.codes[:, 2 + unit])
+
     def extended(self, codes: Tensor) -> Condition:
-        """The condition with one more unit, whose codes in the rows are ``codes`` ``(rows,)``."""
+        """The condition with one more unit, whose codes in ``self.rows`` are ``(rows,)``."""
         nothing, with_in, with_out, with_both = (
             groups.split(codes, self.unit_levels) for groups in self.groupings
         )
-        return Condition(self.rows, (nothing, with_in, with_out, with_both), self.estimator)
+        varying = _varying(nothing, with_in) & _varying(nothing, with_out)
+        kept = varying[nothing.of_row]
+        return Condition(
+            self.rows.select(kept),
+            (
+                nothing.select(kept),
+                with_in.select(kept),
+                with_out.select(kept),
+                with_both.select(kept),
+            ),
+            self.estimator,
+        )
 
     def information(self) -> Tensor:
         """I(X_in; X_out | S) in bits, float64 ``(indices,)``."""
@@ -129,7 +146,7 @@ class Condition:
         """
         rows = self.rows
         indices = rows.samples.numel()
-        at_once = max(1, _ELEMENTS_AT_ONCE // rows.index.numel())
+        at_once = max(1, _ELEMENTS_AT_ONCE // max(1, rows.index.numel()))
         values = []
         for block in candidates.split(at_once, dim=1):
             times = block.shape[1]
@@ -157,7 +174,13 @@ class Condition:
     ) -> Tensor:
         estimate = entropy_estimator(estimator)
         nothing, with_in, with_out, with_both = (
-            estimate(torch.bincount(groups.of_row, weights=multiplicity), groups.index, samples)
-            for groups in groupings
+            estimate(groups.sums(multiplicity), groups.index, samples) for groups in groupings
         )
         return with_in + with_out - with_both - nothing
+
+
+def _varying(groups: Groups, labelled: Groups) -> Tensor:
+    """Whether a group holds several groups of the finer ``labelled``, bool ``(groups,)``."""
+    parent = torch.empty_like(labelled.index)
+    parent[labelled.of_row] = groups.of_row
+    return torch.bincount(parent, minlength=groups.index.numel()) > 1

@@ -135,12 +135,12 @@ def _grow_condition(condition: Condition, *, largest: bool) -> tuple[Tensor, Ten
         Units in the order in which they went, whether each was tied, and I(X_in; X_out | S) after
         each; all ``(indices, units)``.
     """
-    rows = condition.rows
-    codes = rows.codes[:, 2:]
-    indices, units = rows.samples.numel(), codes.shape[1]
-    left = torch.arange(units, device=codes.device).expand(indices, units)
+    indices, units = condition.rows.samples.numel(), condition.rows.codes.shape[1] - 2
+    left = torch.arange(units, device=condition.rows.codes.device).expand(indices, units)
     moved, tied, conditioned = [], [], []
     for _ in range(units):
+        rows = condition.rows
+        codes = rows.codes.gather(1, 2 + left[rows.index])
         values = condition.information_with(codes)
         best = values.amax(1, keepdim=True) if largest else values.amin(1, keepdim=True)
         as_good = (values - best).abs() <= TIE
@@ -149,10 +149,8 @@ def _grow_condition(condition: Condition, *, largest: bool) -> tuple[Tensor, Ten
         tied.append(as_good.sum(1, keepdim=True) > 1)
         conditioned.append(values.gather(1, pick))
         condition = condition.extended(codes.gather(1, pick[rows.index]).squeeze(1))
-        others = torch.arange(values.shape[1] - 1, device=codes.device)
-        others = others + (others >= pick)
-        left = left.gather(1, others)
-        codes = codes.gather(1, others[rows.index])
+        others = torch.arange(left.shape[1] - 1, device=left.device)
+        left = left.gather(1, others + (others >= pick))
     return torch.cat(moved, dim=1), torch.cat(tied, dim=1), torch.cat(conditioned, dim=1)
 
 

@@ -70,10 +70,10 @@ def relay_information(
     relays = list(range(units)) if relay_units is None else _checked(relay_units, units)
     condition = Condition.empty(rows, estimator)
     for unit in sorted(set(range(units)) - set(relays)):
-        condition = condition.extended(rows.codes[:, 2 + unit])
+        condition = condition.with_unit(unit)
     given_others = condition.information()
     for unit in relays:
-        condition = condition.extended(rows.codes[:, 2 + unit])
+        condition = condition.with_unit(unit)
     return (given_others - condition.information()).reshape(rows.leading)
 
 
