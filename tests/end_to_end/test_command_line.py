@@ -1,0 +1,51 @@
+"""A LightningCLI configuration can name the callback, the task and the model."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_relay import RelayInformationCallback
+from lightning_relay.tasks import MemoryTask, RecurrentClassifier
+
+CONFIGURATION = """
+seed_everything: 1
+model: {cell: gru, input_size: 1, num_classes: 4}
+data: {bits: 2, delay: 1, train_size: 64, val_size: 64, test_size: 64}
+trainer:
+  logger: false
+  max_epochs: 1
+  accelerator: cpu
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: lightning_relay.RelayInformationCallback
+      init_args:
+        modules: [rnn]
+        target: 1
+        prediction: readout
+        concepts: per_class
+        time_steps: [0, -1]
+        inputs_end: 1
+        stages: [validate]
+"""
+
+
+# LightningCLI uses what jsonargparse has deprecated.
+@pytest.mark.filterwarnings("ignore")
+def test_a_configuration_file_runs_the_analysis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIGURATION)
+    cli = LightningCLI(
+        RecurrentClassifier,
+        MemoryTask,
+        args=["fit", "--config", str(path)],
+        save_config_callback=None,
+    )
+    (relays,) = (c for c in cli.trainer.callbacks if isinstance(c, RelayInformationCallback))
+    assert list(relays.reports[0].layers["rnn.l0"].concepts) == [f"class_{n}" for n in range(4)]
