@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from collections.abc import Callable
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -27,7 +28,7 @@ def train(
     """Validation accuracy of a trained cell, and what its layer relays in both greedy orders."""
     seed_everything(0, verbose=False)
     model = RecurrentClassifier(cell, task.input_size, task.num_classes, hidden_size=20)
-    concepts = {"pattern": int, **task.concepts}
+    concepts: dict[str, Callable[[int], int]] = {"pattern": int, **task.concepts}
     shrinking = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end)
     growing = RelayInformationCallback(
         concepts=concepts, inputs_end=task.inputs_end, direction="grow", prefix="relay_grow"

@@ -50,6 +50,6 @@ def test_unknown_concepts_are_refused(concepts: Concepts) -> None:
 
 def test_functions_are_checked() -> None:
     with pytest.raises(TypeError, match=r"concepts: got 'even': 2; it takes a name and a function"):
-        concept_codes({"even": 2}, X_IN, X_OUT)  # type: ignore[dict-item]
+        concept_codes({"even": 2}, X_IN, X_OUT)
     with pytest.raises(TypeError, match=r"concepts: 'list' returned \[0\] for label 0; it takes"):
-        concept_codes({"list": lambda label: [label]}, X_IN, X_OUT)  # type: ignore[dict-item,return-value]
+        concept_codes({"list": lambda label: [label]}, X_IN, X_OUT)

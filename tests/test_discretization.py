@@ -134,7 +134,7 @@ def test_states_that_are_not_finite_are_located() -> None:
 def test_bad_arguments_say_what_is_taken() -> None:
     states = torch.zeros(3, 1)
     with pytest.raises(ValueError, match=r"discretization: got 'mean'; it takes 'kmeans', 'medi"):
-        discretize(states, "mean")  # type: ignore[arg-type]
+        discretize(states, "mean")
     with pytest.raises(ValueError, match=r"levels: got 4 with 'kmeans', which makes two; use 'qua"):
         discretize(states, levels=4)
     with pytest.raises(ValueError, match=r"levels: got 1; it takes at least 2"):

@@ -25,7 +25,7 @@ from tests.images import decoded
 from tests.models import CLASSES, STEPS, Classifier, Frozen, WithoutForward, loader
 from tests.test_report import assert_equal
 
-INPUTS, LABELS = loader().dataset.tensors  # type: ignore[attr-defined]
+INPUTS, LABELS = loader().dataset.tensors
 
 
 def quiet_trainer(*callbacks: Any, **options: Any) -> Trainer:
@@ -169,7 +169,7 @@ def test_a_target_that_the_step_takes_out_of_the_batch_is_still_found() -> None:
 
     data = [{"x": x, "y": y} for x, y in zip(INPUTS, LABELS, strict=True)]
     callback = RelayInformationCallback()
-    quiet_trainer(callback).validate(Popping(), DataLoader(data, 16), verbose=False)  # type: ignore[arg-type]
+    quiet_trainer(callback).validate(Popping(), DataLoader(data, 16), verbose=False)
     assert callback.reports[0].samples == 48
 
 
@@ -519,7 +519,7 @@ def test_a_module_of_the_separate_package_is_refused_by_name() -> None:
         "pytorch_lightning", reason="only where the separate package is installed beside lightning"
     )
 
-    class Foreign(separate.LightningModule):  # type: ignore[name-defined,misc]
+    class Foreign(separate.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.rnn = nn.RNN(1, 2)
@@ -544,7 +544,7 @@ def test_a_module_of_the_separate_package_is_refused_by_name() -> None:
     ):
         trainer.fit(Foreign(), loader())
     with pytest.raises(TypeError, match=r"pl_module: got Linear; it takes a lightning.pytorch.Li"):
-        RelayInformationCallback().setup(quiet_trainer(), nn.Linear(1, 1), "fit")  # type: ignore[arg-type]
+        RelayInformationCallback().setup(quiet_trainer(), nn.Linear(1, 1), "fit")
 
 
 def test_several_processes_are_refused() -> None:
@@ -552,4 +552,4 @@ def test_several_processes_are_refused() -> None:
         world_size = 2
 
     with pytest.raises(ValueError, match=r"trainer: got 2 processes; the relay analysis takes one"):
-        RelayInformationCallback().setup(FakeTrainer(), LightningModule(), "fit")  # type: ignore[arg-type]
+        RelayInformationCallback().setup(FakeTrainer(), LightningModule(), "fit")

@@ -24,7 +24,7 @@ def test_speakers_are_told_apart_and_padded_steps_do_not_count() -> None:
     assert tested.stage == "test"
     layer = tested.layers["rnn.l0"]
     assert list(layer.concepts) == [f"class_{label}" for label in range(9)]
-    lengths = [len(series) for series, _ in task.test_dataloader().dataset]  # type: ignore[attr-defined]
+    lengths = [len(series) for series, _ in task.test_dataloader().dataset]
     assert min(lengths) < max(lengths)
     assert layer.samples.tolist() == [
         sum(length > step for length in lengths) for step in range(max(lengths))

@@ -47,11 +47,11 @@ def test_codes_at_the_ends_of_their_dtype_do_not_overflow() -> None:
 
 def test_bad_arguments_say_what_is_taken() -> None:
     with pytest.raises(ValueError, match=r"estimator: got 'bayes'; it takes 'plugin'"):
-        entropy(torch.zeros(3, 1).long(), estimator="bayes")  # type: ignore[arg-type]
+        entropy(torch.zeros(3, 1).long(), estimator="bayes")
     with pytest.raises(TypeError, match=r"hidden: got torch.float32; it takes integers: discret"):
         entropy(torch.zeros(3, 1))
     with pytest.raises(TypeError, match=r"hidden: got list; it takes a tensor of integers"):
-        entropy([[0]])  # type: ignore[arg-type]
+        entropy([[0]])
     with pytest.raises(ValueError, match=r"hidden: got shape \(3,\); it takes \(…, samples, unit"):
         entropy(torch.zeros(3).long())
     with pytest.raises(ValueError, match=r"with at least one unit"):

@@ -160,6 +160,6 @@ def test_the_result_is_frozen_and_the_direction_checked() -> None:
     order = relay_order(bit, bit, bit.unsqueeze(1))
     assert isinstance(order, RelayOrder)
     with pytest.raises(AttributeError):
-        order.units = bit  # type: ignore[misc]
+        order.units = bit
     with pytest.raises(ValueError, match=r"direction: got 'up'; it takes 'shrink' or 'grow'"):
-        relay_order(bit, bit, bit.unsqueeze(1), direction="up")  # type: ignore[arg-type]
+        relay_order(bit, bit, bit.unsqueeze(1), direction="up")

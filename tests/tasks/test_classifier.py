@@ -21,7 +21,7 @@ def test_loss_and_accuracy_of_every_class_are_logged() -> None:
     model = RecurrentClassifier("rnn", task.input_size, task.num_classes)
     trainer = quiet_trainer()
     (metrics,) = trainer.validate(model, task, verbose=False)
-    inputs, labels = task.val_dataloader().dataset.tensors  # type: ignore[attr-defined]
+    inputs, labels = task.val_dataloader().dataset.tensors
     with torch.no_grad():
         scores = model.eval()(inputs)
     assert metrics["val_accuracy"] == pytest.approx(
@@ -38,4 +38,4 @@ def test_loss_and_accuracy_of_every_class_are_logged() -> None:
 
 def test_an_unknown_cell_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cell: got 'mgu'; it takes 'rnn', 'gru', 'lstm'"):
-        RecurrentClassifier("mgu", input_size=1, num_classes=2)  # type: ignore[arg-type]
+        RecurrentClassifier("mgu", input_size=1, num_classes=2)

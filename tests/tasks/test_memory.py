@@ -7,7 +7,7 @@ from lightning_relay.tasks import MemoryTask
 def test_bits_are_presented_one_per_step_and_then_nothing() -> None:
     task = MemoryTask(bits=4, delay=3, noise=0.0, val_size=32)
     task.setup("fit")
-    inputs, labels = task.val_dataloader().dataset.tensors  # type: ignore[attr-defined]
+    inputs, labels = task.val_dataloader().dataset.tensors
     assert inputs.shape == (32, 7, 1)
     assert (task.steps, task.inputs_end, task.num_classes) == (7, 3, 16)
     assert bool((inputs[:, 4:] == 0).all())
@@ -24,10 +24,10 @@ def test_each_bit_is_a_concept() -> None:
 
 def test_noise_size_and_seed_are_parameters() -> None:
     def sequences(**options: float) -> list[torch.Tensor]:
-        task = MemoryTask(train_size=400, val_size=8, test_size=9, **options)  # type: ignore[arg-type]
+        task = MemoryTask(train_size=400, val_size=8, test_size=9, **options)
         task.setup("fit")
         return [
-            loader.dataset.tensors[0]  # type: ignore[attr-defined]
+            loader.dataset.tensors[0]
             for loader in (task.train_dataloader(), task.val_dataloader(), task.test_dataloader())
         ]
 
@@ -49,4 +49,4 @@ def test_arguments_out_of_range_are_refused() -> None:
         ({"batch_size": 0}, "batch_size: got 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            MemoryTask(**options)  # type: ignore[arg-type]
+            MemoryTask(**options)

@@ -27,7 +27,7 @@ def test_a_part_of_the_training_set_is_kept_for_validation() -> None:
     pytest.importorskip("aeon", reason="the series ship with aeon, an optional dependency")
     task = TimeSeriesTask("JapaneseVowels", val_fraction=0.2, seed=1)
     train, val, test = (
-        loader.dataset  # type: ignore[attr-defined]
+        loader.dataset
         for loader in (task.train_dataloader(), task.val_dataloader(), task.test_dataloader())
     )
     assert (len(train), len(val), len(test)) == (216, 54, 370)
@@ -35,7 +35,7 @@ def test_a_part_of_the_training_set_is_kept_for_validation() -> None:
     training = torch.cat([series for series, _ in train])
     torch.testing.assert_close(training.mean(0), torch.zeros(12), atol=1e-4, rtol=0)
     torch.testing.assert_close(training.std(0), torch.ones(12), atol=1e-4, rtol=0)
-    other = TimeSeriesTask("JapaneseVowels", seed=2).val_dataloader().dataset  # type: ignore[attr-defined]
+    other = TimeSeriesTask("JapaneseVowels", seed=2).val_dataloader().dataset
     assert [len(series) for series, _ in other] != [len(series) for series, _ in val]
 
 
