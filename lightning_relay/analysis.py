@@ -15,6 +15,7 @@ from lightning_relay.information import (
     mutual_information,
     relay_order,
 )
+from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def relay_report(
         direction: Direction of the greedy order.
         estimator: How entropies are estimated from counts.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
-            Default: every step up to the end of the longest sequence.
+            Default: every step up to the end of the longest sequence and, where the sequences are
+            of different lengths, -1: the last step of each.
         inputs_end: Step at which the last input was presented; a negative one counts back from
             each sequence's own end. Steps at which some sequence still had input to come are
             marked in the report, because there X_out depends on more than the states.
@@ -80,6 +82,10 @@ def relay_report(
         array([1., 0.])
     """
     check_method(discretization, levels)
+    check_time_steps(time_steps)
+    x_in, x_out = _labels("x_in", x_in), _labels("x_out", x_out)
+    if not states:
+        raise ValueError("states: got no layer; it takes hidden states by layer key")
     for layer, layer_states in states.items():
         if len(layer_states.values) != len(x_in) or len(x_in) != len(x_out):
             raise ValueError(
@@ -144,10 +150,30 @@ def relay_report(
     )
 
 
-def _steps(states: HiddenStates, time_steps: Sequence[int] | None) -> list[int]:
+def check_time_steps(time_steps: Sequence[int] | None) -> None:
+    """Raise a ValueError unless ``time_steps`` is None or a list of different steps."""
     if time_steps is None:
-        return list(range(int(states.lengths.max())))
-    return [int(step) for step in time_steps]
+        return
+    steps = list(time_steps)
+    if not steps or not all(isinstance(step, int) for step in steps):
+        raise ValueError(f"time_steps: got {time_steps!r}; it takes a list of step indices")
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"time_steps: got {time_steps!r}; name each step once")
+
+
+def _labels(name: str, labels: Tensor) -> Tensor:
+    check_label_tensor(name, labels)
+    if labels.dim() != 1:
+        raise ValueError(f"{name}: got shape {tuple(labels.shape)}; it takes (batch,)")
+    return labels.long()
+
+
+def _steps(states: HiddenStates, time_steps: Sequence[int] | None) -> list[int]:
+    if time_steps is not None:
+        return list(time_steps)
+    lengths = states.lengths
+    steps = list(range(int(lengths.max())))
+    return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
 
 
 def _ambiguous(tied: Tensor, direction: Direction) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 
 from lightning_relay.predictions import Prediction, PredictionReader
 from lightning_relay.recurrent.buffer import SequenceBuffer, Sequences
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
-from lightning_relay.targets import BatchEntry, read_entry, read_target
+from lightning_relay.targets import BatchEntry, Target, read_entry, read_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,11 @@ class EvaluationCapture:
 
     Attributes:
         buffers: The sequences gathered so far, by dataloader.
-        num_classes: Number of classes that had a score; None as long as it is not known.
+        num_classes: Number of classes that had a score, by dataloader; None where only classes
+            are known.
+        sources: Where X_in and X_out were found, in words, by dataloader.
+        presorted: Layers that were given packed sequences that had been sorted by length, and whose
+            order could not be checked because no lengths were named.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class EvaluationCapture:
         seed: int,
     ) -> None:
         self.buffers: dict[int, SequenceBuffer] = {}
-        self.num_classes: int | None = None
+        self.num_classes: dict[int, int | None] = {}
+        self.sources: dict[int, tuple[str, str]] = {}
+        self.presorted: set[str] = set()
         self._recorder = HiddenStateRecorder(model, modules)
         self._reader = PredictionReader(model, prediction)
         self._target_entry = target
@@ -61,7 +68,8 @@ class EvaluationCapture:
         self._max_samples = max_samples
         self._seed = seed
         self._hooks = ExitStack()
-        self._target: Tensor | None = None
+        self._dataloader: int | None = None
+        self._target: Target | None = None
         self._lengths: Tensor | None = None
 
     def __enter__(self) -> Self:
@@ -79,10 +87,19 @@ class EvaluationCapture:
     ) -> None:
         self._hooks.close()
 
-    def before_step(self, batch: Any) -> None:
-        """Read labels and lengths off a batch, before the step can change it."""
+    def before_step(self, batch: Any, dataloader: int = 0) -> None:
+        """Read labels and lengths off a batch, before the step can change it.
+
+        Args:
+            batch: The batch.
+            dataloader: Index of the dataloader that it came from; the step may do something else
+                with the batches of each.
+        """
         self._recorder.clear()
         self._reader.clear()
+        if dataloader != self._dataloader:
+            self._dataloader = dataloader
+            self._reader.restart()
         self._target = read_target(batch, self._target_entry)
         self._lengths = None
         if self._lengths_entry is not None:
@@ -94,26 +111,27 @@ class EvaluationCapture:
                 )
             self._lengths = lengths.detach().clone()
 
-    def after_step(self, outputs: Any, dataloader: int = 0) -> None:
+    def after_step(self, outputs: Any) -> None:
         """Take in what the step made of the batch.
 
         Args:
             outputs: What the step returned.
-            dataloader: Index of the dataloader that the batch came from.
         """
-        if self._target is None:
+        if self._target is None or self._dataloader is None:
             raise RuntimeError("capture: after_step was called without before_step")
-        states = self._step_states(self._target)
-        predictions = self._reader.read(outputs, self._target)
-        self.num_classes = predictions.num_classes
+        target = self._target
+        states = self._step_states(len(target.labels))
+        predictions = self._reader.read(outputs, target.labels)
+        self.num_classes[self._dataloader] = predictions.num_classes
+        self.sources[self._dataloader] = (target.source, predictions.source)
         buffer = self.buffers.setdefault(
-            dataloader, SequenceBuffer(self._max_samples, seed=self._seed)
+            self._dataloader, SequenceBuffer(self._max_samples, seed=self._seed)
         )
-        buffer.add(Sequences(states, self._target, predictions.classes))
+        buffer.add(Sequences(states, target.labels, predictions.classes))
         self._recorder.clear()
         self._reader.clear()
 
-    def _step_states(self, target: Tensor) -> dict[str, HiddenStates]:
+    def _step_states(self, labels: int) -> dict[str, HiddenStates]:
         for layer, calls in self._recorder.calls.items():
             if calls != 1:
                 raise ValueError(
@@ -124,12 +142,26 @@ class EvaluationCapture:
         states = self._recorder.states
         for layer, layer_states in states.items():
             sequences = len(layer_states.values)
-            if sequences != len(target):
+            if sequences != labels:
                 raise ValueError(
-                    f"target: got {len(target)} labels for {sequences} sequences of {layer!r}; it "
+                    f"target: got {labels} labels for {sequences} sequences of {layer!r}; it "
                     "takes one class label for each sequence"
                 )
-            if self._lengths is not None:
-                states[layer] = HiddenStates.of_lengths(layer_states.values, self._lengths)
+            states[layer] = self._within_lengths(layer, layer_states)
             states[layer].check_finite(layer)
         return states
+
+    def _within_lengths(self, layer: str, states: HiddenStates) -> HiddenStates:
+        packed = self._recorder.packed
+        if self._lengths is None:
+            if packed.get(layer):
+                self.presorted.add(layer)
+            return states
+        named = HiddenStates.of_lengths(states.values, self._lengths)
+        if layer in packed and not torch.equal(named.lengths, states.lengths):
+            raise ValueError(
+                f"lengths: the packed sequences given to {layer!r} have other lengths than named, "
+                "so they stand in another order than the batch; let the packing sort them "
+                "(enforce_sorted=False) instead of sorting them before"
+            )
+        return named

@@ -20,8 +20,11 @@ Method = Literal["kmeans", "median", "sign", "quantile"]
 _ELEMENTS_AT_ONCE = 2**23
 """States are sorted in blocks of leading indices of about this many values."""
 
-_ROUNDING = 8
-"""A unit whose range is this many roundings of its largest value, or fewer, counts as constant."""
+_ROUNDING = {torch.float32: 8, torch.float64: 8}
+"""A unit whose range is this many roundings of its largest value, or fewer, counts as constant.
+
+In the half precisions a rounding is so large that two neighbouring values can be told apart.
+"""
 
 
 def discretize(
@@ -41,14 +44,15 @@ def discretize(
     - ``"sign"``: above 0, or not; the only method whose thresholds do not depend on the data.
     - ``"quantile"``: the splits nearest to ``levels`` equal parts.
 
-    Of splits that are as good, the lowest is taken; equal values are never split. A unit that is
-    constant up to rounding gets the one code 0 (from ``"sign"`` the one code of its sign).
+    Of splits that are as good, the lowest is taken; equal values are never split. A constant unit
+    gets the one code 0 (from ``"sign"`` the one code of its sign); in float32 and float64 it counts
+    as constant up to rounding.
 
     Args:
         states: Real states of shape ``(…, samples, units)``, any floating dtype.
         method: How thresholds are found.
-        levels: Number of codes; only ``"quantile"`` takes more than 2. Fewer are used where a unit
-            has fewer different values.
+        levels: Number of codes; only ``"quantile"`` takes more than 2. Fewer are used where equal
+            values make several cuts the same.
         valid: Boolean mask broadcastable to ``(…, samples)``; samples with False take no part in
             the fit, and their codes mean nothing.
         layer: Name of the layer, for error messages.
@@ -73,10 +77,15 @@ def discretize(
     check_method(method, levels)
     if not states.is_floating_point():
         raise TypeError(f"states: got {states.dtype}; it takes real states of a floating dtype")
-    if states.dim() < 2:
-        raise ValueError(f"states: got shape {tuple(states.shape)}; it takes (…, samples, units)")
+    if states.dim() < 2 or states.numel() == 0:
+        raise ValueError(
+            f"states: got shape {tuple(states.shape)}; it takes (…, samples, units) with at least "
+            "one sample and one unit"
+        )
     mask = torch.ones(states.shape[:-1], dtype=torch.bool, device=states.device)
     if valid is not None:
+        if valid.dtype != torch.bool:
+            raise TypeError(f"valid: got {valid.dtype}; it takes a mask of torch.bool")
         try:
             mask = valid.expand(states.shape[:-1])
         except RuntimeError:
@@ -160,7 +169,7 @@ def _constant(states: Tensor, mask: Tensor) -> Tensor:
     highest = values.masked_fill(~inside, -torch.inf).amax(1, keepdim=True)
     lowest = values.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
     rounding = torch.finfo(states.dtype).eps * torch.maximum(highest.abs(), lowest.abs())
-    return highest - lowest <= _ROUNDING * rounding
+    return highest - lowest <= _ROUNDING.get(states.dtype, 0) * rounding
 
 
 def _between_clusters(ordered: Tensor, mask: Tensor, size: Tensor, count: Tensor) -> Tensor:

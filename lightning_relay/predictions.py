@@ -21,25 +21,36 @@ Prediction = str | Callable[[Any], Tensor]
 """Where class scores come from: a submodule's name, or a function of what the step returned."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Classes that a model gave a batch.
 
     Attributes:
         classes: Predicted class of each sample, int64 ``(batch,)``.
         num_classes: Number of classes that had a score; None where only labels are known.
+        source: Where they came from, in words.
     """
 
     classes: Tensor
     num_classes: int | None
+    source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
-    """One outermost call of a module during a step."""
+    """One outermost call of a module during a step.
+
+    Attributes:
+        module: Name of the module.
+        scores: Floating outputs ``(batch, classes)``.
+        sizes: Sizes of the first dimension of all floating outputs.
+        seen: Shapes of all outputs, in words.
+        inputs: Identities of the inputs; they are compared with outputs that are still held.
+    """
 
     module: str
-    tensors: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...]
+    sizes: frozenset[int]
     seen: str
     inputs: frozenset[int]
 
@@ -48,9 +59,9 @@ class PredictionReader:
     """Context manager that finds the class scores a model computes during a step.
 
     Where nothing is named, every outermost module call of the step is looked at: class scores are
-    a floating tensor ``(batch, classes)`` that no later call turns into another such tensor.
-    Losses and metrics are passed over. If that leaves exactly one, it is taken, and from then on
-    only its module is watched.
+    a floating tensor ``(batch, classes)`` that no later call takes in to give another one. Losses
+    and metrics are passed over. If that leaves exactly one, and no later call gives anything else
+    for each sample, it is taken, and from then on only its module is watched.
 
     Args:
         model: The model whose step is watched.
@@ -92,6 +103,12 @@ class PredictionReader:
         self._unhook()
         self.clear()
 
+    def restart(self) -> None:
+        """Look for the class scores anew, as other steps may follow."""
+        if not callable(self._prediction):
+            self._watch(self._prediction)
+        self.clear()
+
     def clear(self) -> None:
         """Forget the calls of the step before."""
         self._open.clear()
@@ -110,11 +127,12 @@ class PredictionReader:
                 score; says what was seen and which argument decides.
         """
         if callable(self._prediction):
-            return self._classes(self._prediction(outputs), target, "the function")
+            name = getattr(self._prediction, "__qualname__", repr(self._prediction))
+            return _classes(self._prediction(outputs), target, f"prediction={name}")
         call, scores = self._only_scores(target)
         if self._watched is None:
             self._watch(call.module)
-        return self._classes(scores, target, _name(call.module))
+        return _classes(scores, target, _name(call.module))
 
     def _watch(self, module: str | None) -> None:
         self._unhook()
@@ -137,26 +155,35 @@ class PredictionReader:
             self._handles.pop().remove()
 
     def _only_scores(self, target: Tensor) -> tuple[_Call, Tensor]:
+        calls = [call for call in self._calls if len(target) in call.sizes]
         found = [
-            (call, tensor)
-            for call in self._calls
-            for tensor in call.tensors
-            if len(tensor) == len(target)
+            (position, scores)
+            for position, call in enumerate(calls)
+            for scores in call.scores
+            if len(scores) == len(target)
         ]
         final = [
-            (call, tensor)
-            for position, (call, tensor) in enumerate(found)
-            if not any(id(tensor) in later.inputs for later, _ in found[position + 1 :])
+            (position, scores)
+            for position, scores in found
+            if not any(id(scores) in calls[later].inputs for later, _ in found if later > position)
         ]
-        if len(final) == 1:
-            return final[0]
-        if final:
-            several = ", ".join(f"{_name(call.module)} {tuple(s.shape)}" for call, s in final)
+        if len(final) == 1 and final[0][0] == len(calls) - 1:
+            return calls[-1], final[0][1]
+        if self._watched is not None and len(self._calls) > 1:
+            raise ValueError(
+                f"prediction: {_name(self._watched)} was called {len(self._calls)} times in one "
+                "step; give prediction= a function of what the step returns"
+            )
+        if len(final) > 1:
+            several = ", ".join(
+                f"{_name(calls[position].module)} {tuple(scores.shape)}"
+                for position, scores in final
+            )
             problem = f"several outputs could be the class scores: {several}"
         else:
             seen = "; ".join(f"{_name(call.module)}: {call.seen}" for call in self._calls)
             problem = (
-                f"no class scores of shape ({len(target)}, classes) were computed in the step; "
+                f"the step does not end with class scores of shape ({len(target)}, classes); "
                 f"outermost module calls seen: {seen or 'none'}"
             )
         raise ValueError(
@@ -165,34 +192,34 @@ class PredictionReader:
             "predicted classes"
         )
 
-    def _classes(self, scores: Any, target: Tensor, source: str) -> Predictions:
-        if not isinstance(scores, Tensor):
-            raise TypeError(f"prediction: {source} gave {type(scores).__name__}; it takes a tensor")
-        if len(scores.shape) == 0 or len(scores) != len(target):
-            raise ValueError(
-                f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets"
-            )
-        if scores.dim() == 1 and not scores.is_floating_point():
-            return Predictions(scores.detach().long().clone(), None)
-        if not _could_be_scores(scores):
-            raise TypeError(
-                f"prediction: {source} gave {scores.dtype} of shape {tuple(scores.shape)}; it "
-                "takes class scores (batch, classes) of at least two classes, or integer classes "
-                "(batch,)"
-            )
-        if not bool(torch.isfinite(scores).all()):
-            raise ValueError(
-                f"prediction: class scores of {source} are not finite; look for diverging weights "
-                "or non-finite inputs"
-            )
-        classes = scores.shape[1]
-        if bool(((target < 0) | (target >= classes)).any()):
-            raise ValueError(
-                f"target: labels from {int(target.min())} to {int(target.max())}, but "
-                f"{source} gives {classes} class scores, for labels 0 to {classes - 1}; name the "
-                "class labels with target= or the class scores with prediction="
-            )
-        return Predictions(scores.detach().argmax(1), classes)
+
+def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"prediction: {source} gave {type(scores).__name__}; it takes a tensor")
+    if scores.dim() == 0 or len(scores) != len(target):
+        raise ValueError(
+            f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets"
+        )
+    if scores.dim() == 1 and not scores.is_floating_point():
+        return Predictions(scores.detach().long().clone(), None, source)
+    if not _could_be_scores(scores):
+        raise TypeError(
+            f"prediction: {source} gave {scores.dtype} of shape {tuple(scores.shape)}; it takes "
+            "class scores (batch, classes) of at least two classes, or integer classes (batch,)"
+        )
+    if bool((scores.isnan() | scores.isposinf()).any()):
+        raise ValueError(
+            f"prediction: class scores of {source} are NaN or infinite; look for diverging weights "
+            "or non-finite inputs"
+        )
+    classes = scores.shape[1]
+    if bool(((target < 0) | (target >= classes)).any()):
+        raise ValueError(
+            f"target: labels from {int(target.min())} to {int(target.max())}, but {source} gives "
+            f"{classes} class scores, for labels 0 to {classes - 1}; name the class labels with "
+            "target= or the class scores with prediction="
+        )
+    return Predictions(scores.detach().argmax(1), classes, f"argmax of {source}, {classes} classes")
 
 
 class _Enter:
@@ -224,6 +251,11 @@ class _Leave:
             _Call(
                 self._module,
                 tuple(tensor for tensor in tensors if _could_be_scores(tensor)),
+                frozenset(
+                    len(tensor)
+                    for tensor in tensors
+                    if tensor.is_floating_point() and tensor.dim() > 0
+                ),
                 ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor",
                 frozenset(id(tensor) for tensor in _tensors((args, kwargs))),
             )
@@ -235,7 +267,7 @@ def _watchable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if any(name == other or name.startswith(f"{other}.") for other in skipped):
             continue
-        if isinstance(module, _Loss | Metric | MetricCollection):
+        if isinstance(module, _Loss | Metric | MetricCollection | torch.jit.ScriptModule):
             skipped.append(name)
             continue
         yield name, module

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -19,7 +20,7 @@ FORMAT = 1
 """Version of the file format; a file of a later one is refused."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConceptRelay:
     """What one layer relays of one concept, at every analysed step.
 
@@ -59,7 +60,7 @@ class ConceptRelay:
         return " ".join(f"{'≈' if tied else ''}{unit}" for unit, tied in islice(order, count))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerRelay:
     """What one recurrent layer relays.
 
@@ -82,7 +83,7 @@ class LayerRelay:
     concepts: Mapping[str, ConceptRelay]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RelayReport:
     """Results of one relay analysis.
 
@@ -96,6 +97,8 @@ class RelayReport:
         direction: Direction of the greedy order.
         estimator: Estimator of the entropies.
         inputs_end: Step at which the last input was presented; None where it was not given.
+        x_in: Where X_in was found, in words; None outside a Trainer.
+        x_out: Where X_out was found, in words; None outside a Trainer.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
         epoch: The Trainer's epoch, from 0.
         global_step: The Trainer's number of optimizer steps.
@@ -111,6 +114,8 @@ class RelayReport:
     direction: str
     estimator: str
     inputs_end: int | None = None
+    x_in: str | None = None
+    x_out: str | None = None
     stage: str | None = None
     epoch: int | None = None
     global_step: int | None = None
@@ -145,8 +150,11 @@ class RelayReport:
         """Read a report that ``save`` wrote; nothing in the file is executed.
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If the file holds no relay report, or one of a later format.
         """
+        if Path(path).exists() and not is_zipfile(path):
+            raise ValueError(f"path: {str(path)!r} holds no relay report")
         with np.load(Path(path), allow_pickle=False) as file:
             if "header" not in file:
                 raise ValueError(f"path: {str(path)!r} holds no relay report")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -13,16 +14,29 @@ BatchEntry = int | str | Callable[[Any], Tensor]
 """Where something stands in a batch: an index, a key or attribute, or a function of the batch."""
 
 
-def read_target(batch: Any, target: BatchEntry | None = None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The class labels of a batch.
+
+    Attributes:
+        labels: A copy of the labels, int64 ``(batch,)``.
+        source: Where they came from, in words.
+    """
+
+    labels: Tensor
+    source: str
+
+
+def read_target(batch: Any, target: BatchEntry | None = None) -> Target:
     """Class labels of the inputs of a batch.
 
     Args:
         batch: What a dataloader yields.
         target: Index, key or attribute of the batch, or a function of it; default: the only
-            integer tensor of shape ``(batch,)`` there is.
+            integer tensor of shape ``(batch,)`` there is, unless a float one stands beside it.
 
     Returns:
-        A copy of the labels, int64 ``(batch,)``.
+        The labels and where they were found.
 
     Raises:
         TypeError: If the labels are not integers.
@@ -31,14 +45,14 @@ def read_target(batch: Any, target: BatchEntry | None = None) -> Tensor:
     Example:
         >>> import torch
         >>> read_target((torch.zeros(2, 5, 3), torch.tensor([4, 1])))
-        tensor([4, 1])
+        Target(labels=tensor([4, 1]), source='batch[1]')
     """
     if target is None:
-        labels = _only_integers(batch)
+        source, labels = _only_integers(batch)
     else:
-        labels = read_entry(batch, target, "target")
+        source, labels = f"target={_in_words(target)}", read_entry(batch, target, "target")
         _check_labels(labels, target)
-    return labels.detach().long().clone()
+    return Target(labels.detach().long().clone(), source)
 
 
 def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
@@ -59,18 +73,26 @@ def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
         ) from None
 
 
-def _only_integers(batch: Any) -> Tensor:
-    found = [(path, tensor) for path, tensor in _leaves(batch) if _is_labels(tensor)]
-    if len(found) == 1:
-        return found[0][1]
-    problem = (
-        f"several integer tensors could be the class labels ({', '.join(p for p, _ in found)})"
-        if found
-        else "no integer class labels of shape (batch,)"
-    )
+def _only_integers(batch: Any) -> tuple[str, Tensor]:
+    columns = [(path, tensor) for path, tensor in _leaves(batch) if tensor.dim() == 1]
+    found = [
+        (path, tensor)
+        for path, tensor in columns
+        if _is_labels(tensor) and tensor.dtype != torch.bool
+    ]
+    rivals = [path for path, tensor in columns if tensor.is_floating_point()]
+    if len(found) == 1 and not rivals:
+        return found[0]
+    if len(found) > 1:
+        problem = f"several integer tensors ({', '.join(path for path, _ in found)}) could be"
+    elif found:
+        problem = f"{found[0][0]} holds integers, but {', '.join(rivals)} could also be"
+    else:
+        problem = "no integer tensor of shape (batch,) could be"
     raise ValueError(
-        f"target: {problem} in the batch; it has: {_described(batch)}. Relay information needs "
-        "the class of each input: give target= an index or key of the batch, or a function of it"
+        f"target: {problem} the class labels in the batch; it has: {_described(batch)}. Relay "
+        "information needs the class of each input: give target= an index or key of the batch, "
+        "or a function of it"
     )
 
 
@@ -109,3 +131,7 @@ def _described(batch: Any) -> str:
         for path, tensor in _leaves(batch)
     ]
     return ", ".join(leaves) if leaves else f"a {type(batch).__name__} without tensors"
+
+
+def _in_words(entry: BatchEntry) -> str:
+    return getattr(entry, "__qualname__", repr(entry))

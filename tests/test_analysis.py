@@ -43,8 +43,8 @@ def at_step(step: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_padded_steps_never_count() -> None:
     layer = relay_report(STATES, X_IN, X_OUT).layers["rnn.l0"]
     relay = layer.concepts["joint"]
-    assert layer.time_steps.tolist() == list(range(int(LENGTHS.max())))
-    for step in layer.time_steps:
+    assert layer.time_steps.tolist() == [*range(int(LENGTHS.max())), -1]
+    for step in layer.time_steps[:-1]:
         data = at_step(int(step))
         order = relay_order(*data)
         assert layer.samples[step] == len(data[0]) == int((step < LENGTHS).sum())

@@ -23,9 +23,9 @@ def test_steps_are_gathered_by_dataloader_without_any_trainer() -> None:
     with torch.no_grad(), capture_of(model) as capture:
         for dataloader in (0, 1):
             for batch in loader():
-                capture.before_step(batch)
+                capture.before_step(batch, dataloader)
                 model(batch[0])
-                capture.after_step(None, dataloader)
+                capture.after_step(None)
     inputs, labels = loader().dataset.tensors
     with torch.no_grad():
         predicted = model(inputs).argmax(1)
@@ -34,7 +34,9 @@ def test_steps_are_gathered_by_dataloader_without_any_trainer() -> None:
         assert torch.equal(sequences.x_in, labels)
         assert torch.equal(sequences.x_out, predicted)
         assert len(sequences.states["rnn.l0"].values) == 48
-    assert capture.num_classes == 4
+    source = "argmax of the model's own forward, 4 classes"
+    assert capture.num_classes == {0: 4, 1: 4}
+    assert capture.sources == dict.fromkeys((0, 1), ("batch[1]", source))
     assert hook_count(model) == 0
 
 

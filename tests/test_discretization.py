@@ -119,6 +119,12 @@ def test_every_floating_dtype_is_taken(dtype: torch.dtype) -> None:
     assert discretize(states).flatten().tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_saturated_unit_in_half_precision_keeps_its_levels(dtype: torch.dtype) -> None:
+    states = torch.tensor([[0.994], [1.0], [0.994], [1.0]]).to(dtype)
+    assert discretize(states).flatten().tolist() == [0, 1, 0, 1]
+
+
 def test_states_that_are_not_finite_are_located() -> None:
     states = torch.zeros(6, 4, 3)
     states[5, 2, 1] = torch.nan
@@ -141,6 +147,10 @@ def test_bad_arguments_say_what_is_taken() -> None:
         discretize(states, "quantile", levels=1)
     with pytest.raises(TypeError, match=r"states: got torch.int64; it takes real states"):
         discretize(states.long())
+    with pytest.raises(ValueError, match=r"states: got shape \(3, 0\)"):
+        discretize(torch.zeros(3, 0))
+    with pytest.raises(TypeError, match=r"valid: got torch.int64; it takes a mask of torch.bool"):
+        discretize(states, valid=torch.ones(3).long())
     with pytest.raises(ValueError, match=r"states: got shape \(3,\)"):
         discretize(states[:, 0])
     with pytest.raises(ValueError, match=r"valid: got shape \(2,\) for states \(3, 1\)"):

@@ -24,6 +24,7 @@ class Model(nn.Module):
         self.rnn = nn.GRU(2, 6, batch_first=True)
         self.head = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
         self.other = nn.Linear(6, 4)
+        self.logit = nn.Linear(4, 1)
         self.softmax = nn.Softmax(dim=1)
         self.loss = nn.CrossEntropyLoss()
         self.full_loss = nn.BCEWithLogitsLoss(reduction="none")
@@ -133,6 +134,69 @@ def test_two_heads_are_not_guessed_between(model: Model) -> None:
         assert torch.equal(reader.read(None, TARGET).classes, scores.argmax(1))
 
 
+def features_then_one_logit(model: Model) -> None:
+    model.logit(functional.relu(model.other(model.final())))
+
+
+def scores_then_a_value(model: Model) -> None:
+    hidden = model.final()
+    model.head(hidden)
+    model.logit(model.other(hidden))
+
+
+@pytest.mark.parametrize("step", [features_then_one_logit, scores_then_a_value])
+def test_scores_are_not_guessed_where_the_step_ends_with_something_else(
+    model: Model, step: Any
+) -> None:
+    with PredictionReader(model) as reader:
+        step(model)
+        with pytest.raises(ValueError, match=r"prediction: (the step does not end with|several)"):
+            reader.read(None, TARGET)
+
+
+def test_other_steps_can_follow_after_a_restart(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        own_forward(model)
+        assert reader.read(None, TARGET).source == "argmax of the model's own forward, 3 classes"
+        reader.restart()
+        model.other(model.final())
+        assert reader.read(None, TARGET).source == "argmax of 'other', 4 classes"
+
+
+def test_a_named_module_is_called_once_in_a_step(model: Model) -> None:
+    with PredictionReader(model, "head") as reader:
+        model(X)
+        model(X)
+        with pytest.raises(
+            ValueError, match=r"prediction: 'head' was called 2 times in one step; gi"
+        ):
+            reader.read(None, TARGET)
+
+
+def test_masked_classes_may_score_minus_infinity(model: Model) -> None:
+    nn.init.constant_(model.head[3].bias, -torch.inf)
+    with torch.no_grad():
+        model.head[3].bias[2] = 0.0
+    with PredictionReader(model) as reader:
+        model(X)
+        assert reader.read(None, TARGET).classes.tolist() == [2] * 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules_take_no_hooks_and_are_passed_over() -> None:
+    model = nn.Sequential(torch.jit.script(nn.Linear(2, 2)), nn.Linear(2, 3))
+    with PredictionReader(model) as reader:
+        model(X[:, 0])
+        assert reader.read(None, TARGET).num_classes == 3
+
+
+def test_nothing_of_a_step_is_held_afterwards(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        model(X)
+    with reader, pytest.raises(ValueError, match="outermost module calls seen: none"):
+        reader.read(None, TARGET)
+
+
 def test_a_function_of_what_the_step_returned_is_asked(model: Model) -> None:
     scores = torch.eye(4)[:, :3]
     with PredictionReader(model, lambda outputs: outputs["scores"]) as reader:
@@ -153,7 +217,7 @@ def test_scores_that_cannot_be_found_say_what_was_seen(model: Model) -> None:
         functional.linear(model.final(), model.head[0].weight)
         with pytest.raises(
             ValueError,
-            match=r"prediction: no class scores of shape \(4, classes\) were computed in the step; "
+            match=r"prediction: the step does not end with class scores of shape \(4, classes\); "
             r"outermost module calls seen: 'rnn': \(4, 5, 6\), \(1, 4, 6\)",
         ):
             reader.read(None, TARGET)
@@ -183,9 +247,7 @@ def test_labels_without_a_score_and_scores_that_are_not_finite_are_refused(model
     nn.init.constant_(model.head[3].bias, torch.nan)
     with PredictionReader(model) as reader:
         model(X)
-        with pytest.raises(
-            ValueError, match=r"class scores of the model's own forward are not fin"
-        ):
+        with pytest.raises(ValueError, match=r"class scores of the model's own forward are NaN o"):
             reader.read(None, TARGET)
 
 
@@ -197,13 +259,13 @@ def test_named_sources_are_checked(model: Model) -> None:
     with (
         PredictionReader(model, lambda outputs: outputs) as reader,
         pytest.raises(
-            TypeError, match=r"prediction: the function gave NoneType; it takes a tensor"
+            TypeError, match=r"prediction: prediction=.*lambda> gave NoneType; it takes a tensor"
         ),
     ):
         reader.read(None, TARGET)
     with (
         PredictionReader(model, lambda outputs: outputs) as reader,
-        pytest.raises(ValueError, match=r"the function gave shape \(2, 3\) for 4 targets"),
+        pytest.raises(ValueError, match=r"gave shape \(2, 3\) for 4 targets"),
     ):
         reader.read(torch.zeros(2, 3), TARGET)
     with (

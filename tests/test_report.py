@@ -77,6 +77,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     np.savez(path, values=np.zeros(2))
     with pytest.raises(ValueError, match=re.escape(f"path: {str(path)!r} holds no relay report")):
         RelayReport.load(path)
+    path.write_text("text")
+    with pytest.raises(ValueError, match="holds no relay report"):
+        RelayReport.load(path)
+    with pytest.raises(FileNotFoundError):
+        RelayReport.load(tmp_path / "nothing.npz")
     np.savez(path, header=np.array(json.dumps({"format": 2})))
     with pytest.raises(ValueError, match="is of another format than 1; load it with the version"):
         RelayReport.load(path)

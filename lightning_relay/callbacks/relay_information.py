@@ -6,21 +6,21 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_relay.analysis import relay_report
+from lightning_relay.analysis import check_time_steps, relay_report
 from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method, check_method
 from lightning_relay.information.entropy import Estimator, entropy_estimator
 from lightning_relay.information.ordering import Direction, check_direction
-from lightning_relay.recurrent.layers import recurrent_modules
+from lightning_relay.recurrent.buffer import Sequences
 from lightning_relay.reporting.scalars import relay_scalars
 from lightning_relay.reporting.tensorboard import write_relay_report
 
@@ -41,11 +41,12 @@ class RelayInformationCallback(Callback):
     there is no hook on the model.
 
     Logged scalars, under ``{prefix}/`` (``{prefix}_test/`` in testing), followed by
-    ``/dataloader_{i}`` where there are several dataloaders; means run over the steps at which
-    all inputs had been presented:
+    ``/dataloader_{i}`` where there are several dataloaders. Means run over the steps at which all
+    inputs had been presented, weighted with the number of sequences long enough for each:
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
-    - ``{layer}/{concept}/information_last``: I_R of all units at the last analysed step, bits.
+    - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits; for
+      sequences of different lengths, at the last step of each.
     - ``{layer}/{concept}/tied``: fraction of units whose place in the order is tied.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out), bits.
@@ -63,7 +64,8 @@ class RelayInformationCallback(Callback):
             ``(batch, classes)`` or classes ``(batch,)``. Default: the scores are found among the
             outputs of the step's module calls.
         lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
-            of it. Needed for padded sequences that are not packed; padded steps never count.
+            of it. Needed for sequences that are padded at their end and not packed; padded steps
+            never count. For packed sequences they are compared with those of the packing.
         concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
             of the class label by name, called with an int.
         discretization: How states become codes: ``"kmeans"``, ``"median"``, ``"sign"`` or
@@ -72,10 +74,12 @@ class RelayInformationCallback(Callback):
         direction: Direction of the greedy order, ``"shrink"`` or ``"grow"``.
         estimator: How entropies are estimated from counts.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
-            Default: all.
+            Default: all and, for sequences of different lengths, -1. A step that no analysed
+            sequence has is left out with a warning.
         inputs_end: Step at which the last input was presented, a negative one counted from each
             sequence's own end. Earlier steps are marked and left out of the means.
         max_samples: Number of sequences analysed at most, a fair sample of those seen; at least 2.
+            All steps and units of so many sequences are held in memory.
         seed: Seed of that sample.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
@@ -105,9 +109,9 @@ class RelayInformationCallback(Callback):
         self,
         modules: Sequence[str] | None = None,
         *,
-        target: int | str | Callable[[Any], Tensor] | None = None,
-        prediction: str | Callable[[Any], Tensor] | None = None,
-        lengths: int | str | Callable[[Any], Tensor] | None = None,
+        target: Callable[[Any], Tensor] | int | str | None = None,
+        prediction: Callable[[Any], Tensor] | str | None = None,
+        lengths: Callable[[Any], Tensor] | int | str | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
         discretization: Method = "kmeans",
         levels: int = 2,
@@ -126,10 +130,14 @@ class RelayInformationCallback(Callback):
         check_method(discretization, levels)
         check_direction(direction)
         entropy_estimator(estimator)
-        _check_time_steps(time_steps)
-        if max_samples < 2:
+        check_time_steps(time_steps)
+        if isinstance(modules, str):
+            raise TypeError(f"modules: got the string {modules!r}; it takes a list: [{modules!r}]")
+        if inputs_end is not None and not isinstance(inputs_end, int):
+            raise TypeError(f"inputs_end: got {inputs_end!r}; it takes a step index")
+        if not isinstance(max_samples, int) or max_samples < 2:
             raise ValueError(f"max_samples: got {max_samples}; it takes at least 2 sequences")
-        if every_n_epochs < 1:
+        if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
         _check_stages(stages)
         if not prefix:
@@ -154,9 +162,11 @@ class RelayInformationCallback(Callback):
         self.reports: list[RelayReport] = []
         self._capture: EvaluationCapture | None = None
         self._evaluated = False
+        self._announced = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings."""
+        self._detach()
         _check_lightning_module(pl_module)
         if trainer.world_size > 1:
             raise ValueError(
@@ -173,20 +183,25 @@ class RelayInformationCallback(Callback):
                     f"prefix: two relay callbacks log under {self.prefix!r}; give one of them "
                     "another prefix"
                 )
-        self._evaluated = False
+        self._evaluated = self._announced = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the model before any training."""
-        recurrent_modules(pl_module, self.modules)
+        """Check the names of modules before any training."""
+        self._new_capture(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before the first epoch that there will be something to analyse."""
-        if "validate" not in self.stages or sum(trainer.num_val_batches) > 0:
+        if "validate" not in self.stages:
             return
         if trainer.limit_val_batches == 0:
             rank_zero_warn("limit_val_batches=0: there will be no relay analysis while fitting")
-            return
-        _raise_no_batches("validation", "or analyse another stage with stages=")
+        elif not trainer.enable_validation:
+            raise ValueError(
+                "dataloader: there is no validation set, so nothing can be analysed while fitting; "
+                "give a validation dataloader, or analyse another stage with stages="
+            )
+        elif trainer.num_val_batches and sum(trainer.num_val_batches) == 0:
+            _raise_empty("validate")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach."""
@@ -206,7 +221,7 @@ class RelayInformationCallback(Callback):
     ) -> None:
         """Read the class labels."""
         if self._capture is not None:
-            self._capture.before_step(batch)
+            self._capture.before_step(batch, dataloader_idx)
 
     def on_test_batch_start(
         self,
@@ -218,7 +233,7 @@ class RelayInformationCallback(Callback):
     ) -> None:
         """Read the class labels."""
         if self._capture is not None:
-            self._capture.before_step(batch)
+            self._capture.before_step(batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -231,7 +246,7 @@ class RelayInformationCallback(Callback):
     ) -> None:
         """Take in the states and class scores."""
         if self._capture is not None:
-            self._capture.after_step(outputs, dataloader_idx)
+            self._capture.after_step(outputs)
 
     def on_test_batch_end(
         self,
@@ -244,7 +259,7 @@ class RelayInformationCallback(Callback):
     ) -> None:
         """Take in the states and class scores."""
         if self._capture is not None:
-            self._capture.after_step(outputs, dataloader_idx)
+            self._capture.after_step(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Analyse and log."""
@@ -271,17 +286,15 @@ class RelayInformationCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach; an evaluation that was asked for and had no batch is an error."""
         self._detach()
-        if stage in self.stages and not self._evaluated:
-            _raise_no_batches("validation" if stage == "validate" else stage, "")
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        self._detach()
-        self._evaluated = True
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        skipped = fitting and (trainer.current_epoch + 1) % self.every_n_epochs != 0
-        if stage not in self.stages or (skipped and not trainer.sanity_checking):
+        if stage not in self.stages or self._evaluated:
             return
-        capture = EvaluationCapture(
+        limit = trainer.limit_val_batches if stage == "validate" else trainer.limit_test_batches
+        batches = _numbers_of_batches(trainer, stage)
+        if limit != 0 and batches and sum(batches) == 0:
+            _raise_empty(stage)
+
+    def _new_capture(self, pl_module: LightningModule) -> EvaluationCapture:
+        return EvaluationCapture(
             pl_module,
             modules=self.modules,
             target=self.target,
@@ -290,7 +303,15 @@ class RelayInformationCallback(Callback):
             max_samples=self.max_samples,
             seed=self.seed,
         )
-        self._capture = capture.__enter__()
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        self._detach()
+        self._evaluated = True
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        skipped = fitting and (trainer.current_epoch + 1) % self.every_n_epochs != 0
+        if stage not in self.stages or (skipped and not trainer.sanity_checking):
+            return
+        self._capture = self._new_capture(pl_module).__enter__()
 
     def _detach(self) -> None:
         if self._capture is not None:
@@ -300,26 +321,19 @@ class RelayInformationCallback(Callback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         capture = self._capture
         self._detach()
-        if capture is None or trainer.sanity_checking:
+        if capture is None:
             return
         if not capture.buffers:
-            _raise_no_batches("validation" if stage == "validate" else stage, "")
+            _raise_empty(stage)
+        self._say_what_was_found(capture)
         for dataloader, buffer in capture.buffers.items():
             sequences = buffer.sequences()
-            report = relay_report(
-                sequences.states,
-                sequences.x_in,
-                sequences.x_out,
-                concepts=self.concepts,
-                num_classes=capture.num_classes,
-                discretization=self.discretization,
-                levels=self.levels,
-                direction=self.direction,
-                estimator=self.estimator,
-                time_steps=self.time_steps,
-                inputs_end=self.inputs_end,
-                samples_seen=buffer.seen,
-            )
+            if trainer.sanity_checking and not _equally_long(sequences):
+                continue  # These few may be shorter than the steps that are asked for.
+            report = self._analysed(capture, dataloader, sequences)
+            scalars = relay_scalars(report)
+            if trainer.sanity_checking:
+                continue
             report = dataclasses.replace(
                 report,
                 stage=stage,
@@ -327,14 +341,54 @@ class RelayInformationCallback(Callback):
                 global_step=trainer.global_step,
                 dataloader=dataloader,
             )
-            suffix = f"/dataloader_{dataloader}" if len(capture.buffers) > 1 else ""
-            self._log(trainer, pl_module, report, suffix)
+            several = len(_numbers_of_batches(trainer, stage)) > 1
+            suffix = f"/dataloader_{dataloader}" if several else ""
+            self._log(trainer, pl_module, report, scalars, suffix)
+
+    def _analysed(
+        self, capture: EvaluationCapture, dataloader: int, sequences: Sequences
+    ) -> RelayReport:
+        x_in_source, x_out_source = capture.sources[dataloader]
+        report = relay_report(
+            sequences.states,
+            sequences.x_in,
+            sequences.x_out,
+            concepts=self.concepts,
+            num_classes=capture.num_classes[dataloader],
+            discretization=self.discretization,
+            levels=self.levels,
+            direction=self.direction,
+            estimator=self.estimator,
+            time_steps=_present_steps(self.time_steps, sequences),
+            inputs_end=self.inputs_end,
+            samples_seen=capture.buffers[dataloader].seen,
+        )
+        return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
+
+    def _say_what_was_found(self, capture: EvaluationCapture) -> None:
+        if self._announced:
+            return
+        self._announced = True
+        for x_in, x_out in dict.fromkeys(capture.sources.values()):
+            rank_zero_info(f"Relay information: X_in is {x_in}, X_out is {x_out}.")
+        for layer in sorted(capture.presorted):
+            rank_zero_warn(
+                f"{layer!r} was given packed sequences that had been sorted by length. The relay "
+                "analysis takes its sequence i for element i of the batch: right if the batch was "
+                "sorted when it was collated, wrong if the model sorts it. Name lengths= to have "
+                "this checked, or let the packing sort (enforce_sorted=False)"
+            )
 
     def _log(
-        self, trainer: Trainer, pl_module: LightningModule, report: RelayReport, suffix: str
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        report: RelayReport,
+        scalars: Mapping[str, float],
+        suffix: str,
     ) -> None:
         prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
-        for name, value in relay_scalars(report).items():
+        for name, value in scalars.items():
             pl_module.log(f"{prefix}/{name}{suffix}", value)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -362,16 +416,6 @@ class RelayInformationCallback(Callback):
         return Path(trainer.log_dir) / "relay_reports"
 
 
-def _check_time_steps(time_steps: Sequence[int] | None) -> None:
-    if time_steps is None:
-        return
-    steps = list(time_steps)
-    if not steps or not all(isinstance(step, int) for step in steps):
-        raise ValueError(f"time_steps: got {time_steps!r}; it takes a list of step indices")
-    if len(set(steps)) < len(steps):
-        raise ValueError(f"time_steps: got {time_steps!r}; name each step once")
-
-
 def _check_stages(stages: Sequence[str]) -> None:
     legal = get_args(Stage)
     if isinstance(stages, str) or not stages or not set(stages) <= set(legal):
@@ -392,9 +436,32 @@ def _check_lightning_module(pl_module: object) -> None:
     raise TypeError(f"pl_module: got {name}; it takes a lightning.pytorch.LightningModule")
 
 
-def _raise_no_batches(what: str, more: str) -> None:
-    mend = f"; check its dataloader{f', {more}' if more else ''}"
-    raise ValueError(f"dataloader: the {what} set is empty, so nothing can be analysed{mend}")
+def _raise_empty(stage: str) -> NoReturn:
+    what = "validation" if stage == "validate" else stage
+    raise ValueError(
+        f"dataloader: the {what} set is empty, so nothing can be analysed; check its dataloader"
+    )
+
+
+def _numbers_of_batches(trainer: Trainer, stage: str) -> Sequence[int | float]:
+    return trainer.num_val_batches if stage == "validate" else trainer.num_test_batches
+
+
+def _equally_long(sequences: Sequences) -> bool:
+    return all(bool(states.valid.all()) for states in sequences.states.values())
+
+
+def _present_steps(time_steps: Sequence[int] | None, sequences: Sequences) -> Sequence[int] | None:
+    """Those of the steps that some sequence has; all of them if none is, which is an error."""
+    if time_steps is None:
+        return None
+    present = [
+        step for step in time_steps if all(states.has(step) for states in sequences.states.values())
+    ]
+    if present and len(present) < len(time_steps):
+        absent = [step for step in time_steps if step not in present]
+        rank_zero_warn(f"time_steps: no analysed sequence has the steps {absent}; left out")
+    return present or time_steps
 
 
 def _unused_path(directory: Path, prefix: str, report: RelayReport, suffix: str) -> Path:

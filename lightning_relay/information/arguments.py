@@ -10,25 +10,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
+
 def check_codes(hidden: Tensor) -> None:
     """Raise unless ``hidden`` is an integer tensor ``(…, samples, units)`` with a unit."""
     _check_integers("hidden", hidden, "discretize the states first")
-    if hidden.dim() < 2 or hidden.shape[-1] == 0:
+    if hidden.dim() < 2 or hidden.numel() == 0:
         raise ValueError(
             f"hidden: got shape {tuple(hidden.shape)}; it takes (…, samples, units) with at least "
-            "one unit"
+            "one sample and one unit"
         )
 
 
 def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
     """Raise unless ``labels`` are integers broadcastable to the ``(…, samples)`` of ``hidden``."""
     _check_integers(name, labels, "give class labels or the codes of a concept")
-    if labels.dim() == 0 or labels.shape[-1] != hidden.shape[-2]:
-        raise ValueError(
-            f"{name}: got shape {tuple(labels.shape)} for hidden {tuple(hidden.shape)}; it takes "
-            f"(…, samples) with {hidden.shape[-2]} samples"
-        )
-    _check_broadcast(name, labels, hidden)
+    _check_samples(name, labels, hidden)
+
+
+def check_label_tensor(name: str, labels: Tensor) -> None:
+    """Raise unless ``labels`` are integers ``(…, samples)``."""
+    _check_integers(name, labels, "give class labels or the codes of a concept")
+    if labels.dim() == 0:
+        raise ValueError(f"{name}: got a single label; it takes (…, samples)")
 
 
 def check_valid(valid: Tensor | None, hidden: Tensor) -> None:
@@ -37,22 +42,22 @@ def check_valid(valid: Tensor | None, hidden: Tensor) -> None:
         return
     if valid.dtype != torch.bool:
         raise TypeError(f"valid: got {valid.dtype}; it takes a mask of torch.bool")
-    if valid.dim() == 0 or valid.shape[-1] != hidden.shape[-2]:
-        raise ValueError(
-            f"valid: got shape {tuple(valid.shape)} for hidden {tuple(hidden.shape)}; it takes "
-            f"(…, samples) with {hidden.shape[-2]} samples"
-        )
-    _check_broadcast("valid", valid, hidden)
+    _check_samples("valid", valid, hidden)
 
 
 def _check_integers(name: str, tensor: Tensor, mend: str) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}; it takes a tensor of integers")
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise TypeError(f"{name}: got {tensor.dtype}; it takes integers: {mend}")
+    if tensor.dtype not in _INTEGERS:
+        raise TypeError(f"{name}: got {tensor.dtype}; it takes integers (or bool): {mend}")
 
 
-def _check_broadcast(name: str, tensor: Tensor, hidden: Tensor) -> None:
+def _check_samples(name: str, tensor: Tensor, hidden: Tensor) -> None:
+    if tensor.dim() == 0 or tensor.shape[-1] != hidden.shape[-2]:
+        raise ValueError(
+            f"{name}: got shape {tuple(tensor.shape)} for hidden {tuple(hidden.shape)}; it takes "
+            f"(…, samples) with {hidden.shape[-2]} samples"
+        )
     try:
         torch.broadcast_shapes(tensor.shape, hidden.shape[:-1])
     except RuntimeError:

@@ -131,7 +131,7 @@ def count_rows(columns: Sequence[Tensor], valid: Tensor | None = None) -> Rows:
 
     totals = torch.bincount(index, minlength=leading.numel())
     if not bool((totals > 0).all()):
-        _raise_no_samples(totals.reshape(leading), masked=valid is not None)
+        _raise_no_samples(totals.reshape(leading))
 
     groups = Groups(index, torch.arange(leading.numel(), device=device))
     for column in columns:
@@ -157,11 +157,9 @@ def _codes_from_zero(column: Tensor) -> tuple[Tensor, int]:
     return codes, values.numel()
 
 
-def _raise_no_samples(totals: Tensor, *, masked: bool) -> None:
+def _raise_no_samples(totals: Tensor) -> None:
     if totals.dim() == 0:
         where = ""
     else:
         where = f" at leading index {tuple((totals == 0).nonzero()[0].tolist())}"
-    if masked:
-        raise ValueError(f"valid: no sample is valid{where}; leave that index out")
-    raise ValueError("hidden: got 0 samples; at least one is needed")
+    raise ValueError(f"valid: no sample is valid{where}; leave that index out")

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.arguments import check_codes, check_labels, check_valid
+from lightning_relay.information.arguments import (
+    check_codes,
+    check_label_tensor,
+    check_labels,
+    check_valid,
+)
 from lightning_relay.information.counts import Groups, Rows, count_rows
 from lightning_relay.information.entropy import Estimator, entropy_estimator
 
@@ -53,6 +58,7 @@ def mutual_information(
         >>> mutual_information(bit, bit, given=bit.unsqueeze(-1))
         tensor(0., dtype=torch.float64)
     """
+    check_label_tensor("x_in", x_in)
     hidden = torch.zeros_like(x_in, dtype=torch.uint8).unsqueeze(-1) if given is None else given
     rows = labelled_rows(x_in, x_out, hidden, valid)
     condition = Condition.empty(rows, estimator)

@@ -21,7 +21,7 @@ TIE = 1e-9
 """Candidates whose information differs by no more than this many bits are tied."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RelayOrder:
     """A greedy order of the units, for every leading index apart.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
 from lightning_relay.information.mutual_information import Condition, labelled_rows
@@ -46,7 +47,7 @@ def relay_information(
         float64 tensor of shape ``(…)``, in bits.
 
     Raises:
-        TypeError: If labels or codes are not integers.
+        TypeError: If labels, codes or unit indices are not integers.
         ValueError: If shapes do not fit, a unit is out of range or named twice, or there is no
             sample to count.
 
@@ -78,7 +79,11 @@ def relay_information(
 
 
 def _checked(relay_units: Sequence[int], units: int) -> list[int]:
-    relays = [int(unit) for unit in relay_units]
+    relays = []
+    for unit in relay_units.tolist() if hasattr(relay_units, "tolist") else relay_units:
+        if isinstance(unit, bool) or not hasattr(unit, "__index__"):
+            raise TypeError(f"relay_units: got {unit!r}; it takes unit indices, not a mask")
+        relays.append(index(unit))
     outside = [unit for unit in relays if not 0 <= unit < units]
     if outside:
         raise ValueError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """Sequences with their hidden states and labels.
 
@@ -71,7 +71,7 @@ class SequenceBuffer:
         self.seen += len(sequences)
         self._parts.append(sequences)
         self._draws.append(
-            torch.rand(len(sequences), dtype=torch.float64, generator=self._generator)
+            torch.rand(len(sequences), dtype=torch.float64, generator=self._generator, device="cpu")
         )
         draws = torch.cat(self._draws)
         if len(draws) > self.max_samples:

@@ -52,13 +52,16 @@ class HiddenStateRecorder:
         self._recorded: dict[StateKey, list[HiddenStates]] = {
             StateKey(name): [] for name in self._modules
         }
+        self._packed: dict[StateKey, bool] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
         if self._handles:
             raise RuntimeError("recorder: it is recording already; leave its block first")
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(_Hook(self._recorded, name)))
+            self._handles.append(
+                module.register_forward_hook(_Hook(self._recorded, self._packed, name))
+            )
         return self
 
     def __exit__(
@@ -88,8 +91,19 @@ class HiddenStateRecorder:
         """How often each layer was recorded since the last ``clear``, by layer key."""
         return {str(key): len(parts) for key, parts in self._recorded.items()}
 
+    @property
+    def packed(self) -> dict[str, bool]:
+        """Layers that were given packed sequences since the last ``clear``, by layer key.
+
+        True where these were of different lengths and had been sorted before they were packed
+        (``enforce_sorted=True``): their order then is that of the packing, not one that the
+        recorder could restore.
+        """
+        return {str(key): presorted for key, presorted in self._packed.items()}
+
     def clear(self) -> None:
         """Forget what was recorded so far."""
+        self._packed.clear()
         for parts in self._recorded.values():
             parts.clear()
 
@@ -97,13 +111,23 @@ class HiddenStateRecorder:
 class _Hook:
     """Forward hook of one module; holds no reference to the model."""
 
-    def __init__(self, recorded: dict[StateKey, list[HiddenStates]], module: str) -> None:
+    def __init__(
+        self,
+        recorded: dict[StateKey, list[HiddenStates]],
+        packed: dict[StateKey, bool],
+        module: str,
+    ) -> None:
         self._recorded = recorded
+        self._packed = packed
         self._module = module
 
     def __call__(self, module: nn.RNNBase, _inputs: Any, outputs: Any) -> None:
+        key = StateKey(self._module)
         states = _states(self._module, module, outputs[0])
-        self._recorded[StateKey(self._module)].append(states)
+        self._recorded[key].append(states)
+        if isinstance(outputs[0], PackedSequence):
+            presorted = outputs[0].sorted_indices is None and not bool(states.valid.all())
+            self._packed[key] = presorted or self._packed.get(key, False)
 
 
 def _states(name: str, module: nn.RNNBase, output: Tensor | PackedSequence) -> HiddenStates:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HiddenStates:
     """States of one recurrent layer.
 
     Attributes:
         values: States ``(batch, step, unit)``, whatever ``batch_first`` says.
-        valid: Whether a step belongs to the sequence, bool ``(batch, step)``; False is padding.
+        valid: Whether a step belongs to the sequence, bool ``(batch, step)``; False is padding,
+            which follows the valid steps.
 
     Example:
         >>> import torch
@@ -37,6 +38,11 @@ class HiddenStates:
             raise ValueError(
                 f"values, valid: got shapes {tuple(self.values.shape)} and "
                 f"{tuple(self.valid.shape)}; they take (batch, step, unit) and (batch, step)"
+            )
+        if bool((self.valid[:, 1:] & ~self.valid[:, :-1]).any()):
+            raise ValueError(
+                "valid: a sequence has padding before a valid step; it takes sequences that are "
+                "padded at their end"
             )
 
     @classmethod
@@ -83,6 +89,10 @@ class HiddenStates:
         """The states of some of the sequences, by index or mask."""
         return HiddenStates(self.values[sequences], self.valid[sequences])
 
+    def has(self, step: int) -> bool:
+        """Whether any sequence is long enough for a step, counted as in ``at``."""
+        return (step if step >= 0 else -step - 1) < int(self.lengths.max())
+
     def at(self, step: int) -> HiddenStates:
         """The states at one step of every sequence, as states with one step.
 
@@ -93,13 +103,14 @@ class HiddenStates:
         Raises:
             ValueError: If no sequence has such a step.
         """
+        if not self.has(step):
+            raise ValueError(
+                f"time_steps: got {step}, but the longest sequence has {int(self.lengths.max())} "
+                "steps"
+            )
         lengths = self.lengths
         position = torch.full_like(lengths, step) if step >= 0 else lengths + step
         valid = (position >= 0) & (position < lengths)
-        if not bool(valid.any()):
-            raise ValueError(
-                f"time_steps: got {step}, but the longest sequence has {int(lengths.max())} steps"
-            )
         values = self.values[torch.arange(len(lengths), device=lengths.device), position * valid]
         return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
 

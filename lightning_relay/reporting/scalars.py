@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from lightning_relay.report import RelayReport
 
@@ -11,10 +13,12 @@ if TYPE_CHECKING:
 def relay_scalars(report: RelayReport) -> dict[str, float]:
     """Scalars of a report by name, to be logged under a prefix.
 
-    Means run over the steps at which all inputs had been presented.
+    Means run over the steps at which all inputs had been presented, each weighted with the number
+    of sequences that are long enough for it. The last step is the latest of those analysed; -1, the
+    last step of each sequence, comes after all that are counted from the start.
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
-    - ``{layer}/{concept}/information_last``: I_R of all units at the last analysed step, bits.
+    - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
     - ``{layer}/{concept}/tied``: fraction of units whose place in the order is tied.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
@@ -33,11 +37,15 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
                 f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "
                 f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
             )
+        weights = layer.samples * ended
+        last = int(np.lexsort((layer.time_steps, layer.time_steps < 0))[-1])
         for concept, relay in layer.concepts.items():
             scalars |= {
-                f"{key}/{concept}/information": float(relay.information[ended, 0].mean()),
-                f"{key}/{concept}/information_last": float(relay.information[-1, 0]),
-                f"{key}/{concept}/tied": float(relay.tied[ended].mean()),
+                f"{key}/{concept}/information": float(
+                    np.average(relay.information[:, 0], weights=weights)
+                ),
+                f"{key}/{concept}/information_last": float(relay.information[last, 0]),
+                f"{key}/{concept}/tied": float(np.average(relay.tied.mean(1), weights=weights)),
             }
         scalars[f"{key}/distinct_states"] = float(layer.distinct_states.max())
     return scalars | {

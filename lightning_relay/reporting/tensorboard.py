@@ -50,6 +50,7 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
     lines = [
         f"{report.samples} of {report.samples_seen} sequences analysed; {report.discretization}, "
         f"{report.direction} order, {report.estimator} estimate. "
+        f"{_sources(report)}"
         f"Units: the {shown} most important of {units}, most important first; "
         "≈ before a unit: another was as good, so the data do not tell its "
         "place. A step marked * still had input to come.",
@@ -66,3 +67,9 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
             f"| {relay.most_important(index, shown)} |"
         )
     return "\n".join(lines)
+
+
+def _sources(report: RelayReport) -> str:
+    if report.x_in is None:
+        return ""
+    return f"X_in: {report.x_in}. X_out: {report.x_out}. "

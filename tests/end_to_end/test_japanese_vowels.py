@@ -26,6 +26,8 @@ def test_speakers_are_told_apart_and_padded_steps_do_not_count() -> None:
     assert list(layer.concepts) == [f"class_{label}" for label in range(9)]
     lengths = [len(series) for series, _ in task.test_dataloader().dataset]
     assert min(lengths) < max(lengths)
+    assert layer.time_steps.tolist() == [*range(max(lengths)), -1]
     assert layer.samples.tolist() == [
-        sum(length > step for length in lengths) for step in range(max(lengths))
+        *(sum(length > step for length in lengths) for step in range(max(lengths))),
+        len(lengths),
     ]

@@ -48,15 +48,21 @@ def test_codes_at_the_ends_of_their_dtype_do_not_overflow() -> None:
 def test_bad_arguments_say_what_is_taken() -> None:
     with pytest.raises(ValueError, match=r"estimator: got 'bayes'; it takes 'plugin'"):
         entropy(torch.zeros(3, 1).long(), estimator="bayes")
-    with pytest.raises(TypeError, match=r"hidden: got torch.float32; it takes integers: discret"):
+    with pytest.raises(ValueError, match=r"hidden: got shape \(0, 2, 2\)"):
+        entropy(torch.zeros(0, 2, 2).long())
+    with pytest.raises(TypeError, match=r"hidden: got torch.uint64; it takes integers \(or bool\)"):
+        entropy(torch.zeros(3, 1, dtype=torch.uint64))
+    with pytest.raises(
+        TypeError, match=r"hidden: got torch.float32; it takes integers .*: discret"
+    ):
         entropy(torch.zeros(3, 1))
     with pytest.raises(TypeError, match=r"hidden: got list; it takes a tensor of integers"):
         entropy([[0]])
     with pytest.raises(ValueError, match=r"hidden: got shape \(3,\); it takes \(…, samples, unit"):
         entropy(torch.zeros(3).long())
-    with pytest.raises(ValueError, match=r"with at least one unit"):
+    with pytest.raises(ValueError, match=r"with at least one sample and one unit"):
         entropy(torch.zeros(3, 0).long())
-    with pytest.raises(ValueError, match=r"hidden: got 0 samples; at least one is needed"):
+    with pytest.raises(ValueError, match=r"hidden: got shape \(0, 2\)"):
         entropy(torch.zeros(0, 2).long())
     with pytest.raises(TypeError, match=r"valid: got torch.int64; it takes a mask of torch.bool"):
         entropy(torch.zeros(3, 1).long(), valid=torch.ones(3).long())

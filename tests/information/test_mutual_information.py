@@ -64,5 +64,11 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         mutual_information(labels, torch.zeros(4).long(), hidden)
     with pytest.raises(ValueError, match=r"x_in: got shape \(5, 3\), which does not broadcast"):
         mutual_information(labels.expand(5, 3), labels, hidden)
-    with pytest.raises(TypeError, match=r"x_in: got torch.float32; it takes integers: give class"):
+    with pytest.raises(
+        TypeError, match=r"x_in: got torch.float32; it takes integers .*: give class"
+    ):
         mutual_information(labels.float(), labels, hidden)
+    with pytest.raises(TypeError, match=r"x_in: got list; it takes a tensor of integers"):
+        mutual_information([0, 1], labels)
+    with pytest.raises(ValueError, match=r"x_in: got a single label; it takes \(…, samples\)"):
+        mutual_information(labels[0], labels[0])

@@ -140,5 +140,11 @@ def test_a_unit_that_is_not_there_is_refused() -> None:
         relay_information(bit, bit, hidden, [1])
     with pytest.raises(ValueError, match=r"relay_units: got -1"):
         relay_information(bit, bit, hidden, [-1])
+    for mask in ([True], [0.0], torch.tensor([True])):
+        with pytest.raises(
+            TypeError, match=r"relay_units: got .*; it takes unit indices, not a mas"
+        ):
+            relay_information(bit, bit, hidden, mask)
+    assert float(relay_information(bit, bit, hidden, torch.tensor([0]))) == 1.0
     with pytest.raises(ValueError, match=r"relay_units: unit 0 is named twice"):
         relay_information(bit, bit, hidden, [0, 0])

@@ -58,6 +58,12 @@ def test_only_valid_states_must_be_finite() -> None:
         states.check_finite("rnn.l0")
 
 
+def test_padding_before_a_valid_step_is_refused() -> None:
+    mask = torch.tensor([[True, True], [False, True]])
+    with pytest.raises(ValueError, match=r"valid: a sequence has padding before a valid step; it"):
+        HiddenStates(torch.zeros(2, 2, 3), mask)
+
+
 def test_shapes_and_lengths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"values, valid: got shapes \(2, 3\) and \(2, 3\)"):
         HiddenStates(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
