@@ -83,6 +83,12 @@ def test_concepts_are_measured_apart() -> None:
     assert list(per_class.layers["rnn.l0"].concepts) == [f"class_{label}" for label in range(9)]
 
 
+def test_boolean_labels_are_labels() -> None:
+    report = relay_report(STATES, X_IN > 1, X_OUT > 1, concepts={"high": bool})
+    expected = relay_report(STATES, (X_IN > 1).long(), (X_OUT > 1).long())
+    assert report.mutual_information["high"] == expected.mutual_information["joint"]
+
+
 @pytest.mark.parametrize(
     ("inputs_end", "time_steps", "ended"),
     [
@@ -167,6 +173,15 @@ def test_bad_arguments_say_what_is_wrong() -> None:
         relay_report(STATES, X_IN, X_OUT, inputs_end=6)
     with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
         relay_report(STATES, X_IN, X_OUT, levels=3)
+    with pytest.raises(ValueError, match=r"states: got no layer; it takes hidden states by layer"):
+        relay_report({}, X_IN, X_OUT)
+    with pytest.raises(TypeError, match=r"x_out: got torch.float32; it takes integers"):
+        relay_report(STATES, X_IN, X_OUT.float(), concepts="per_class")
+    with pytest.raises(ValueError, match=r"x_in: got shape \(60, 1\); it takes \(batch,\)"):
+        relay_report(STATES, X_IN[:, None], X_OUT)
+    for steps in ([], [1, 1], [1.7]):
+        with pytest.raises(ValueError, match=r"time_steps: got \["):
+            relay_report(STATES, X_IN, X_OUT, time_steps=steps)
     spoilt = VALUES.clone()
     spoilt[7, 1, 4] = torch.nan
     with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 1, unit 4 \(in 1 of 60"):

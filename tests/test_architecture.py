@@ -43,7 +43,7 @@ def imported_rooms(path: Path) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom)
         and node.module
-        and node.module.startswith("lightning_relay.")
+        and node.module.partition(".")[0] == "lightning_relay"
     }
 
 

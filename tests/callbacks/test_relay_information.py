@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_relay import (
@@ -184,6 +185,85 @@ def test_dataloaders_are_reported_apart(tmp_path: Path) -> None:
     assert len(list(Path(str(trainer.log_dir), "relay_reports").iterdir())) == 2
 
 
+def test_a_step_may_do_something_else_for_each_dataloader() -> None:
+    class TwoHeads(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(6, 7)
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            hidden = self.rnn(batch[0])[0][:, -1]
+            (self.head if dataloader_idx == 0 else self.other)(hidden)
+
+    callback = RelayInformationCallback(concepts="per_class")
+    quiet_trainer(callback).validate(TwoHeads(), [loader(), loader()], verbose=False)
+    assert [len(report.mutual_information) for report in callback.reports] == [CLASSES, 7]
+    assert [report.x_out for report in callback.reports] == [
+        "argmax of 'head', 4 classes",
+        "argmax of 'other', 7 classes",
+    ]
+
+
+def test_an_empty_dataloader_among_several_leaves_the_names_of_the_others() -> None:
+    trainer = quiet_trainer(RelayInformationCallback())
+    with pytest.warns(UserWarning, match="is zero"):
+        trainer.validate(Classifier(), [batch_of(INPUTS[:0], LABELS[:0]), loader()], verbose=False)
+    assert "relay/samples/dataloader_1" in trainer.callback_metrics
+
+
+def test_what_was_found_is_said_once_and_kept(caplog: pytest.LogCaptureFixture) -> None:
+    callback = RelayInformationCallback()
+    with caplog.at_level("INFO"):
+        quiet_trainer(callback).fit(Classifier(), loader(), loader())
+    said = [text for text in caplog.messages if text.startswith("Relay information")]
+    source = "argmax of the model's own forward, 4 classes"
+    assert said == [f"Relay information: X_in is batch[1], X_out is {source}."]
+    assert {(report.x_in, report.x_out) for report in callback.reports} == {("batch[1]", source)}
+
+
+class SortingInside(Classifier):
+    """Packs what it has sorted itself, and puts the class scores back in order."""
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        order = lengths.argsort(descending=True)
+        _, final = self.rnn(pack_padded_sequence(x[order], lengths[order], batch_first=True))
+        scores: torch.Tensor = self.head(final[0][order.argsort()])
+        return scores
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        x, lengths, _ = batch
+        self(x, lengths)
+
+
+def test_an_order_that_the_model_changes_is_warned_of_or_refused() -> None:
+    lengths = torch.arange(48) % STEPS + 1
+    shuffled = batch_of(INPUTS, lengths, LABELS)
+    with pytest.warns(UserWarning, match="'rnn.l0' was given packed sequences that had been sort"):
+        quiet_trainer(RelayInformationCallback(target=2)).validate(
+            SortingInside(), shuffled, verbose=False
+        )
+    with pytest.raises(
+        ValueError, match=r"lengths: the packed sequences given to 'rnn.l0' have oth"
+    ):
+        quiet_trainer(RelayInformationCallback(target=2, lengths=1)).validate(
+            SortingInside(), shuffled, verbose=False
+        )
+    order = lengths.argsort(descending=True, stable=True)
+    collated = batch_of(INPUTS[order], lengths[order], LABELS[order])
+    callback = RelayInformationCallback(target=2, lengths=1)
+    quiet_trainer(callback).validate(SortingInside(), collated, verbose=False)
+    assert callback.reports[0].layers["rnn.l0"].samples.tolist() == [48, 40, 32, 24, 16, 8, 48]
+
+
+def test_steps_that_no_analysed_sequence_has_are_left_out_with_a_warning() -> None:
+    callback = RelayInformationCallback(time_steps=[0, 3, 99])
+    with pytest.warns(
+        UserWarning, match=r"time_steps: no analysed sequence has the steps \[99\]; l"
+    ):
+        quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
+    assert callback.reports[0].layers["rnn.l0"].time_steps.tolist() == [0, 3]
+
+
 # What is logged
 
 
@@ -258,8 +338,21 @@ def test_sanity_checking_leaves_no_trace_and_finds_errors_before_training(tmp_pa
             self(batch[0])
 
     with pytest.raises(ValueError, match="target: no integer tensor of shape"):
-        quiet_trainer(RelayInformationCallback()).fit(
+        quiet_trainer(RelayInformationCallback(every_n_epochs=2)).fit(
             FloatTargets(), loader(), batch_of(INPUTS, LABELS.float())
+        )
+    for options, message in (
+        ({"inputs_end": 99}, "inputs_end: got 99, but the longest sequence has 6 steps"),
+        ({"inputs_end": 3, "time_steps": [0, 1]}, "inputs_end: got 3, which comes after every"),
+        ({"concepts": {"odd": [].__getitem__}}, "list index out of range"),
+    ):
+        with pytest.raises((ValueError, IndexError), match=message):
+            quiet_trainer(RelayInformationCallback(**options)).fit(
+                FloatTargets(), loader(), loader()
+            )
+    with pytest.raises(ValueError, match="prediction: no submodule 'tail' in FloatTargets"):
+        quiet_trainer(RelayInformationCallback(prediction="tail"), num_sanity_val_steps=0).fit(
+            FloatTargets(), loader(), loader()
         )
     assert trained == []
 
@@ -465,6 +558,16 @@ def test_validation_that_was_switched_off_is_only_warned_of() -> None:
     with pytest.warns(UserWarning, match="limit_val_batches=0: there will be no relay analysis"):
         quiet_trainer(callback, limit_val_batches=0).fit(Classifier(), loader(), loader())
     assert callback.reports == []
+    quiet_trainer(callback, limit_val_batches=0).validate(Classifier(), loader(), verbose=False)
+    assert callback.reports == []
+
+
+def test_validation_that_comes_late_is_awaited() -> None:
+    callback = RelayInformationCallback()
+    quiet_trainer(callback, num_sanity_val_steps=0, check_val_every_n_epoch=2).fit(
+        Classifier(), loader(), loader()
+    )
+    assert [report.epoch for report in callback.reports] == [1]
 
 
 def test_a_fit_that_only_tests_later_needs_no_validation() -> None:

@@ -2,9 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.cli import LightningCLI
+from torch import Tensor
 
 from lightning_relay import RelayInformationCallback
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
@@ -26,11 +29,16 @@ trainer:
         modules: [rnn]
         target: 1
         prediction: readout
+        lengths: tests.end_to_end.test_command_line.full_lengths
         concepts: per_class
         time_steps: [0, -1]
         inputs_end: 1
         stages: [validate]
 """
+
+
+def full_lengths(batch: Any) -> Tensor:
+    return torch.full((len(batch[1]),), batch[0].shape[1])
 
 
 # LightningCLI uses what jsonargparse has deprecated.

@@ -20,6 +20,12 @@ class Diary(Callback):
 
     def __init__(self) -> None:
         self.pages: list[dict[str, Any]] = []
+        self.accuracy: dict[str, Any] = {}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.accuracy = {
+            name: value.clone() for name, value in pl_module.accuracy.metric_state.items()
+        }
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pages.append(
@@ -31,9 +37,7 @@ class Diary(Callback):
                     for name, value in trainer.callback_metrics.items()
                     if not name.startswith("relay")
                 },
-                "accuracy": {
-                    name: value.clone() for name, value in pl_module.accuracy.metric_state.items()
-                },
+                "accuracy": self.accuracy,
                 "training": [module.training for module in pl_module.modules()],
                 "python": random.getstate(),
                 "numpy": np.random.get_state(legacy=False)["state"],  # noqa: NPY002 - the stream users have
@@ -45,7 +49,7 @@ class Diary(Callback):
 def trained(kind: type[Classifier], *callbacks: Callback) -> list[dict[str, Any]]:
     seed_everything(7, verbose=False)
     diary = Diary()
-    trainer = quiet_trainer(diary, *callbacks, max_epochs=3)
+    trainer = quiet_trainer(*callbacks, diary, max_epochs=3)
     trainer.fit(kind(), loader(shuffle=True), loader(32))
     return diary.pages
 

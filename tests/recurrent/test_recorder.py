@@ -91,6 +91,19 @@ def test_states_recorded_in_inference_mode_can_enter_autograd() -> None:
     assert weights.grad is not None
 
 
+def test_packed_states_can_enter_autograd_and_say_who_sorted_them() -> None:
+    model = nn.ModuleDict({"a": nn.RNN(2, 3), "b": nn.RNN(2, 3), "c": nn.RNN(2, 3)})
+    sequences = [torch.zeros(length, 2) for length in (3, 2)]
+    with HiddenStateRecorder(model) as recorder:
+        model["a"](pack_sequence(sequences))
+        model["b"](pack_sequence(sequences, enforce_sorted=False))
+        model["c"](pack_sequence(sequences[:1]))
+        assert recorder.packed == {"a.l0": True, "b.l0": False, "c.l0": False}
+        assert not recorder.states["a.l0"].values.requires_grad
+        recorder.clear()
+        assert recorder.packed == {}
+
+
 def test_only_its_own_hooks_are_removed_also_after_an_exception() -> None:
     model = nn.Sequential(nn.RNN(2, 3))
     foreign = model[0].register_forward_hook(lambda *_: None)

@@ -28,6 +28,7 @@ def test_a_negative_step_counts_from_the_end_of_each_sequence() -> None:
     assert last.values[:, 0, 0].tolist() == [30.0, 110.0]
     assert last.valid.tolist() == [[True], [True]]
     assert example().at(-3).valid.tolist() == [[True], [False]]
+    assert [example().has(step) for step in (-5, -4, 0, 3, 4)] == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize("step", [4, -5])

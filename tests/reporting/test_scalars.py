@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,26 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
     }
     assert all(type(value) is float for value in scalars.values())
     assert all(np.isfinite(value) for value in scalars.values())
+
+
+def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
+    layer = small_report(steps=3, inputs_end=None).layers["rnn.l0"]
+    relay = dataclasses.replace(
+        layer.concepts["joint"],
+        information=np.array([[3.0, 0], [1.0, 0], [2.0, 0]]),
+        tied=np.array([[True], [False], [True]]),
+    )
+    layer = dataclasses.replace(
+        layer,
+        time_steps=np.array([-1, 5, -4]),
+        samples=np.array([60, 30, 10]),
+        inputs_ended=np.array([True, True, False]),
+        concepts={"joint": relay},
+    )
+    scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": layer}))
+    assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
+    assert scalars["rnn.l0/joint/tied"] == pytest.approx(60 / 90)
+    assert scalars["rnn.l0/joint/information_last"] == 3.0
 
 
 def test_an_end_of_inputs_after_every_step_is_refused() -> None:
