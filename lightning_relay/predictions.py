@@ -21,6 +21,17 @@ Prediction = str | Callable[[Any], Tensor]
 """Where class scores come from: a submodule's name, or a function of what the step returned."""
 
 
+_UNWATCHED = (
+    _Loss,
+    Metric,
+    MetricCollection,
+    torch.jit.ScriptModule,  # takes no hooks
+    nn.TransformerEncoderLayer,  # with a hook inside it leaves its fused path for another rounding
+    nn.MultiheadAttention,
+)
+"""Modules that give no class scores or must not be hooked; nor are the modules inside them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Classes that a model gave a batch.
@@ -267,7 +278,7 @@ def _watchable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if any(name == other or name.startswith(f"{other}.") for other in skipped):
             continue
-        if isinstance(module, _Loss | Metric | MetricCollection | torch.jit.ScriptModule):
+        if isinstance(module, _UNWATCHED):
             skipped.append(name)
             continue
         yield name, module

@@ -190,6 +190,15 @@ def test_scripted_modules_take_no_hooks_and_are_passed_over() -> None:
         assert reader.read(None, TARGET).num_classes == 3
 
 
+def test_modules_that_change_their_path_when_hooked_are_not_hooked() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, batch_first=True), nn.Linear(4, 3))
+    with PredictionReader(model) as reader:
+        assert hook_count(model[0]) == 0
+        model(torch.zeros(4, 5, 4)[:, :1]).squeeze(1)
+        model[1](torch.zeros(4, 4))
+        assert reader.read(None, TARGET).source == "argmax of '1', 3 classes"
+
+
 def test_nothing_of_a_step_is_held_afterwards(model: Model) -> None:
     with PredictionReader(model) as reader:
         model(X)
