@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from lightning_relay.concepts import Concepts, concept_codes
@@ -19,8 +21,6 @@ from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor
 
     from lightning_relay.recurrent.states import HiddenStates
@@ -123,12 +123,12 @@ def relay_report(
                 information=order.information.cpu().numpy(),
                 units=order.units.cpu().numpy(),
                 tied=order.tied.cpu().numpy(),
-                ambiguous=_ambiguous(order.tied, direction).cpu().numpy(),
+                ambiguous=order.ambiguous.cpu().numpy(),
                 scores=order.scores.cpu().numpy(),
                 mutual_information=information.cpu().numpy(),
             )
         layers[layer] = LayerRelay(
-            time_steps=torch.tensor(steps).numpy(),
+            time_steps=np.array(steps, dtype=np.int64),
             inputs_ended=_inputs_ended(layer_states, steps, valid, inputs_end).cpu().numpy(),
             samples=valid.sum(1).cpu().numpy(),
             distinct_states=distinct_states(hidden, valid=valid).cpu().numpy(),
@@ -154,8 +154,8 @@ def check_time_steps(time_steps: Sequence[int] | None) -> None:
     """Raise a ValueError unless ``time_steps`` is None or a list of different steps."""
     if time_steps is None:
         return
-    steps = list(time_steps)
-    if not steps or not all(isinstance(step, int) for step in steps):
+    steps = list(time_steps) if isinstance(time_steps, Sequence) else []
+    if not steps or any(isinstance(step, bool) or not isinstance(step, int) for step in steps):
         raise ValueError(f"time_steps: got {time_steps!r}; it takes a list of step indices")
     if len(set(steps)) < len(steps):
         raise ValueError(f"time_steps: got {time_steps!r}; name each step once")
@@ -174,15 +174,6 @@ def _steps(states: HiddenStates, time_steps: Sequence[int] | None) -> list[int]:
     lengths = states.lengths
     steps = list(range(int(lengths.max())))
     return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
-
-
-def _ambiguous(tied: Tensor, direction: Direction) -> Tensor:
-    """Tied places, and that of the unit left over at the end if it was tied before."""
-    ambiguous = tied.clone()
-    if tied.shape[1] > 1:
-        left_over, before = (-1, -2) if direction == "shrink" else (0, 1)
-        ambiguous[:, left_over] |= tied[:, before]
-    return ambiguous
 
 
 def _inputs_ended(

@@ -44,6 +44,8 @@ class EvaluationCapture:
         sources: Where X_in and X_out were found, in words, by dataloader.
         presorted: Layers that were given packed sequences that had been sorted by length, and whose
             order could not be checked because no lengths were named.
+        steps: Numbers of steps of the batches whose lengths are not known, because they were not
+            packed and no lengths were named, by layer key.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class EvaluationCapture:
         self.num_classes: dict[int, int | None] = {}
         self.sources: dict[int, tuple[str, str]] = {}
         self.presorted: set[str] = set()
+        self.steps: dict[str, set[int]] = {}
         self._recorder = HiddenStateRecorder(model, modules)
         self._reader = PredictionReader(model, prediction)
         self._target_entry = target
@@ -136,8 +139,9 @@ class EvaluationCapture:
             if calls != 1:
                 raise ValueError(
                     f"modules: layer {layer!r} was called {calls} times in one step; it takes "
-                    "modules that are called once with a whole sequence. Name those with modules=; "
-                    "a module compiled before its hooks were set may call none of them"
+                    "modules that are called once with a whole sequence. Name those with modules=. "
+                    "A callback that calls the model must stand after the relay callback; a module "
+                    "compiled before its hooks were set may call none of them"
                 )
         states = self._recorder.states
         for layer, layer_states in states.items():
@@ -154,7 +158,9 @@ class EvaluationCapture:
     def _within_lengths(self, layer: str, states: HiddenStates) -> HiddenStates:
         packed = self._recorder.packed
         if self._lengths is None:
-            if packed.get(layer):
+            if layer not in packed:
+                self.steps.setdefault(layer, set()).add(states.values.shape[1])
+            elif packed[layer]:
                 self.presorted.add(layer)
             return states
         named = HiddenStates.of_lengths(states.values, self._lengths)

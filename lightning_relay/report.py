@@ -29,10 +29,10 @@ class ConceptRelay:
             of the set that is left when k units have gone.
         units: Unit indices in the order in which they leave the set, least important first, int64
             ``(step, unit)``.
-        tied: Whether another unit was as good when this one was chosen, bool ``(step, unit)``.
-        ambiguous: Whether the data leave open which unit stands at a place of ``units``, bool
-            ``(step, unit)``: it was tied, or it is the one that was left over when its neighbour
-            was tied with it.
+        tied: Whether another unit was as good when the one at this place of ``units`` was chosen,
+            bool ``(step, unit)``.
+        ambiguous: Whether the data leave open the place of the unit at this place of ``units``,
+            bool ``(step, unit)``: at some removal or addition it was as good as another.
         scores: Aggregated relay information by unit index, as a fraction of the largest at the
             step, float64 ``(step, unit)``.
         mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64

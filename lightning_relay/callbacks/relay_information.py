@@ -47,7 +47,7 @@ class RelayInformationCallback(Callback):
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits; for
       sequences of different lengths, at the last step of each.
-    - ``{layer}/{concept}/tied``: fraction of units whose place in the order is tied.
+    - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out), bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
@@ -85,7 +85,8 @@ class RelayInformationCallback(Callback):
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
         prefix: First part of all tags.
         dirpath: Where reports are saved; default: ``relay_reports`` in the directory of the
-            Trainer's first logger. Without a logger nothing is saved.
+            Trainer's first logger. Without that and a logger, and in a ``fast_dev_run``, nothing is
+            saved.
 
     Attributes:
         reports: The reports so far, the newest last.
@@ -133,15 +134,17 @@ class RelayInformationCallback(Callback):
         check_time_steps(time_steps)
         if isinstance(modules, str):
             raise TypeError(f"modules: got the string {modules!r}; it takes a list: [{modules!r}]")
-        if inputs_end is not None and not isinstance(inputs_end, int):
+        if inputs_end is not None and (
+            isinstance(inputs_end, bool) or not isinstance(inputs_end, int)
+        ):
             raise TypeError(f"inputs_end: got {inputs_end!r}; it takes a step index")
         if not isinstance(max_samples, int) or max_samples < 2:
             raise ValueError(f"max_samples: got {max_samples}; it takes at least 2 sequences")
         if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
         _check_stages(stages)
-        if not prefix:
-            raise ValueError("prefix: got an empty string; it takes the first part of the tags")
+        if not isinstance(prefix, str) or not prefix:
+            raise ValueError(f"prefix: got {prefix!r}; it takes the first part of the tags")
         self.modules = modules
         self.target = target
         self.prediction = prediction
@@ -162,7 +165,7 @@ class RelayInformationCallback(Callback):
         self.reports: list[RelayReport] = []
         self._capture: EvaluationCapture | None = None
         self._evaluated = False
-        self._announced = False
+        self._said: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings."""
@@ -183,7 +186,8 @@ class RelayInformationCallback(Callback):
                     f"prefix: two relay callbacks log under {self.prefix!r}; give one of them "
                     "another prefix"
                 )
-        self._evaluated = self._announced = False
+        self._evaluated = False
+        self._said.clear()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names of modules before any training."""
@@ -197,8 +201,8 @@ class RelayInformationCallback(Callback):
             rank_zero_warn("limit_val_batches=0: there will be no relay analysis while fitting")
         elif not trainer.enable_validation:
             raise ValueError(
-                "dataloader: there is no validation set, so nothing can be analysed while fitting; "
-                "give a validation dataloader, or analyse another stage with stages="
+                "dataloader: there is no validation set or no validation_step, so nothing can be "
+                "analysed while fitting; give both, or analyse another stage with stages="
             )
         elif trainer.num_val_batches and sum(trainer.num_val_batches) == 0:
             _raise_empty("validate")
@@ -328,8 +332,8 @@ class RelayInformationCallback(Callback):
         self._say_what_was_found(capture)
         for dataloader, buffer in capture.buffers.items():
             sequences = buffer.sequences()
-            if trainer.sanity_checking and not _equally_long(sequences):
-                continue  # These few may be shorter than the steps that are asked for.
+            if trainer.sanity_checking and capture.steps.keys() != sequences.states.keys():
+                continue  # Of sequences of different lengths these may all be short.
             report = self._analysed(capture, dataloader, sequences)
             scalars = relay_scalars(report)
             if trainer.sanity_checking:
@@ -366,18 +370,30 @@ class RelayInformationCallback(Callback):
         return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
-        if self._announced:
-            return
-        self._announced = True
-        for x_in, x_out in dict.fromkeys(capture.sources.values()):
-            rank_zero_info(f"Relay information: X_in is {x_in}, X_out is {x_out}.")
+        """Say what was taken for X_in and X_out, and what is doubtful, once in a run."""
+        for x_in, x_out in capture.sources.values():
+            self._say(f"Relay information: X_in is {x_in}, X_out is {x_out}.", rank_zero_info)
         for layer in sorted(capture.presorted):
-            rank_zero_warn(
+            self._say(
                 f"{layer!r} was given packed sequences that had been sorted by length. The relay "
                 "analysis takes its sequence i for element i of the batch: right if the batch was "
                 "sorted when it was collated, wrong if the model sorts it. Name lengths= to have "
-                "this checked, or let the packing sort (enforce_sorted=False)"
+                "this checked, or let the packing sort (enforce_sorted=False)",
+                rank_zero_warn,
             )
+        for layer, steps in capture.steps.items():
+            if len(steps) > 1:
+                self._say(
+                    f"the batches given to {layer!r} have from {min(steps)} to {max(steps)} steps. "
+                    "If shorter sequences in them are padded, name lengths=, or else the padding "
+                    "is counted",
+                    rank_zero_warn,
+                )
+
+    def _say(self, message: str, how: Callable[[str], None]) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            how(message)
 
     def _log(
         self,
@@ -437,7 +453,7 @@ def _check_lightning_module(pl_module: object) -> None:
 
 
 def _raise_empty(stage: str) -> NoReturn:
-    what = "validation" if stage == "validate" else stage
+    what = "validation" if stage == "validate" else "test"
     raise ValueError(
         f"dataloader: the {what} set is empty, so nothing can be analysed; check its dataloader"
     )
@@ -445,10 +461,6 @@ def _raise_empty(stage: str) -> NoReturn:
 
 def _numbers_of_batches(trainer: Trainer, stage: str) -> Sequence[int | float]:
     return trainer.num_val_batches if stage == "validate" else trainer.num_test_batches
-
-
-def _equally_long(sequences: Sequences) -> bool:
-    return all(bool(states.valid.all()) for states in sequences.states.values())
 
 
 def _present_steps(time_steps: Sequence[int] | None, sequences: Sequences) -> Sequence[int] | None:
@@ -465,7 +477,7 @@ def _present_steps(time_steps: Sequence[int] | None, sequences: Sequences) -> Se
 
 
 def _unused_path(directory: Path, prefix: str, report: RelayReport, suffix: str) -> Path:
-    loader = suffix.replace("/", "-")
-    stem = f"{prefix}-{report.stage}-epoch={report.epoch}-step={report.global_step}{loader}"
+    run = f"{report.stage}-epoch={report.epoch}-step={report.global_step}"
+    stem = f"{prefix}-{run}{suffix}".replace("/", "-")
     names = (f"{stem}.npz" if number == 0 else f"{stem}-v{number}.npz" for number in count())
     return next(directory / name for name in names if not (directory / name).exists())

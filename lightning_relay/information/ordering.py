@@ -33,8 +33,10 @@ class RelayOrder:
             ``(…, units)``.
         information: Bits, float64 ``(…, units + 1)``: entry 0 is that of all units, entry k that
             of the set that is left when k units have gone.
-        tied: Whether another candidate was as good when ``units`` was chosen, bool
-            ``(…, units)``: the data do not tell these units' places.
+        tied: Whether another candidate was as good when the unit at this place was chosen, bool
+            ``(…, units)``.
+        ambiguous: Whether the data leave the place of the unit at this place open, bool
+            ``(…, units)``: at some step it was as good as another, chosen or not.
         scores: Aggregated relay information by unit index, float64 ``(…, units)``, as a fraction
             of the largest; 0 for all units where no unit's sum is positive.
     """
@@ -42,6 +44,7 @@ class RelayOrder:
     units: Tensor
     information: Tensor
     tied: Tensor
+    ambiguous: Tensor
     scores: Tensor
 
 
@@ -102,13 +105,13 @@ def relay_order(
     rows = labelled_rows(x_in, x_out, hidden, valid)
     start = Condition.empty(rows, estimator)
     unconditioned = start.information().unsqueeze(1)
-    moved, tied, conditioned = _grow_condition(start, largest=direction == "shrink")
+    moved, tied, ambiguous, conditioned = _grow_condition(start, largest=direction == "shrink")
 
     if direction == "shrink":
         units = moved
         information = torch.cat([unconditioned, conditioned], dim=1) - conditioned[:, -1:]
     else:
-        units, tied = moved.flip(1), tied.flip(1)
+        units, tied, ambiguous = moved.flip(1), tied.flip(1), ambiguous.flip(1)
         information = unconditioned - torch.cat([unconditioned, conditioned], dim=1).flip(1)
 
     def shaped(tensor: Tensor) -> Tensor:
@@ -118,6 +121,7 @@ def relay_order(
         units=shaped(units),
         information=shaped(information),
         tied=shaped(tied),
+        ambiguous=shaped(ambiguous),
         scores=shaped(_scores(units, information)),
     )
 
@@ -128,15 +132,18 @@ def check_direction(direction: str) -> None:
         raise ValueError(f"direction: got {direction!r}; it takes 'shrink' or 'grow'")
 
 
-def _grow_condition(condition: Condition, *, largest: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _grow_condition(
+    condition: Condition, *, largest: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Put the units into the condition, each time the one that leaves the most or least.
 
     Returns:
-        Units in the order in which they went, whether each was tied, and I(X_in; X_out | S) after
-        each; all ``(indices, units)``.
+        Units in the order in which they went, whether each was tied when it went, whether it was
+        ever as good as another, and I(X_in; X_out | S) after it; all ``(indices, units)``.
     """
     indices, units = condition.rows.samples.numel(), condition.rows.codes.shape[1] - 2
     left = torch.arange(units, device=condition.rows.codes.device).expand(indices, units)
+    open_places = torch.zeros_like(left, dtype=torch.bool)
     moved, tied, conditioned = [], [], []
     for _ in range(units):
         rows = condition.rows
@@ -147,11 +154,14 @@ def _grow_condition(condition: Condition, *, largest: bool) -> tuple[Tensor, Ten
         pick = as_good.byte().argmax(1, keepdim=True)
         moved.append(left.gather(1, pick))
         tied.append(as_good.sum(1, keepdim=True) > 1)
+        open_places |= torch.zeros_like(open_places).scatter_(1, left, as_good & tied[-1])
         conditioned.append(values.gather(1, pick))
         condition = condition.extended(codes.gather(1, pick[rows.index]).squeeze(1))
         others = torch.arange(left.shape[1] - 1, device=left.device)
         left = left.gather(1, others + (others >= pick))
-    return torch.cat(moved, dim=1), torch.cat(tied, dim=1), torch.cat(conditioned, dim=1)
+    order = torch.cat(moved, dim=1)
+    ambiguous = open_places.gather(1, order)
+    return order, torch.cat(tied, dim=1), ambiguous, torch.cat(conditioned, dim=1)
 
 
 def _scores(units: Tensor, information: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
     """Scalars of a report by name, to be logged under a prefix.
 
     Means run over the steps at which all inputs had been presented, each weighted with the number
-    of sequences that are long enough for it. The last step is the latest of those analysed; -1, the
-    last step of each sequence, comes after all that are counted from the start.
+    of sequences that are long enough for it. The last step is -1, the last of each sequence, where
+    that was analysed, and otherwise the one of the largest index.
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
-    - ``{layer}/{concept}/tied``: fraction of units whose place in the order is tied.
+    - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
@@ -38,7 +38,7 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
                 f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
             )
         weights = layer.samples * ended
-        last = int(np.lexsort((layer.time_steps, layer.time_steps < 0))[-1])
+        last = int(np.argmax(np.where(layer.time_steps == -1, np.inf, layer.time_steps)))
         for concept, relay in layer.concepts.items():
             scalars |= {
                 f"{key}/{concept}/information": float(

@@ -255,6 +255,37 @@ def test_an_order_that_the_model_changes_is_warned_of_or_refused() -> None:
     assert callback.reports[0].layers["rnn.l0"].samples.tolist() == [48, 40, 32, 24, 16, 8, 48]
 
 
+def test_batches_that_may_be_padded_are_warned_of() -> None:
+    batches = [(INPUTS[:16, :4], LABELS[:16]), (INPUTS[16:], LABELS[16:])]
+    with pytest.warns(
+        UserWarning, match="the batches given to 'rnn.l0' have from 4 to 6 steps. If"
+    ):
+        quiet_trainer(RelayInformationCallback()).validate(
+            Classifier(), DataLoader(batches, batch_size=None), verbose=False
+        )
+
+
+def test_short_sequences_in_the_sanity_check_are_no_error() -> None:
+    class Packing(Classifier):
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            scores: torch.Tensor = self.head(self.rnn(packed)[1][0])
+            return scores
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            loss: torch.Tensor = self.loss(self(batch[0], batch[1]), batch[2])
+            return loss
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0], batch[1])
+
+    lengths = torch.tensor([3] * 32 + [6] * 16)
+    batches = batch_of(INPUTS, lengths, LABELS)
+    callback = RelayInformationCallback(target=2, inputs_end=4, time_steps=[0, 5])
+    quiet_trainer(callback).fit(Packing(), batches, batches)
+    assert callback.reports[0].layers["rnn.l0"].samples.tolist() == [48, 16]
+
+
 def test_steps_that_no_analysed_sequence_has_are_left_out_with_a_warning() -> None:
     callback = RelayInformationCallback(time_steps=[0, 3, 99])
     with pytest.warns(
@@ -358,13 +389,13 @@ def test_sanity_checking_leaves_no_trace_and_finds_errors_before_training(tmp_pa
 
 
 def test_reports_are_saved_where_asked_and_never_overwritten(tmp_path: Path) -> None:
-    callback = RelayInformationCallback(dirpath=tmp_path / "here")
+    callback = RelayInformationCallback(dirpath=tmp_path / "here", prefix="a/relay")
     trainer = quiet_trainer(callback)
     for _ in range(2):
         trainer.validate(Classifier(), loader(), verbose=False)
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
-        "relay-validate-epoch=0-step=0-v1.npz",
-        "relay-validate-epoch=0-step=0.npz",
+        "a-relay-validate-epoch=0-step=0-v1.npz",
+        "a-relay-validate-epoch=0-step=0.npz",
     ]
 
 
@@ -484,7 +515,7 @@ def test_arguments_are_checked_in_the_constructor() -> None:
         ({"levels": 3}, r"levels: got 3 with 'kmeans'"),
         ({"direction": "up"}, r"direction: got 'up'; it takes 'shrink' or 'grow'"),
         ({"estimator": "bayes"}, r"estimator: got 'bayes'; it takes 'plugin'"),
-        ({"prefix": ""}, r"prefix: got an empty string"),
+        ({"prefix": ""}, r"prefix: got ''; it takes the first part of the tags"),
     ]
     for options, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -540,7 +571,12 @@ def test_an_empty_evaluation_set_is_refused() -> None:
         )
     with pytest.warns(UserWarning, match="is zero"), pytest.raises(ValueError, match=message):
         quiet_trainer(RelayInformationCallback()).validate(Classifier(), empty)
-    with pytest.raises(ValueError, match=r"dataloader: there is no validation set, .* stages="):
+    with (
+        pytest.warns(UserWarning, match="is zero"),
+        pytest.raises(ValueError, match="dataloader: the test set is empty"),
+    ):
+        quiet_trainer(RelayInformationCallback()).test(Classifier(), empty)
+    with pytest.raises(ValueError, match=r"dataloader: there is no validation set or .* stages="):
         quiet_trainer(RelayInformationCallback()).fit(Classifier(), loader())
 
 

@@ -58,9 +58,10 @@ def conditional_information(
 
 def shrinking_order(
     x_in: Sequence[int], x_out: Sequence[int], hidden: Sequence[Sequence[int]]
-) -> tuple[list[int], list[float], list[bool], list[float]]:
-    """Units, information, ties and scores of the published algorithm."""
+) -> tuple[list[int], list[float], list[bool], list[bool], list[float]]:
+    """Units, information, ties, ambiguity and scores of the published algorithm."""
     left = list(range(len(hidden[0])))
+    rivals: set[int] = set()
     units, information, tied = [], [relay_information(x_in, x_out, hidden, left)], []
     while left:
         values = {
@@ -72,15 +73,17 @@ def shrinking_order(
         units.append(as_good[0])
         information.append(values[as_good[0]])
         tied.append(len(as_good) > 1)
+        rivals |= set(as_good) if tied[-1] else set()
         left.remove(as_good[0])
-    return units, information, tied, scores(units, information)
+    return units, information, tied, [u in rivals for u in units], scores(units, information)
 
 
 def growing_order(
     x_in: Sequence[int], x_out: Sequence[int], hidden: Sequence[Sequence[int]]
-) -> tuple[list[int], list[float], list[bool], list[float]]:
+) -> tuple[list[int], list[float], list[bool], list[bool], list[float]]:
     """As ``shrinking_order``, found by adding the most important unit first."""
     chosen: list[int] = []
+    rivals: set[int] = set()
     total = conditional_information(x_in, x_out, rows_of(hidden, []))
     information, tied = [0.0], []
     while len(chosen) < len(hidden[0]):
@@ -94,8 +97,10 @@ def growing_order(
         chosen.append(as_good[0])
         information.append(total - values[as_good[0]])
         tied.append(len(as_good) > 1)
-    units = chosen[::-1]
-    return units, information[::-1], tied[::-1], scores(units, information[::-1])
+        rivals |= set(as_good) if tied[-1] else set()
+    units, information = chosen[::-1], information[::-1]
+    ambiguous = [unit in rivals for unit in units]
+    return units, information, tied[::-1], ambiguous, scores(units, information)
 
 
 def scores(units: list[int], information: list[float]) -> list[float]:

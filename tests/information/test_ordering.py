@@ -20,12 +20,13 @@ REFERENCES = {"shrink": reference.shrinking_order, "grow": reference.growing_ord
 @given(discrete_data(), st.sampled_from(["shrink", "grow"]))
 def test_equals_the_reference(data: Data, direction: Direction) -> None:
     order = relay_order(*data, direction=direction)
-    units, information, tied, scores = REFERENCES[direction](
+    units, information, tied, ambiguous, scores = REFERENCES[direction](
         data.x_in.tolist(), data.x_out.tolist(), data.hidden.tolist()
     )
     assert order.units.tolist() == units
     assert order.information.tolist() == pytest.approx(information, abs=1e-12)
     assert order.tied.tolist() == tied
+    assert order.ambiguous.tolist() == ambiguous
     assert order.scores.tolist() == pytest.approx(scores, abs=1e-6)
 
 
@@ -80,6 +81,7 @@ def test_the_copy_leaves_last_and_the_others_are_tied() -> None:
     assert order.units.tolist() == [0, 2, 1]
     assert order.information.tolist() == [1.0, 1.0, 1.0, 0.0]
     assert order.tied.tolist() == [True, False, False]
+    assert order.ambiguous.tolist() == [True, True, False]
     assert order.scores.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -89,6 +91,16 @@ def test_of_two_copies_the_lower_leaves_first_and_is_tied() -> None:
     assert order.units.tolist() == [0, 1]
     assert order.information.tolist() == [1.0, 0.0, 0.0]
     assert order.tied.tolist() == [True, False]
+    assert order.ambiguous.tolist() == [True, True]
+
+
+def test_a_rival_of_a_tied_unit_is_ambiguous_though_its_own_removal_is_not_tied() -> None:
+    rare, fair = (torch.arange(200) % 10 == 0).long(), (torch.arange(200) // 10) % 2
+    label = rare + 2 * fair
+    order = relay_order(label, label, torch.stack([rare, rare, fair], dim=1))
+    assert order.units.tolist() == [0, 1, 2]
+    assert order.tied.tolist() == [True, False, False]
+    assert order.ambiguous.tolist() == [True, True, False]
 
 
 def test_bits_of_different_weight_leave_by_their_weight() -> None:
@@ -138,6 +150,7 @@ def test_every_leading_index_has_its_own_order() -> None:
             alone = relay_order(labels[counted], labels[counted], hidden[a, b][counted])
             assert torch.equal(together.units[a, b], alone.units)
             assert torch.equal(together.tied[a, b], alone.tied)
+            assert torch.equal(together.ambiguous[a, b], alone.ambiguous)
             torch.testing.assert_close(
                 together.information[a, b], alone.information, atol=1e-12, rtol=0
             )

@@ -42,6 +42,9 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
     assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
     assert scalars["rnn.l0/joint/tied"] == pytest.approx(60 / 90)
     assert scalars["rnn.l0/joint/information_last"] == 3.0
+    without = dataclasses.replace(layer, time_steps=np.array([2, 5, -4]))
+    scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": without}))
+    assert scalars["rnn.l0/joint/information_last"] == 1.0
 
 
 def test_an_end_of_inputs_after_every_step_is_refused() -> None:
