@@ -110,30 +110,20 @@ def test_a_fair_sample_is_taken_and_what_is_left_out_is_counted() -> None:
 
 
 def test_options_reach_the_analysis() -> None:
-    callback = RelayInformationCallback(
-        ["rnn"],
-        concepts={"low": lambda label: label & 1},
-        discretization="quantile",
-        levels=3,
-        direction="grow",
-        time_steps=[1, -1],
-        inputs_end=1,
-    )
+    options: dict[str, Any] = {
+        "concepts": {"low": lambda label: label & 1},
+        "discretization": "quantile",
+        "levels": 3,
+        "direction": "grow",
+        "time_steps": [1, -1],
+        "inputs_end": 1,
+    }
+    callback = RelayInformationCallback(["rnn"], **options)
     model = Classifier()
     quiet_trainer(callback).validate(model, loader(), verbose=False)
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
         predicted = model.eval()(INPUTS).argmax(1)
-    expected = relay_report(
-        recorder.states,
-        LABELS,
-        predicted,
-        concepts={"low": lambda label: label & 1},
-        discretization="quantile",
-        levels=3,
-        direction="grow",
-        time_steps=[1, -1],
-        inputs_end=1,
-    )
+    expected = relay_report(recorder.states, LABELS, predicted, **options)
     assert_equal(callback.reports[0].layers, expected.layers)
 
 
