@@ -1,4 +1,8 @@
-"""The memory task is solved, and relayed in full through the whole delay, by all three cells."""
+"""The memory task is solved, and relayed in full through the whole delay, by all three cells.
+
+Not at every seed: some networks hold a part of the pattern in more than two levels of a unit, which
+codes of two levels do not see (docs/reading.md). The seed is one of those at which they suffice.
+"""
 
 from typing import Any
 
