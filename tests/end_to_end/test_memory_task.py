@@ -1,7 +1,8 @@
 """The memory task is solved, and relayed in full through the whole delay, by all three cells.
 
-Not at every seed: some networks hold a part of the pattern in more than two levels of a unit, which
-codes of two levels do not see (docs/reading.md). The seed is one of those at which they suffice.
+Not at every seed: in some runs codes of two levels do not account for all three bits, though the
+accuracy is as high (benchmarks/memory_task_seeds.py, docs/reading.md). The seed is one at which they
+do.
 """
 
 from typing import Any
