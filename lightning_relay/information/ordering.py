@@ -82,7 +82,8 @@ def relay_order(
         estimator: How entropies are estimated from counts.
 
     Returns:
-        Order, information in bits, ties, ambiguity and scores, with the leading dimensions of the arguments.
+        Order, information in bits, ties, ambiguity and scores, with the leading dimensions of the
+        arguments.
 
     Raises:
         TypeError: If labels or codes are not integers.

@@ -1,8 +1,7 @@
 """The memory task is solved, and relayed in full through the whole delay, by all three cells.
 
 Not at every seed: in some runs codes of two levels do not account for all three bits, though the
-accuracy is as high (benchmarks/memory_task_seeds.py, docs/reading.md). The seed is one at which they
-do.
+accuracy is as high (benchmarks/memory_task_seeds.py, docs/reading.md). Here they do.
 """
 
 from typing import Any
