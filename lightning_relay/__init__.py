@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lightning_relay.information.ordering import RelayOrder as RelayOrder
     from lightning_relay.information.ordering import relay_order as relay_order
     from lightning_relay.information.relay import relay_information as relay_information
+    from lightning_relay.recurrent.adapters import register_recurrent as register_recurrent
+    from lightning_relay.recurrent.layers import recurrent_layers as recurrent_layers
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
     from lightning_relay.recurrent.states import HiddenStates as HiddenStates
     from lightning_relay.report import ConceptRelay as ConceptRelay
@@ -39,6 +41,8 @@ _HOMES = {
     "RelayReport": "lightning_relay.report",
     "discretize": "lightning_relay.discretization",
     "mutual_information": "lightning_relay.information.mutual_information",
+    "recurrent_layers": "lightning_relay.recurrent.layers",
+    "register_recurrent": "lightning_relay.recurrent.adapters",
     "relay_information": "lightning_relay.information.relay",
     "relay_order": "lightning_relay.information.ordering",
     "relay_report": "lightning_relay.analysis",

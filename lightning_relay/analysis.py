@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,24 @@ from lightning_relay.information import (
     relay_order,
 )
 from lightning_relay.information.arguments import check_label_tensor
+from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.states import HiddenStates, has_step
 from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_relay.recurrent.states import HiddenStates
+    from lightning_relay.recurrent.states import LayerStates
+
+_CODES_AT_ONCE = 2**24
+"""Steps are analysed in blocks of about this many codes."""
 
 
 def relay_report(
-    states: Mapping[str, HiddenStates],
+    states: Mapping[str, LayerStates],
     x_in: Tensor,
     x_out: Tensor,
     *,
@@ -46,7 +55,8 @@ def relay_report(
     Needs no Lightning: the states may come from a ``HiddenStateRecorder`` around any forward pass.
 
     Args:
-        states: Hidden states by layer key, ``(batch, step, unit)`` each.
+        states: Hidden states by layer key, ``(batch, step, unit)`` each; integers are taken for
+            codes, made of the states with ``discretization`` and ``levels``.
         x_in: Class label of each input sequence, int64 ``(batch,)``.
         x_out: Class label that the model gave each sequence, int64 ``(batch,)``.
         concepts: ``"joint"``, ``"per_class"``, or functions of the class label by name.
@@ -59,8 +69,9 @@ def relay_report(
             Default: every step up to the end of the longest sequence and, where the sequences are
             of different lengths, -1: the last step of each.
         inputs_end: Step at which the last input was presented; a negative one counts back from
-            each sequence's own end. Steps at which some sequence still had input to come are
-            marked in the report, because there X_out depends on more than the states.
+            each sequence's own end. Steps at which the states of some sequence had not seen all
+            input are marked in the report, because there X_out depends on more than the states.
+            The backward direction of a first layer has seen all input at step 0 only.
         samples_seen: Number of sequences there were before some were left out; default: all
             there are.
 
@@ -69,8 +80,9 @@ def relay_report(
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If numbers of sequences differ, an option is unknown, a step lies outside every
-            sequence, or a state is NaN or infinite; says which.
+        ValueError: If numbers of sequences differ, an option is unknown, a key of ``states`` is no
+            layer key, a step lies outside every sequence, or a state is NaN or infinite; says
+            which.
 
     Example:
         >>> import torch
@@ -87,52 +99,33 @@ def relay_report(
     if not states:
         raise ValueError("states: got no layer; it takes hidden states by layer key")
     for layer, layer_states in states.items():
-        if len(layer_states.values) != len(x_in) or len(x_in) != len(x_out):
+        StateKey.parse(layer)
+        if len(layer_states) != len(x_in) or len(x_in) != len(x_out):
             raise ValueError(
-                f"states, x_in, x_out: got {len(layer_states.values)} sequences of {layer!r}, "
+                f"states, x_in, x_out: got {len(layer_states)} sequences of {layer!r}, "
                 f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
             )
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
     layers = {}
     for layer, layer_states in states.items():
-        layer_states.check_finite(layer)
+        if isinstance(layer_states, HiddenStates):
+            layer_states.check_finite(layer)
         steps = _steps(layer_states, time_steps)
-        selected = [layer_states.at(step) for step in steps]
-        valid = torch.cat([part.valid for part in selected], dim=1).T
-        hidden = discretize(
-            torch.cat([part.values for part in selected], dim=1).transpose(0, 1),
-            discretization,
-            levels=levels,
-            valid=valid,
-            layer=layer,
-        )
-        relays = {}
-        for name, (concept_in, concept_out) in codes.items():
-            order = relay_order(
-                concept_in,
-                concept_out,
-                hidden,
-                direction=direction,
-                valid=valid,
-                estimator=estimator,
-            )
-            information = mutual_information(
-                concept_in, concept_out, valid=valid, estimator=estimator
-            )
-            relays[name] = ConceptRelay(
-                information=order.information.cpu().numpy(),
-                units=order.units.cpu().numpy(),
-                tied=order.tied.cpu().numpy(),
-                ambiguous=order.ambiguous.cpu().numpy(),
-                scores=order.scores.cpu().numpy(),
-                mutual_information=information.cpu().numpy(),
-            )
+        samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
+        parts = []
+        for block in _blocks(layer_states, steps):
+            valid = torch.cat([part.valid for part in block], dim=1).T
+            hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
+            if hidden.is_floating_point():
+                hidden = discretize(hidden, discretization, levels=levels, valid=valid, layer=layer)
+            parts.append(_measured(codes, hidden, valid, direction, estimator))
+        measured, concept_parts = zip(*parts, strict=True)
         layers[layer] = LayerRelay(
             time_steps=np.array(steps, dtype=np.int64),
-            inputs_ended=_inputs_ended(layer_states, steps, valid, inputs_end).cpu().numpy(),
-            samples=valid.sum(1).cpu().numpy(),
-            distinct_states=distinct_states(hidden, valid=valid).cpu().numpy(),
-            concepts=relays,
+            inputs_ended=_inputs_ended(layer, states, steps, inputs_end).cpu().numpy(),
+            samples=samples.sum(1).cpu().numpy(),
+            distinct_states=np.concatenate(measured),
+            concepts={name: _joined([relays[name] for relays in concept_parts]) for name in codes},
         )
     return RelayReport(
         layers=layers,
@@ -142,6 +135,7 @@ def relay_report(
         },
         samples=len(x_in),
         samples_seen=len(x_in) if samples_seen is None else samples_seen,
+        samples_fitted=len(x_in),
         discretization=discretization,
         levels=levels,
         direction=direction,
@@ -168,28 +162,80 @@ def _labels(name: str, labels: Tensor) -> Tensor:
     return labels.long()
 
 
-def _steps(states: HiddenStates, time_steps: Sequence[int] | None) -> list[int]:
+def _steps(states: LayerStates, time_steps: Sequence[int] | None) -> list[int]:
     if time_steps is not None:
         return list(time_steps)
     lengths = states.lengths
-    steps = list(range(int(lengths.max())))
+    steps = [step for step in range(int(lengths.max())) if states.has(step)]
     return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
 
 
+def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenStates]]:
+    """States at the steps, a few steps at a time."""
+    first = states.at(steps[0])
+    at_once = max(1, _CODES_AT_ONCE // max(1, first.values.numel()))
+    for start in range(0, len(steps), at_once):
+        yield [states.at(step) for step in steps[start : start + at_once]]
+
+
+def _measured(
+    codes: Mapping[str, tuple[Tensor, Tensor]],
+    hidden: Tensor,
+    valid: Tensor,
+    direction: Direction,
+    estimator: Estimator,
+) -> tuple[NDArray[np.int64], dict[str, ConceptRelay]]:
+    """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
+    relays = {}
+    for name, (concept_in, concept_out) in codes.items():
+        order = relay_order(
+            concept_in, concept_out, hidden, direction=direction, valid=valid, estimator=estimator
+        )
+        information = mutual_information(concept_in, concept_out, valid=valid, estimator=estimator)
+        relays[name] = ConceptRelay(
+            information=order.information.cpu().numpy(),
+            units=order.units.cpu().numpy(),
+            tied=order.tied.cpu().numpy(),
+            ambiguous=order.ambiguous.cpu().numpy(),
+            scores=order.scores.cpu().numpy(),
+            mutual_information=information.cpu().numpy(),
+        )
+    return distinct_states(hidden, valid=valid).cpu().numpy(), relays
+
+
+def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:
+    """Results of blocks of steps as those of all steps."""
+    return ConceptRelay(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(ConceptRelay)
+        }
+    )
+
+
 def _inputs_ended(
-    states: HiddenStates, steps: Sequence[int], valid: Tensor, inputs_end: int | None
+    layer: str, states: Mapping[str, LayerStates], steps: Sequence[int], inputs_end: int | None
 ) -> Tensor:
-    """Whether all counted sequences had their last input by each step, ``(step,)``."""
+    """Whether the states of all counted sequences have seen all inputs at each step, ``(step,)``.
+
+    A backward layer on the input reads from the end: it has seen all inputs at step 0 only. Layers
+    above a bidirectional one have seen all inputs at every step.
+    """
     if inputs_end is None:
         return torch.ones(len(steps), dtype=torch.bool)
-    lengths = states.lengths
+    lengths = states[layer].lengths
     longest = int(lengths.max())
     if not -longest <= inputs_end < longest:
         raise ValueError(
             f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps"
         )
+    key = StateKey.parse(layer)
+    if key.layer > 0 and str(dataclasses.replace(key, reverse=True)) in states:
+        return torch.ones(len(steps), dtype=torch.bool)
     end = inputs_end if inputs_end >= 0 else lengths + inputs_end
     positions = torch.stack(
         [torch.full_like(lengths, step) if step >= 0 else lengths + step for step in steps]
     )
-    return ((positions >= end) | ~valid).all(1)
+    seen = positions == 0 if key.reverse else positions >= end
+    valid = torch.stack([has_step(lengths, step) for step in steps])
+    return (seen | ~valid).all(1)

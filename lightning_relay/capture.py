@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,16 +10,18 @@ import torch
 from torch import Tensor
 
 from lightning_relay.predictions import Prediction, PredictionReader
-from lightning_relay.recurrent.buffer import SequenceBuffer, Sequences
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.targets import BatchEntry, Target, read_entry, read_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from torch import nn
+
+    from lightning_relay.recurrent.buffer import SequenceBuffer
+    from lightning_relay.recurrent.layers import Layers, State
 
 
 class EvaluationCapture:
@@ -34,8 +37,11 @@ class EvaluationCapture:
         prediction: Where the class scores come from; default: found.
         lengths: Where the lengths of the sequences stand in a batch, for padded sequences that
             are not packed.
-        max_samples: Number of sequences kept at most, for each dataloader.
-        seed: Seed of the choice of sequences.
+        new_buffer: Makes a buffer for the sequences of a dataloader.
+        layers: Which layers of each module.
+        states: Which states of LSTMs.
+        num_batches: Number of batches to come from each dataloader, for the estimate of memory;
+            infinite or None where it is not known.
 
     Attributes:
         buffers: The sequences gathered so far, by dataloader.
@@ -56,20 +62,22 @@ class EvaluationCapture:
         target: BatchEntry | None,
         prediction: Prediction | None,
         lengths: BatchEntry | None,
-        max_samples: int,
-        seed: int,
+        new_buffer: Callable[[], SequenceBuffer],
+        layers: Layers = "last",
+        states: Sequence[State] = ("hidden",),
+        num_batches: Sequence[float] | None = None,
     ) -> None:
         self.buffers: dict[int, SequenceBuffer] = {}
         self.num_classes: dict[int, int | None] = {}
         self.sources: dict[int, tuple[str, str]] = {}
         self.presorted: set[str] = set()
         self.steps: dict[str, set[int]] = {}
-        self._recorder = HiddenStateRecorder(model, modules)
+        self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
         self._reader = PredictionReader(model, prediction)
         self._target_entry = target
         self._lengths_entry = lengths
-        self._max_samples = max_samples
-        self._seed = seed
+        self._new_buffer = new_buffer
+        self._num_batches = num_batches
         self._hooks = ExitStack()
         self._dataloader: int | None = None
         self._target: Target | None = None
@@ -127,21 +135,31 @@ class EvaluationCapture:
         predictions = self._reader.read(outputs, target.labels)
         self.num_classes[self._dataloader] = predictions.num_classes
         self.sources[self._dataloader] = (target.source, predictions.source)
-        buffer = self.buffers.setdefault(
-            self._dataloader, SequenceBuffer(self._max_samples, seed=self._seed)
+        if self._dataloader not in self.buffers:
+            self.buffers[self._dataloader] = self._new_buffer()
+        self.buffers[self._dataloader].add(
+            states, target.labels, predictions.classes, expected=self._expected(len(target.labels))
         )
-        buffer.add(Sequences(states, target.labels, predictions.classes))
         self._recorder.clear()
         self._reader.clear()
 
+    def _expected(self, sequences: int) -> int | None:
+        """Number of sequences to come from the dataloader, if all its batches are of one size."""
+        if self._num_batches is None or self._dataloader is None:
+            return None
+        batches = self._num_batches[self._dataloader]
+        return int(batches) * sequences if math.isfinite(batches) else None
+
     def _step_states(self, labels: int) -> dict[str, HiddenStates]:
-        for layer, calls in self._recorder.calls.items():
-            if calls != 1:
+        for layer, batches in self._recorder.batches.items():
+            if batches != 1:
                 raise ValueError(
-                    f"modules: layer {layer!r} was called {calls} times in one step; it takes "
-                    "modules that are called once with a whole sequence. Name those with modules=. "
-                    "A callback that calls the model must stand after the relay callback; a module "
-                    "compiled before its hooks were set may call none of them"
+                    f"modules: layer {layer!r} was given {batches} batches of sequences in one "
+                    "step; it takes one: a call with whole sequences, the calls that go on from "
+                    "its returned state, or a cell called once for every step. Name the modules "
+                    "of which that is true with modules=. A callback that calls the model must "
+                    "stand after the relay callback; a module compiled before its hooks were set "
+                    "may call none of them"
                 )
         states = self._recorder.states
         for layer, layer_states in states.items():

@@ -7,6 +7,7 @@ the data, however its values are tied, and a constant unit gets one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Method = Literal["kmeans", "median", "sign", "quantile"]
 """How thresholds are found."""
 
-_ELEMENTS_AT_ONCE = 2**23
+_ELEMENTS_AT_ONCE = 2**21
 """States are sorted in blocks of leading indices of about this many values."""
 
 _ROUNDING = {torch.float32: 8, torch.float64: 8}
@@ -25,6 +26,25 @@ _ROUNDING = {torch.float32: 8, torch.float64: 8}
 
 In the half precisions a rounding is so large that two neighbouring values can be told apart.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Thresholds fitted to states, to code those or later ones.
+
+    Attributes:
+        cuts: Values between two neighbouring samples, halfway, float64 ``(…, cut, units)``;
+            infinite where a cut could not be made.
+    """
+
+    cuts: Tensor
+
+    def codes(self, states: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
+        """Integer codes of states ``(…, samples, units)``: the number of cuts below each."""
+        codes = torch.zeros(states.shape, dtype=dtype, device=states.device)
+        for cut in self.cuts.unbind(-2):
+            codes += states > cut.unsqueeze(-2)
+        return codes
 
 
 def discretize(
@@ -74,6 +94,30 @@ def discretize(
         k-means with two clusters: Hintze and Adami, Entropy 25(3):401 (2023), whose text also
         names the median.
     """
+    thresholds = fit_thresholds(states, method, levels=levels, valid=valid, layer=layer)
+    return thresholds.codes(states)
+
+
+def fit_thresholds(
+    states: Tensor,
+    method: Method = "kmeans",
+    *,
+    levels: int = 2,
+    valid: Tensor | None = None,
+    layer: str | None = None,
+) -> Thresholds:
+    """The thresholds with which ``discretize`` codes states, for each unit and leading index.
+
+    Args, errors and source as ``discretize``.
+
+    Returns:
+        Thresholds that give the states they were fitted to the codes of ``discretize``.
+
+    Example:
+        >>> import torch
+        >>> fit_thresholds(torch.tensor([[0.1], [0.9], [0.2], [1.0]])).cuts
+        tensor([[0.5500]], dtype=torch.float64)
+    """
     check_method(method, levels)
     if not states.is_floating_point():
         raise TypeError(f"states: got {states.dtype}; it takes real states of a floating dtype")
@@ -96,17 +140,20 @@ def discretize(
     if not bool(mask.any(-1).all()):
         raise ValueError("valid: no sample is valid at a leading index; leave that index out")
     _check_finite(states, mask, layer)
+    *leading, _, units = states.shape
     if method == "sign":
-        return (states > 0).long()
+        return Thresholds(
+            torch.zeros(*leading, 1, units, dtype=torch.float64, device=states.device)
+        )
 
     flat = states.reshape(-1, *states.shape[-2:])
     flat_mask = mask.reshape(-1, mask.shape[-1])
     at_once = max(1, _ELEMENTS_AT_ONCE // max(1, flat[0].numel()))
-    codes = [
-        _split(block, block_mask, method, levels)
+    cuts = [
+        _cuts(block, block_mask, method, levels)
         for block, block_mask in zip(flat.split(at_once), flat_mask.split(at_once), strict=True)
     ]
-    return torch.cat(codes).reshape(states.shape)
+    return Thresholds(torch.cat(cuts).reshape(*leading, levels - 1, units))
 
 
 def check_method(method: str, levels: int) -> None:
@@ -136,11 +183,10 @@ def _check_finite(states: Tensor, mask: Tensor, layer: str | None) -> None:
     )
 
 
-def _split(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
-    """Codes of ``(index, sample, unit)`` states, of which those in ``mask`` are fitted."""
+def _cuts(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
+    """Cuts ``(index, cut, unit)`` fitted to the ``(index, sample, unit)`` states in ``mask``."""
     count = mask.sum(1).reshape(-1, 1, 1)
-    padded = states.double().masked_fill(~mask.unsqueeze(-1), torch.inf)
-    ordered = padded.sort(dim=1).values
+    ordered = states.double().masked_fill(~mask.unsqueeze(-1), torch.inf).sort(dim=1).values
     below, above = ordered[:, :-1], ordered[:, 1:]
     size = torch.arange(1, states.shape[1], device=states.device).reshape(1, -1, 1)
     possible = (below < above) & (size < count) & ~_constant(states, mask)
@@ -151,16 +197,20 @@ def _split(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
         parts = 2 if method == "median" else levels
         costs = [(size - count * part / parts).abs() for part in range(1, parts)]
 
-    codes = torch.zeros(states.shape, dtype=torch.long, device=states.device)
+    none = torch.full_like(ordered[:, :1], torch.inf)
+    cuts = []
     taken = torch.zeros_like(possible)
     for cost in costs:
         if possible.shape[1] == 0:
-            break
+            cuts.append(none)
+            continue
         cut = cost.expand(possible.shape).masked_fill(~possible, torch.inf).argmin(1, keepdim=True)
         usable = possible.gather(1, cut) & ~taken.gather(1, cut)
         taken.scatter_(1, cut, True)
-        codes += (padded > below.gather(1, cut)) & usable
-    return codes
+        lower, upper = below.gather(1, cut), above.gather(1, cut)
+        halfway = lower + (upper - lower) / 2
+        cuts.append(torch.where(halfway < upper, halfway, lower).where(usable, none))
+    return torch.cat(cuts, dim=1)
 
 
 def _constant(states: Tensor, mask: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.utils.rnn import PackedSequence
 from torchmetrics import Metric, MetricCollection
 
+from lightning_relay.hooks import TransientHook
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -233,7 +235,7 @@ def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
     return Predictions(scores.detach().argmax(1), classes, f"argmax of {source}, {classes} classes")
 
 
-class _Enter:
+class _Enter(TransientHook):
     """Forward pre-hook: a module call has begun."""
 
     def __init__(self, open_calls: list[str], module: str) -> None:
@@ -244,7 +246,7 @@ class _Enter:
         self._open.append(self._module)
 
 
-class _Leave:
+class _Leave(TransientHook):
     """Forward hook: a module call has ended, also by an exception; keeps it if outermost."""
 
     def __init__(self, open_calls: list[str], calls: list[_Call], module: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -92,6 +93,13 @@ class RelayReport:
         mutual_information: I(X_in; X_out) of all analysed sequences in bits, by concept name.
         samples: Number of sequences analysed.
         samples_seen: Number of sequences there were; the others were left out by ``max_samples``.
+        samples_fitted: Number of sequences to which the thresholds of the codes were fitted: all
+            that were analysed, or the first of those seen.
+        threshold_agreement: By layer key, the fraction of the codes of a fair sample of all
+            sequences that thresholds fitted to that sample would give too; empty where the
+            thresholds were fitted to all that were analysed.
+        beyond_thresholds: By layer key, the number of sequences that are longer than any of those
+            to which thresholds were fitted, so that their last steps have no codes; likewise.
         discretization: Method that made codes of the states.
         levels: Number of codes asked of it.
         direction: Direction of the greedy order.
@@ -109,6 +117,7 @@ class RelayReport:
     mutual_information: Mapping[str, float]
     samples: int
     samples_seen: int
+    samples_fitted: int
     discretization: str
     levels: int
     direction: str
@@ -120,18 +129,20 @@ class RelayReport:
     epoch: int | None = None
     global_step: int | None = None
     dataloader: int = 0
+    threshold_agreement: Mapping[str, float] = field(default_factory=dict)
+    beyond_thresholds: Mapping[str, int] = field(default_factory=dict)
 
-    def save(self, path: str | Path) -> None:
-        """Write the report to an ``.npz`` file, which NumPy alone can read.
+    def save(self, path: str | Path | IO[bytes]) -> None:
+        """Write the report to an ``.npz`` file, or an open binary file, which NumPy alone can read.
 
         Arrays stand under ``layer/field`` and ``layer/concept/field``, everything else as JSON
         under ``header``.
         """
         header: dict[str, Any] = {"format": FORMAT, "layers": {}}
         header |= {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("layers", "mutual_information")
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if part.name not in ("layers", "mutual_information")
         }
         header["mutual_information"] = dict(self.mutual_information)
         arrays: dict[str, NDArray[Any]] = {}
@@ -142,20 +153,20 @@ class RelayReport:
                 arrays |= {
                     f"{key}/{concept}/{name}": array for name, array in _arrays(relay).items()
                 }
-        with Path(path).open("wb") as file:
+        with Path(path).open("wb") if isinstance(path, str | Path) else nullcontext(path) as file:
             np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: str | Path) -> RelayReport:
+    def load(cls, path: str | Path | IO[bytes]) -> RelayReport:
         """Read a report that ``save`` wrote; nothing in the file is executed.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file holds no relay report, or one of a later format.
         """
-        if Path(path).exists() and not is_zipfile(path):
+        if isinstance(path, str | Path) and Path(path).exists() and not is_zipfile(path):
             raise ValueError(f"path: {str(path)!r} holds no relay report")
-        with np.load(Path(path), allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             if "header" not in file:
                 raise ValueError(f"path: {str(path)!r} holds no relay report")
             header = json.loads(str(file["header"]))
@@ -179,9 +190,7 @@ class RelayReport:
 
 def _arrays(result: ConceptRelay | LayerRelay) -> dict[str, NDArray[Any]]:
     return {
-        field.name: getattr(result, field.name)
-        for field in fields(result)
-        if field.name != "concepts"
+        part.name: getattr(result, part.name) for part in fields(result) if part.name != "concepts"
     }
 
 
@@ -189,7 +198,5 @@ def _read(
     file: Mapping[str, NDArray[Any]], kind: type[ConceptRelay | LayerRelay], prefix: str
 ) -> dict[str, NDArray[Any]]:
     return {
-        field.name: file[f"{prefix}/{field.name}"]
-        for field in fields(kind)
-        if field.name != "concepts"
+        part.name: file[f"{prefix}/{part.name}"] for part in fields(kind) if part.name != "concepts"
     }

@@ -16,6 +16,7 @@ PACKAGE = Path(lightning_relay.__file__).parent
 FLOORS = {
     "information": 1,
     "discretization": 1,
+    "hooks": 1,
     "recurrent": 2,
     "concepts": 2,
     "targets": 2,

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_relay.capture import EvaluationCapture
+from lightning_relay.recurrent import SequenceBuffer
 from tests.hooks import hook_count
 from tests.models import Classifier, loader
 
@@ -12,8 +13,7 @@ def capture_of(model: Classifier, **options: object) -> EvaluationCapture:
         "target": None,
         "prediction": None,
         "lengths": None,
-        "max_samples": 100,
-        "seed": 0,
+        "new_buffer": lambda: SequenceBuffer(100),
     }
     return EvaluationCapture(model, **(defaults | options))
 
@@ -30,10 +30,10 @@ def test_steps_are_gathered_by_dataloader_without_any_trainer() -> None:
     with torch.no_grad():
         predicted = model(inputs).argmax(1)
     for dataloader in (0, 1):
-        sequences = capture.buffers[dataloader].sequences()
-        assert torch.equal(sequences.x_in, labels)
-        assert torch.equal(sequences.x_out, predicted)
-        assert len(sequences.states["rnn.l0"].values) == 48
+        buffer = capture.buffers[dataloader]
+        assert torch.equal(buffer.x_in, labels)
+        assert torch.equal(buffer.x_out, predicted)
+        assert len(buffer.states["rnn.l0"]) == 48
     source = "argmax of the model's own forward, 4 classes"
     assert capture.num_classes == {0: 4, 1: 4}
     assert capture.sources == dict.fromkeys((0, 1), ("batch[1]", source))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,14 +22,17 @@ from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method, check_method
 from lightning_relay.information.entropy import Estimator, entropy_estimator
 from lightning_relay.information.ordering import Direction, check_direction
-from lightning_relay.recurrent.buffer import Sequences
+from lightning_relay.recurrent.buffer import SequenceBuffer, megabytes
+from lightning_relay.recurrent.kept import KeptStates, Storage, check_storage
+from lightning_relay.recurrent.layers import Layers, State, check_layers, check_states
+from lightning_relay.report import RelayReport
 from lightning_relay.reporting.scalars import relay_scalars
 from lightning_relay.reporting.tensorboard import write_relay_report
 
-if TYPE_CHECKING:
-    from lightning_relay.report import RelayReport
-
 Stage = Literal["validate", "test"]
+
+_LOW_AGREEMENT = 0.9
+"""Below this agreement of thresholds with a fair sample there is a warning."""
 
 
 class RelayInformationCallback(Callback):
@@ -57,6 +62,9 @@ class RelayInformationCallback(Callback):
 
     Args:
         modules: Dotted names of the recurrent modules; default: all there are.
+        layers: The ``"last"`` layer of each module, or ``"all"``; ``recurrent_layers(model)`` lists
+            them.
+        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
             a function of it. Default: the only integer tensor ``(batch,)`` in the batch.
         prediction: X_out: the name of the submodule whose output is the class scores, or a
@@ -79,7 +87,14 @@ class RelayInformationCallback(Callback):
         inputs_end: Step at which the last input was presented, a negative one counted from each
             sequence's own end. Earlier steps are marked and left out of the means.
         max_samples: Number of sequences analysed at most, a fair sample of those seen; at least 2.
-            All steps and units of so many sequences are held in memory.
+        fit_samples: Of how many sequences at most the states themselves are held in memory. Where
+            more are analysed, thresholds are fitted to the first so many, and of all only codes
+            are held, one bit per state for two levels; the report says how well these thresholds
+            suit a fair sample of all sequences, and below .9 a warning does.
+        storage: ``"codes"`` as above; ``"states"`` or ``"half"`` hold the states of all analysed
+            sequences, as they are or in half precision, so that thresholds are fitted to all.
+        max_bytes: Memory that all this may take in CPU memory, for each dataloader. It is
+            estimated from the first batch, before anything is kept.
         seed: Seed of that sample.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
@@ -110,6 +125,8 @@ class RelayInformationCallback(Callback):
         self,
         modules: Sequence[str] | None = None,
         *,
+        layers: Layers = "last",
+        states: Sequence[State] = ("hidden",),
         target: Callable[[Any], Tensor] | int | str | None = None,
         prediction: Callable[[Any], Tensor] | str | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
@@ -121,12 +138,17 @@ class RelayInformationCallback(Callback):
         time_steps: Sequence[int] | None = None,
         inputs_end: int | None = None,
         max_samples: int = 4096,
+        fit_samples: int = 4096,
+        storage: Storage = "codes",
+        max_bytes: int = 2**31,
         seed: int = 0,
         every_n_epochs: int = 1,
         stages: Sequence[Stage] = ("validate", "test"),
         prefix: str = "relay",
         dirpath: str | Path | None = None,
     ) -> None:
+        check_layers(layers)
+        check_states(states)
         check_concepts(concepts)
         check_method(discretization, levels)
         check_direction(direction)
@@ -140,12 +162,19 @@ class RelayInformationCallback(Callback):
             raise TypeError(f"inputs_end: got {inputs_end!r}; it takes a step index")
         if not isinstance(max_samples, int) or max_samples < 2:
             raise ValueError(f"max_samples: got {max_samples}; it takes at least 2 sequences")
+        if not isinstance(fit_samples, int) or fit_samples < 2:
+            raise ValueError(f"fit_samples: got {fit_samples}; it takes at least 2 sequences")
+        check_storage(storage)
+        if not isinstance(max_bytes, int) or max_bytes < 1:
+            raise ValueError(f"max_bytes: got {max_bytes}; it takes a number of bytes")
         if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
         _check_stages(stages)
         if not isinstance(prefix, str) or not prefix:
             raise ValueError(f"prefix: got {prefix!r}; it takes the first part of the tags")
         self.modules = modules
+        self.layers = layers
+        self.states = tuple(states)
         self.target = target
         self.prediction = prediction
         self.lengths = lengths
@@ -157,6 +186,9 @@ class RelayInformationCallback(Callback):
         self.time_steps = time_steps
         self.inputs_end = inputs_end
         self.max_samples = max_samples
+        self.fit_samples = fit_samples
+        self.storage = storage
+        self.max_bytes = max_bytes
         self.seed = seed
         self.every_n_epochs = every_n_epochs
         self.stages = tuple(stages)
@@ -191,7 +223,7 @@ class RelayInformationCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names of modules before any training."""
-        self._new_capture(pl_module)
+        self._new_capture(pl_module, None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before the first epoch that there will be something to analyse."""
@@ -297,14 +329,59 @@ class RelayInformationCallback(Callback):
         if limit != 0 and batches and sum(batches) == 0:
             _raise_empty(stage)
 
-    def _new_capture(self, pl_module: LightningModule) -> EvaluationCapture:
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's state in a checkpoint, made of what it measures and where."""
+        return self._generate_state_key(
+            prefix=self.prefix,
+            modules=self.modules,
+            layers=self.layers,
+            states=self.states,
+            concepts=self.concepts if isinstance(self.concepts, str) else list(self.concepts),
+            discretization=self.discretization,
+            levels=self.levels,
+            direction=self.direction,
+            estimator=self.estimator,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The newest report, for a checkpoint."""
+        if not self.reports:
+            return {}
+        file = BytesIO()
+        self.reports[-1].save(file)
+        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the newest report of a checkpoint before those to come."""
+        if "newest_report" in state_dict:
+            saved = state_dict["newest_report"].cpu().numpy().tobytes()
+            self.reports[:] = [RelayReport.load(BytesIO(saved))]
+
+    def _new_capture(
+        self, pl_module: LightningModule, num_batches: Sequence[float] | None
+    ) -> EvaluationCapture:
         return EvaluationCapture(
             pl_module,
             modules=self.modules,
+            layers=self.layers,
+            states=self.states,
             target=self.target,
             prediction=self.prediction,
             lengths=self.lengths,
-            max_samples=self.max_samples,
+            new_buffer=self._new_buffer,
+            num_batches=num_batches,
+        )
+
+    def _new_buffer(self) -> SequenceBuffer:
+        return SequenceBuffer(
+            self.max_samples,
+            fit_samples=self.fit_samples,
+            storage=self.storage,
+            discretization=self.discretization,
+            levels=self.levels,
+            time_steps=self.time_steps,
+            max_bytes=self.max_bytes,
             seed=self.seed,
         )
 
@@ -315,7 +392,8 @@ class RelayInformationCallback(Callback):
         skipped = fitting and (trainer.current_epoch + 1) % self.every_n_epochs != 0
         if stage not in self.stages or (skipped and not trainer.sanity_checking):
             return
-        self._capture = self._new_capture(pl_module).__enter__()
+        capture = self._new_capture(pl_module, _numbers_of_batches(trainer, stage))
+        self._capture = capture.__enter__()
 
     def _detach(self) -> None:
         if self._capture is not None:
@@ -331,10 +409,10 @@ class RelayInformationCallback(Callback):
             _raise_empty(stage)
         self._say_what_was_found(capture)
         for dataloader, buffer in capture.buffers.items():
-            sequences = buffer.sequences()
-            if trainer.sanity_checking and capture.steps.keys() != sequences.states.keys():
+            states = buffer.states
+            if trainer.sanity_checking and capture.steps.keys() != states.keys():
                 continue  # Of sequences of different lengths these may all be short.
-            report = self._analysed(capture, dataloader, sequences)
+            report = self._analysed(capture, dataloader, states)
             scalars = relay_scalars(report)
             if trainer.sanity_checking:
                 continue
@@ -350,29 +428,47 @@ class RelayInformationCallback(Callback):
             self._log(trainer, pl_module, report, scalars, suffix)
 
     def _analysed(
-        self, capture: EvaluationCapture, dataloader: int, sequences: Sequences
+        self, capture: EvaluationCapture, dataloader: int, states: Mapping[str, KeptStates]
     ) -> RelayReport:
         x_in_source, x_out_source = capture.sources[dataloader]
+        buffer = capture.buffers[dataloader]
         report = relay_report(
-            sequences.states,
-            sequences.x_in,
-            sequences.x_out,
+            states,
+            buffer.x_in,
+            buffer.x_out,
             concepts=self.concepts,
             num_classes=capture.num_classes[dataloader],
             discretization=self.discretization,
             levels=self.levels,
             direction=self.direction,
             estimator=self.estimator,
-            time_steps=_present_steps(self.time_steps, sequences),
+            time_steps=_present_steps(self.time_steps, states),
             inputs_end=self.inputs_end,
-            samples_seen=capture.buffers[dataloader].seen,
+            samples_seen=buffer.seen,
         )
-        return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
+        report = dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
+        coded = {key: layer for key, layer in states.items() if layer.fitted is not None}
+        if not coded:
+            return report
+        report = dataclasses.replace(
+            report,
+            samples_fitted=self.fit_samples,
+            threshold_agreement={key: layer.agreement() for key, layer in coded.items()},
+            beyond_thresholds={key: layer.left_out() for key, layer in coded.items()},
+        )
+        self._say_what_thresholds_miss(report)
+        return report
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
         """Say what was taken for X_in and X_out, and what is doubtful, once in a run."""
         for x_in, x_out in capture.sources.values():
             self._say(f"Relay information: X_in is {x_in}, X_out is {x_out}.", rank_zero_info)
+        for buffer in capture.buffers.values():
+            self._say(
+                f"Relay information: the states of up to {buffer.expected} sequences take up to "
+                f"{megabytes(buffer.bytes_needed)} of memory.",
+                rank_zero_info,
+            )
         for layer in sorted(capture.presorted):
             self._say(
                 f"{layer!r} was given packed sequences that had been sorted by length. The relay "
@@ -387,6 +483,29 @@ class RelayInformationCallback(Callback):
                     f"the batches given to {layer!r} have from {min(steps)} to {max(steps)} steps. "
                     "If shorter sequences in them are padded, name lengths=, or else the padding "
                     "is counted",
+                    rank_zero_warn,
+                )
+
+    def _say_what_thresholds_miss(self, report: RelayReport) -> None:
+        mend = (
+            "shuffle the dataloader once, with a fixed seed, raise fit_samples, or hold the "
+            "states of all (storage='states' or 'half')"
+        )
+        for layer, agreement in report.threshold_agreement.items():
+            if agreement < _LOW_AGREEMENT:
+                self._say(
+                    f"{layer!r}: thresholds were fitted to the first {report.samples_fitted} "
+                    f"sequences, and thresholds fitted to a fair sample of all give other codes in "
+                    f"{1 - agreement:.0%} of cases, as where the first sequences are not like the "
+                    f"others; {mend}",
+                    rank_zero_warn,
+                )
+        for layer, beyond in report.beyond_thresholds.items():
+            if beyond:
+                self._say(
+                    f"{layer!r}: {beyond} of {report.samples} sequences are longer than any of the "
+                    f"first {report.samples_fitted}, to which thresholds were fitted; their steps "
+                    f"beyond are left out; {mend}",
                     rank_zero_warn,
                 )
 
@@ -460,16 +579,17 @@ def _raise_empty(stage: str) -> NoReturn:
 
 
 def _numbers_of_batches(trainer: Trainer, stage: str) -> Sequence[int | float]:
+    """Number of batches of each dataloader; in the sanity check, of the validation to come."""
     return trainer.num_val_batches if stage == "validate" else trainer.num_test_batches
 
 
-def _present_steps(time_steps: Sequence[int] | None, sequences: Sequences) -> Sequence[int] | None:
+def _present_steps(
+    time_steps: Sequence[int] | None, states: Mapping[str, KeptStates]
+) -> Sequence[int] | None:
     """Those of the steps that some sequence has; all of them if none is, which is an error."""
     if time_steps is None:
         return None
-    present = [
-        step for step in time_steps if all(states.has(step) for states in sequences.states.values())
-    ]
+    present = [step for step in time_steps if all(layer.has(step) for layer in states.values())]
     if present and len(present) < len(time_steps):
         absent = [step for step in time_steps if step not in present]
         rank_zero_warn(f"time_steps: no analysed sequence has the steps {absent}; left out")

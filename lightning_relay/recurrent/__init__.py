@@ -1,7 +1,8 @@
 """What PyTorch's recurrent modules are and do: their layers, states and recordings."""
 
+from lightning_relay.recurrent.adapters import register_recurrent
 from lightning_relay.recurrent.buffer import SequenceBuffer
-from lightning_relay.recurrent.layers import StateKey, recurrent_modules
+from lightning_relay.recurrent.layers import StateKey, recurrent_layers, recurrent_modules
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
 
@@ -10,5 +11,7 @@ __all__ = [
     "HiddenStates",
     "SequenceBuffer",
     "StateKey",
+    "recurrent_layers",
     "recurrent_modules",
+    "register_recurrent",
 ]

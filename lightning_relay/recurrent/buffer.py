@@ -1,44 +1,32 @@
-"""A fair sample of sequences, gathered from a stream of batches in bounded memory."""
+"""Sequences gathered from a stream of batches, in memory that is bounded and known beforehand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_relay.discretization import Method, check_method
+from lightning_relay.recurrent.kept import (
+    CHECKED,
+    KeepOptions,
+    KeptLayer,
+    KeptStates,
+    Storage,
+    check_storage,
+)
+from lightning_relay.recurrent.reservoir import Reservoir
 from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.recurrent.storage import Numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Sequences:
-    """Sequences with their hidden states and labels.
-
-    Attributes:
-        states: Hidden states by layer key.
-        x_in: Label of the input of each sequence, int64 ``(batch,)``.
-        x_out: Label that the model gave each sequence, int64 ``(batch,)``.
-    """
-
-    states: Mapping[str, HiddenStates]
-    x_in: Tensor
-    x_out: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x_in)
-
-    def select(self, sequences: Tensor) -> Sequences:
-        """Some of the sequences, by index or mask."""
-        return Sequences(
-            {layer: states.select(sequences) for layer, states in self.states.items()},
-            self.x_in[sequences],
-            self.x_out[sequences],
-        )
+_ELEMENTS_AT_ONCE = 2**20
+"""A batch is taken in by parts of about this many states, so that little is held beside."""
 
 
 class SequenceBuffer:
@@ -48,72 +36,174 @@ class SequenceBuffer:
     smallest are kept. So the sample depends on the seed and on the order of the sequences, not on
     how they were divided into batches, and no other random stream is touched.
 
+    With ``storage="codes"``, the first ``fit_samples`` sequences are kept as they are. If more
+    come, thresholds are fitted to these, once, and from then on only codes are kept: one bit per
+    state for two levels. A fair sample of 256 sequences of the whole stream stays as it is, to tell
+    at the end how many of their codes would be the same with thresholds fitted to them.
+
     Args:
         max_samples: Number of sequences kept at most.
+        fit_samples: Number of sequences, the first, to which thresholds are fitted. If it is not
+            smaller than ``max_samples``, all kept sequences stay as they are.
+        storage: ``"codes"``, or ``"states"`` or ``"half"`` to keep all sequences as they are or in
+            half precision (float16).
+        discretization: How thresholds are found.
+        levels: Number of codes.
+        time_steps: Steps kept; a negative one counts back from each sequence's own end. Default:
+            all, and -1.
+        max_bytes: Memory that what is kept may take; default: any.
         seed: Seed of the buffer's own generator.
 
     Attributes:
-        seen: Number of sequences given so far.
+        expected: Number of sequences that will be kept at most, as far as is known.
+        bytes_needed: Estimate of the largest number of bytes that will be held at a time.
     """
 
-    def __init__(self, max_samples: int, seed: int = 0) -> None:
-        self.max_samples = max_samples
-        self.seen = 0
+    def __init__(
+        self,
+        max_samples: int,
+        *,
+        fit_samples: int | None = None,
+        storage: Storage = "codes",
+        discretization: Method = "kmeans",
+        levels: int = 2,
+        time_steps: Sequence[int] | None = None,
+        max_bytes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_method(discretization, levels)
+        check_storage(storage)
+        fit_samples = max_samples if fit_samples is None else fit_samples
+        self._options = KeepOptions(
+            max_samples,
+            max_samples if storage != "codes" else fit_samples,
+            storage,
+            discretization,
+            levels,
+            None if time_steps is None else tuple(time_steps),
+        )
+        self.expected = 0
+        self.bytes_needed = 0
+        self._max_bytes = max_bytes
         self._generator = torch.Generator().manual_seed(seed)
-        self._parts: list[Sequences] = []
-        self._draws: list[Tensor] = []
+        self._kept = Reservoir(max_samples)
+        self._checked = Reservoir(CHECKED)
+        self._layers: dict[str, KeptLayer] = {}
+        self._shapes: dict[str, tuple[int, int]] = {}
+        self._x_in = Numbers(torch.int64)
+        self._x_out = Numbers(torch.int64)
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
+        return len(self._kept)
 
-    def add(self, sequences: Sequences) -> None:
-        """Take in a batch; what is kept of it is held on the CPU."""
-        self.seen += len(sequences)
-        self._parts.append(sequences)
-        self._draws.append(
-            torch.rand(len(sequences), dtype=torch.float64, generator=self._generator, device="cpu")
-        )
-        draws = torch.cat(self._draws)
-        if len(draws) > self.max_samples:
-            self._keep(draws <= draws.kthvalue(self.max_samples).values)
-        self._parts[-1] = _on_cpu(self._parts[-1])
+    @property
+    def seen(self) -> int:
+        """Number of sequences given so far."""
+        return self._kept.seen
 
-    def sequences(self) -> Sequences:
-        """The sequences kept, in the order in which they came.
+    @property
+    def x_in(self) -> Tensor:
+        """Labels of the inputs kept, int64 ``(batch,)``, in the order in which they came."""
+        return self._x_in.read(self._kept.slots())
+
+    @property
+    def x_out(self) -> Tensor:
+        """Labels that the model gave the kept sequences, int64 ``(batch,)``."""
+        return self._x_out.read(self._kept.slots())
+
+    @property
+    def states(self) -> dict[str, KeptStates]:
+        """States or codes of the kept sequences, by layer key."""
+        return {
+            key: KeptStates(layer, self._kept.slots(), self._checked.slots())
+            for key, layer in self._layers.items()
+        }
+
+    def add(
+        self,
+        states: Mapping[str, HiddenStates],
+        x_in: Tensor,
+        x_out: Tensor,
+        *,
+        expected: int | None = None,
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            states: Hidden states by layer key.
+            x_in: Label of the input of each sequence, int64 ``(batch,)``.
+            x_out: Label that the model gave each sequence, int64 ``(batch,)``.
+            expected: Number of sequences that will come in all, for the estimate of memory;
+                default: as many as may be kept.
 
         Raises:
-            ValueError: If no sequence was given.
+            ValueError: If what is to be kept would take more than ``max_bytes``; says how much.
         """
-        if not self._parts:
-            raise ValueError("buffer: no sequence was added")
-        layers = self._parts[0].states
-        return Sequences(
-            {
-                layer: HiddenStates.concatenate([part.states[layer] for part in self._parts])
-                for layer in layers
-            },
-            torch.cat([part.x_in for part in self._parts]),
-            torch.cat([part.x_out for part in self._parts]),
-        )
+        self._check_memory(states, expected)
+        for first, last in self._spans(len(x_in), states.values()):
+            part = {key: _slice(layer, first, last) for key, layer in states.items()}
+            self._add(part, x_in[first:last], x_out[first:last])
 
-    def _keep(self, kept: Tensor) -> None:
-        masks = kept.split([len(part) for part in self._parts])
-        self._draws = [
-            draws[mask] for draws, mask in zip(self._draws, masks, strict=True) if bool(mask.any())
-        ]
-        self._parts = [
-            part if bool(mask.all()) else part.select(mask.to(part.x_in.device))
-            for part, mask in zip(self._parts, masks, strict=True)
-            if bool(mask.any())
-        ]
+    def _spans(self, sequences: int, layers: Iterable[HiddenStates]) -> Iterator[tuple[int, int]]:
+        """The batch in small parts, one of which ends where thresholds are to be fitted."""
+        at_once = max(1, _ELEMENTS_AT_ONCE // max(layer.values[0].numel() for layer in layers))
+        first = 0
+        while first < sequences:
+            last = min(first + at_once, sequences)
+            to_fit = self._options.fit_samples - self.seen
+            if self._options.codes_follow and to_fit > 0:
+                last = min(last, first + to_fit)
+            yield first, last
+            first = last
+
+    def _add(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
+        fitted = self._options.codes_follow and self.seen == self._options.fit_samples
+        held = torch.arange(len(self._kept))
+        draws = torch.rand(len(x_in), dtype=torch.float64, generator=self._generator)
+        rows, slots = self._kept.place(draws)
+        checked_rows, checked_slots = self._checked.place(draws)
+        for key, layer_states in states.items():
+            layer = self._layers.setdefault(key, KeptLayer(key, self._options))
+            if fitted:
+                layer.fit(held)
+            layer.write(layer_states, rows, slots)
+            if self._options.codes_follow:
+                layer.write_checked(layer_states, checked_rows, checked_slots)
+        self._x_in.write(slots, x_in.cpu()[rows])
+        self._x_out.write(slots, x_out.cpu()[rows])
+
+    def _check_memory(self, states: Mapping[str, HiddenStates], expected: int | None) -> None:
+        """Estimate anew what will be held, where this batch tells of more, and check it."""
+        sequences = self._options.max_samples if expected is None else expected
+        batch = len(next(iter(states.values())))
+        sequences = max(self.expected, sequences, self.seen + batch)
+        sequences = min(self._options.max_samples, sequences)
+        shapes = {
+            key: (max(layer.values.shape[1], self._shapes.get(key, (0,))[0]), layer.values.shape[2])
+            for key, layer in states.items()
+        }
+        if sequences == self.expected and shapes == self._shapes:
+            return
+        needed, how = 0, []
+        for key, (steps, units) in shapes.items():
+            size = states[key].values.element_size()
+            of_layer, arithmetic = self._options.bytes_of(sequences, steps, units, size)
+            needed += of_layer
+            how.append(f"{key!r}: {arithmetic} = {megabytes(of_layer)}")
+        if self._max_bytes is not None and needed > self._max_bytes:
+            raise ValueError(
+                f"max_bytes: got {self._max_bytes} ({megabytes(self._max_bytes)}), but {sequences} "
+                f"sequences take {megabytes(needed)}. {'; '.join(how)}. Keep fewer sequences "
+                "(max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
+                "(time_steps) or modules (modules), or raise max_bytes"
+            )
+        self.expected, self.bytes_needed, self._shapes = sequences, needed, shapes
 
 
-def _on_cpu(sequences: Sequences) -> Sequences:
-    return Sequences(
-        {
-            layer: HiddenStates(states.values.cpu(), states.valid.cpu())
-            for layer, states in sequences.states.items()
-        },
-        sequences.x_in.cpu(),
-        sequences.x_out.cpu(),
-    )
+def megabytes(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _slice(states: HiddenStates, first: int, last: int) -> HiddenStates:
+    return HiddenStates(states.values[first:last], states.valid[first:last])

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from lightning_relay.recurrent.adapters import adapter_of
 
-_CELLS = (nn.RNNCellBase,)
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Layers = Literal["last", "all"]
+"""Which layers of a module with several."""
+
+State = Literal["hidden", "cell"]
+"""Which of the states of an LSTM; the other modules have hidden states only."""
+
+_COMPILED = "_orig_mod"  # the name that torch.compile gives to the module inside it
 
 
 @dataclass(frozen=True, order=True)
@@ -25,6 +34,12 @@ class StateKey:
         layer: Index of the layer, 0 nearest to the input.
         reverse: Whether it is the backward direction of a bidirectional module.
         cell: Whether the cell states of an LSTM are meant instead of the hidden states.
+
+    Example:
+        >>> str(StateKey("encoder.rnn", layer=1, reverse=True))
+        'encoder.rnn.l1_reverse'
+        >>> StateKey.parse("rnn.l0.cell")
+        StateKey(module='rnn', layer=0, reverse=False, cell=True)
     """
 
     module: str
@@ -36,45 +51,152 @@ class StateKey:
         module = f"{self.module}." if self.module else ""
         return f"{module}l{self.layer}{'_reverse' * self.reverse}{'.cell' * self.cell}"
 
+    @classmethod
+    def parse(cls, key: str) -> StateKey:
+        """The layer key that a string names.
 
-def recurrent_modules(
-    model: nn.Module, modules: Sequence[str] | None = None
-) -> dict[str, nn.RNNBase]:
-    """The recurrent modules of a model whose states can be recorded.
+        Raises:
+            ValueError: If the string is no layer key.
+        """
+        match = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?(\.cell)?", key)
+        if match is None:
+            raise ValueError(
+                f"layer key: got {key!r}; it takes one such as 'rnn.l0', 'rnn.l1_reverse' or "
+                "'rnn.l0.cell'"
+            )
+        module, layer, reverse, cell = match.groups()
+        return cls(module or "", int(layer), reverse is not None, cell is not None)
+
+
+def recurrent_layers(model: nn.Module, modules: Sequence[str] | None = None) -> dict[str, int]:
+    """Number of units of every recurrent layer of a model, by layer key.
 
     Args:
         model: Any module.
         modules: Dotted names of the recurrent modules wanted; default: all there are.
 
     Returns:
-        The modules by their dotted names, in the order of ``modules`` or else of the model.
+        Numbers of units: of every layer, direction and, for LSTMs, cell state.
 
     Raises:
-        ValueError: If there is none, a name is unknown or given twice, or a wanted module is of a
-            kind that is not supported; says what the model has.
+        ValueError: As ``recurrent_modules``.
+
+    Example:
+        >>> from torch import nn
+        >>> recurrent_layers(nn.LSTM(3, 8, num_layers=2, proj_size=4))
+        {'l0': 4, 'l0.cell': 8, 'l1': 4, 'l1.cell': 8}
+    """
+    return {
+        str(key): units
+        for name, module in recurrent_modules(model, modules).items()
+        for key, units in state_units(name, module).items()
+    }
+
+
+def recurrent_modules(
+    model: nn.Module, modules: Sequence[str] | None = None
+) -> dict[str, nn.Module]:
+    """The recurrent modules of a model whose states can be recorded.
+
+    These are nn.RNN, nn.GRU and nn.LSTM, the cells nn.RNNCell, nn.GRUCell and nn.LSTMCell, and
+    modules registered with ``register_recurrent``. The name that torch.compile gives to the module
+    inside a compiled one is left out of the dotted names.
+
+    Args:
+        model: Any module.
+        modules: Dotted names of the recurrent modules wanted; default: all there are.
+
+    Returns:
+        The modules by their dotted names, in the order of ``modules`` or else of the model. A
+        module that the model holds under several names is listed once, under the first.
+
+    Raises:
+        TypeError: If ``modules`` is a string.
+        ValueError: If there is none, a name is unknown, or a module is named twice; says what the
+            model has.
 
     Example:
         >>> from torch import nn
         >>> recurrent_modules(nn.Sequential(nn.GRU(3, 8), nn.Identity()))
         {'0': GRU(3, 8)}
     """
-    owner = type(model).__name__
+    owner = type(getattr(model, _COMPILED, model)).__name__
     known = {
-        name: module
+        ".".join(part for part in name.split(".") if part != _COMPILED): module
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, (nn.RNNBase, *_CELLS))
+        if _is_recurrent(module)
     }
     if not known:
         raise ValueError(
-            f"model: {owner} has no recurrent module; it takes a model with an nn.RNN, nn.GRU or "
-            "nn.LSTM in it"
+            f"model: {owner} has no recurrent module; it takes a model with an nn.RNN, nn.GRU, "
+            "nn.LSTM or one of their cells in it, or a module of a kind registered with "
+            "register_recurrent"
         )
     if modules is None:
         first_names = {id(module): name for name, module in reversed(known.items())}
         wanted = [name for name, module in known.items() if first_names[id(module)] == name]
     else:
         wanted = _checked_names(modules, known, owner)
-    return {name: _supported(name, known[name], known) for name in wanted}
+    return {name: known[name] for name in wanted}
+
+
+def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:
+    """Number of units of all states of one recurrent module, by key."""
+    if isinstance(module, nn.RNNBase):
+        units = {}
+        for layer in range(module.num_layers):
+            for reverse in (False, True)[: 1 + module.bidirectional]:
+                key = StateKey(name, layer, reverse)
+                units[key] = module.proj_size or module.hidden_size
+                if module.mode == "LSTM":
+                    units[StateKey(name, layer, reverse, cell=True)] = module.hidden_size
+        return units
+    if isinstance(module, nn.RNNCellBase):
+        units = {StateKey(name): module.hidden_size}
+        if isinstance(module, nn.LSTMCell):
+            units[StateKey(name, cell=True)] = module.hidden_size
+        return units
+    adapter = adapter_of(module)
+    if adapter is None:
+        raise TypeError(f"modules: {name!r} ({type(module).__name__}) is no recurrent module")
+    units = {StateKey(name): adapter.units(module)}
+    if adapter.cell is not None:
+        units[StateKey(name, cell=True)] = (adapter.cell_units or adapter.units)(module)
+    return units
+
+
+def wanted_keys(
+    name: str, module: nn.Module, layers: Layers, states: Iterable[State]
+) -> tuple[StateKey, ...]:
+    """Keys of those states of a module that were asked for."""
+    kinds = set(states)
+    keys = state_units(name, module)
+    last = max(key.layer for key in keys)
+    return tuple(
+        key
+        for key in keys
+        if (layers == "all" or key.layer == last) and ("cell" if key.cell else "hidden") in kinds
+    )
+
+
+def check_layers(layers: Layers) -> None:
+    """Raise a ValueError unless ``layers`` is known."""
+    if layers not in get_args(Layers):
+        legal = ", ".join(repr(legal) for legal in get_args(Layers))
+        raise ValueError(f"layers: got {layers!r}; it takes {legal}")
+
+
+def check_states(states: Sequence[State]) -> None:
+    """Raise an error unless ``states`` lists known states."""
+    legal = get_args(State)
+    if isinstance(states, str):
+        raise TypeError(f"states: got the string {states!r}; it takes a list: [{states!r}]")
+    if not states or not set(states) <= set(legal):
+        raise ValueError(f"states: got {states!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
+
+
+def _is_recurrent(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNBase | nn.RNNCellBase) or adapter_of(module) is not None
 
 
 def _checked_names(modules: Sequence[str], known: Mapping[str, nn.Module], owner: str) -> list[str]:
@@ -93,25 +215,3 @@ def _checked_names(modules: Sequence[str], known: Mapping[str, nn.Module], owner
     if not seen:
         raise ValueError(f"modules: got an empty list; {owner} has: {names}")
     return list(modules)
-
-
-def _supported(name: str, module: nn.Module, known: Mapping[str, nn.Module]) -> nn.RNNBase:
-    reasons = []
-    if not isinstance(module, nn.RNNBase):
-        reasons.append("a cell called step by step")
-    else:
-        if module.num_layers > 1:
-            reasons.append(f"num_layers={module.num_layers}")
-        if module.bidirectional:
-            reasons.append("bidirectional=True")
-        if module.proj_size:
-            reasons.append(f"proj_size={module.proj_size}")
-    if reasons or not isinstance(module, nn.RNNBase):
-        others = [other for other in known if other != name]
-        mend = f"; name others with modules=, of: {', '.join(map(repr, others))}" if others else ""
-        raise ValueError(
-            f"modules: {name!r} ({type(module).__name__} with {', '.join(reasons)}) cannot be "
-            f"recorded: supported are nn.RNN, nn.GRU and nn.LSTM with one layer and one direction"
-            f"{mend}"
-        )
-    return module

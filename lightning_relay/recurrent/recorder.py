@@ -1,66 +1,103 @@
-"""Recording the hidden states of recurrent modules from the user's own forward passes."""
+"""Recording the states of recurrent modules from the user's own forward passes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from lightning_relay.recurrent.layers import StateKey, recurrent_modules
+from lightning_relay.hooks import TransientHook
+from lightning_relay.recurrent.calls import Call, given_state, read_call
+from lightning_relay.recurrent.layers import (
+    Layers,
+    State,
+    StateKey,
+    check_layers,
+    check_states,
+    recurrent_modules,
+    wanted_keys,
+)
 from lightning_relay.recurrent.states import HiddenStates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from torch import Tensor, nn
+    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
 
 class HiddenStateRecorder:
-    """Context manager that records the hidden states of a model's recurrent modules.
+    """Context manager that records the states of a model's recurrent modules.
 
-    Inside the block, every forward pass of a recurrent module is recorded by a forward hook; the
-    states are detached copies. The model and what it returns are left as they are, and when the
-    block ends, also by an exception, the recorder's hooks, and only these, are gone. What was
-    recorded stays.
+    Inside the block, every call of a recurrent module is recorded by a forward hook; the states are
+    detached copies. The model and what it returns are left as they are, and when the block ends,
+    also by an exception, the recorder's hooks, and only these, are gone. What was recorded stays.
 
-    Supported are nn.RNN, nn.GRU and nn.LSTM with one layer and one direction, batched, with
-    ``batch_first`` either way, on tensors and on packed sequences.
+    Recorded are nn.RNN, nn.GRU and nn.LSTM with any number of layers, in both directions, with
+    projections, on batches, packed sequences and single sequences; nn.RNNCell, nn.GRUCell and
+    nn.LSTMCell called in a loop; and modules registered with ``register_recurrent``. What a fused
+    module does not return, inner layers and cell states, is replayed from its inputs and weights
+    when ``states`` is read, and compared with the final states that the module did return.
+
+    Each call of a fused module gives a batch of sequences, unless it is given the state that the
+    call before it returned: then it goes on with the same sequences. Calls of a cell are the steps
+    of one batch of sequences, until the model's forward begins anew, the cell is called without a
+    state, or ``clear``.
 
     Args:
         model: Any module.
         modules: Dotted names of the recurrent modules to record; default: all there are.
+        layers: ``"last"`` layer of each module, or ``"all"``.
+        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
 
     Raises:
-        ValueError: If the model has no recurrent module, a name is unknown, or a module is of a
-            kind that is not supported.
+        TypeError: If ``modules`` or ``states`` is a string.
+        ValueError: If the model has no recurrent module, a name is unknown, or only cell states
+            are wanted of a module that has none.
 
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> model = nn.GRU(input_size=3, hidden_size=8, batch_first=True)
-        >>> with HiddenStateRecorder(model) as recorder:
+        >>> model = nn.LSTM(input_size=3, hidden_size=8, num_layers=2, batch_first=True).eval()
+        >>> with HiddenStateRecorder(model, layers="all", states=("hidden", "cell")) as recorder:
         ...     output, _ = model(torch.zeros(5, 7, 3))
-        >>> recorder.states["l0"].values.shape
-        torch.Size([5, 7, 8])
+        >>> {key: tuple(states.values.shape) for key, states in recorder.states.items()}
+        {'l0': (5, 7, 8), 'l0.cell': (5, 7, 8), 'l1': (5, 7, 8), 'l1.cell': (5, 7, 8)}
     """
 
-    def __init__(self, model: nn.Module, modules: Sequence[str] | None = None) -> None:
-        self._modules = recurrent_modules(model, modules)
-        self._recorded: dict[StateKey, list[HiddenStates]] = {
-            StateKey(name): [] for name in self._modules
-        }
-        self._packed: dict[StateKey, bool] = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Sequence[str] | None = None,
+        *,
+        layers: Layers = "last",
+        states: Sequence[State] = ("hidden",),
+    ) -> None:
+        check_layers(layers)
+        check_states(states)
+        found = recurrent_modules(model, modules)
+        keys = {name: wanted_keys(name, module, layers, states) for name, module in found.items()}
+        for name in [name for name, wanted in keys.items() if not wanted]:
+            raise ValueError(
+                f"states: {name!r} ({type(found[name]).__name__}) has no cell states; ask for "
+                "'hidden' too, or name the LSTMs with modules="
+            )
+        self._model = model
+        self._modules = found
+        self._recordings = {name: _Recording(name, wanted) for name, wanted in keys.items()}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
         if self._handles:
             raise RuntimeError("recorder: it is recording already; leave its block first")
+        if all(module is not self._model for module in self._modules.values()):
+            self._handles.append(
+                self._model.register_forward_pre_hook(_NewPass(list(self._recordings.values())))
+            )
         for name, module in self._modules.items():
             self._handles.append(
-                module.register_forward_hook(_Hook(self._recorded, self._packed, name))
+                module.register_forward_hook(_Record(self._recordings[name]), with_kwargs=True)
             )
         return self
 
@@ -77,19 +114,34 @@ class HiddenStateRecorder:
     def states(self) -> dict[str, HiddenStates]:
         """All that was recorded since the last ``clear``, by layer key such as ``"rnn.l0"``.
 
-        The sequences of several calls stand one after the other in the batch dimension, padded to
-        the longest. A module that was not called has no entry.
+        Several batches of sequences stand one after the other in the batch dimension, padded to
+        the longest.
+
+        Raises:
+            RuntimeError: If a module was not called, or its hook did not fire; says which.
+            ValueError: If inner layers or cell states cannot be replayed; says why.
         """
-        return {
-            str(key): HiddenStates.concatenate(parts)
-            for key, parts in self._recorded.items()
-            if parts
-        }
+        silent = [repr(name) for name, found in self._recordings.items() if not found.batches]
+        if silent:
+            raise RuntimeError(
+                f"recorder: nothing was recorded of {', '.join(silent)}. Either no call of it was "
+                "made inside the block: name those that are called with modules=. Or it was "
+                "compiled with its hooks left out: enter the block before the first compiled call, "
+                "or run it in eager mode (torch.compiler.set_stance('force_eager'))"
+            )
+        found: dict[str, HiddenStates] = {}
+        for recording in self._recordings.values():
+            found |= recording.states()
+        return found
 
     @property
-    def calls(self) -> dict[str, int]:
-        """How often each layer was recorded since the last ``clear``, by layer key."""
-        return {str(key): len(parts) for key, parts in self._recorded.items()}
+    def batches(self) -> dict[str, int]:
+        """Number of batches of sequences recorded since the last ``clear``, by layer key."""
+        return {
+            str(key): len(recording.batches)
+            for recording in self._recordings.values()
+            for key in recording.keys
+        }
 
     @property
     def packed(self) -> dict[str, bool]:
@@ -99,46 +151,108 @@ class HiddenStateRecorder:
         (``enforce_sorted=True``): their order then is that of the packing, not one that the
         recorder could restore.
         """
-        return {str(key): presorted for key, presorted in self._packed.items()}
+        return {
+            str(key): any(presorted)
+            for recording in self._recordings.values()
+            if (presorted := recording.presorted())
+            for key in recording.keys
+        }
 
     def clear(self) -> None:
         """Forget what was recorded so far."""
-        self._packed.clear()
-        for parts in self._recorded.values():
-            parts.clear()
+        for recording in self._recordings.values():
+            recording.batches.clear()
 
 
-class _Hook:
-    """Forward hook of one module; holds no reference to the model."""
+class _Recording:
+    """Calls of one module: batches of sequences, each with the calls that follow in time."""
 
-    def __init__(
-        self,
-        recorded: dict[StateKey, list[HiddenStates]],
-        packed: dict[StateKey, bool],
-        module: str,
+    def __init__(self, name: str, keys: tuple[StateKey, ...]) -> None:
+        self.name = name
+        self.keys = keys
+        self.batches: list[list[Call]] = []
+        self._new_pass = True
+
+    def begin(self) -> None:
+        """The next step belongs to other sequences."""
+        self._new_pass = True
+
+    def add(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        self._recorded = recorded
-        self._packed = packed
-        self._module = module
+        """Take in a call."""
+        call = read_call(self.name, module, self.keys, args, kwargs, output)
+        if self._goes_on(call, args, kwargs):
+            self._check_size(call)
+            self.batches[-1].append(call)
+        else:
+            self.batches.append([call])
+        self._new_pass = False
 
-    def __call__(self, module: nn.RNNBase, _inputs: Any, outputs: Any) -> None:
-        key = StateKey(self._module)
-        states = _states(self._module, module, outputs[0])
-        self._recorded[key].append(states)
-        if isinstance(outputs[0], PackedSequence):
-            presorted = outputs[0].sorted_indices is None and not bool(states.valid.all())
-            self._packed[key] = presorted or self._packed.get(key, False)
+    def states(self) -> dict[str, HiddenStates]:
+        """States of all batches, by layer key."""
+        calls = [[(call.states(), call.valid) for call in batch] for batch in self.batches]
+        found = {}
+        for key in self.keys:
+            parts = []
+            for batch in calls:
+                values = torch.cat([states[key] for states, _ in batch], dim=1)
+                valid = batch[0][1]
+                if valid is None:
+                    valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+                parts.append(HiddenStates(values, valid))
+            found[str(key)] = HiddenStates.concatenate(parts)
+        return found
+
+    def presorted(self) -> list[bool]:
+        """For every packed batch, whether it was sorted before."""
+        return [
+            call.presorted for batch in self.batches for call in batch if call.presorted is not None
+        ]
+
+    def _goes_on(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        if not self.batches:
+            return False
+        before = self.batches[-1][-1]
+        if call.one_step:
+            return before.one_step and not (self._new_pass or call.starts)
+        return before.final is not None and _same(given_state(args, kwargs), before.final)
+
+    def _check_size(self, call: Call) -> None:
+        expected = self.batches[-1][0].sequences
+        if call.sequences != expected:
+            raise ValueError(
+                f"modules: {self.name!r} was called on {expected} sequences and then, in the same "
+                f"pass, on {call.sequences}; the steps of a batch take one number of sequences. "
+                "Between batches call the model's own forward, or clear() the recorder"
+            )
 
 
-def _states(name: str, module: nn.RNNBase, output: Tensor | PackedSequence) -> HiddenStates:
-    if isinstance(output, PackedSequence):
-        values, lengths = pad_packed_sequence(output, batch_first=True)
-        return HiddenStates.of_lengths(values.detach(), lengths)
-    if output.dim() != 3:
-        raise ValueError(
-            f"modules: {name!r} was called on an unbatched sequence; give it a batch of sequences"
-        )
-    values = (output if module.batch_first else output.transpose(0, 1)).detach().clone()
-    return HiddenStates(
-        values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-    )
+class _Record(TransientHook):
+    """Forward hook of a recurrent module."""
+
+    def __init__(self, recording: _Recording) -> None:
+        self._recording = recording
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        self._recording.add(module, args, kwargs, output)
+
+
+class _NewPass(TransientHook):
+    """Forward pre-hook of the model: what comes now belongs to other sequences."""
+
+    def __init__(self, recordings: list[_Recording]) -> None:
+        self._recordings = recordings
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        for recording in self._recordings:
+            recording.begin()
+
+
+def _same(given: Any, final: Any) -> bool:
+    """Whether a state given to a module is the very one that it returned."""
+    if isinstance(given, tuple) and isinstance(final, tuple):
+        return all(one is other for one, other in zip(given, final, strict=True))
+    return given is final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import torch
 from torch.nn.functional import pad
@@ -14,12 +14,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class LayerStates(Protocol):
+    """States of one recurrent layer that can be read step by step, wherever they are kept."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of valid steps of each sequence, int64 ``(batch,)``."""
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+
+    def has(self, step: int) -> bool:
+        """Whether there are states of a step, counted as in ``at``."""
+
+    def at(self, step: int) -> HiddenStates:
+        """The states at one step of every sequence, as states with one step."""
+
+
 @dataclass(frozen=True, eq=False)
 class HiddenStates:
     """States of one recurrent layer.
 
     Attributes:
-        values: States ``(batch, step, unit)``, whatever ``batch_first`` says.
+        values: States ``(batch, step, unit)``, whatever ``batch_first`` says; integers are codes of
+            states.
         valid: Whether a step belongs to the sequence, bool ``(batch, step)``; False is padding,
             which follows the valid steps.
 
@@ -59,9 +77,7 @@ class HiddenStates:
                 f"lengths: got {lengths.dtype} values from {lengths.min()} to {lengths.max()}; it "
                 f"takes integers from 1 to the {steps} steps of the states"
             )
-        return cls(
-            values, torch.arange(steps, device=values.device) < lengths.to(values.device)[:, None]
-        )
+        return cls(values, prefix_mask(lengths.to(values.device), steps))
 
     @classmethod
     def concatenate(cls, parts: Sequence[HiddenStates]) -> HiddenStates:
@@ -80,6 +96,9 @@ class HiddenStates:
             ),
         )
 
+    def __len__(self) -> int:
+        return len(self.values)
+
     @property
     def lengths(self) -> Tensor:
         """Number of valid steps of each sequence, int64 ``(batch,)``."""
@@ -91,7 +110,7 @@ class HiddenStates:
 
     def has(self, step: int) -> bool:
         """Whether any sequence is long enough for a step, counted as in ``at``."""
-        return (step if step >= 0 else -step - 1) < int(self.lengths.max())
+        return bool(has_step(self.lengths, step).any())
 
     def at(self, step: int) -> HiddenStates:
         """The states at one step of every sequence, as states with one step.
@@ -103,14 +122,11 @@ class HiddenStates:
         Raises:
             ValueError: If no sequence has such a step.
         """
-        if not self.has(step):
-            raise ValueError(
-                f"time_steps: got {step}, but the longest sequence has {int(self.lengths.max())} "
-                "steps"
-            )
         lengths = self.lengths
+        if not self.has(step):
+            raise_no_step(step, lengths)
         position = torch.full_like(lengths, step) if step >= 0 else lengths + step
-        valid = (position >= 0) & (position < lengths)
+        valid = has_step(lengths, step)
         values = self.values[torch.arange(len(lengths), device=lengths.device), position * valid]
         return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
 
@@ -124,3 +140,20 @@ class HiddenStates:
                 f"unit {unit} (in {int(wrong.any(2).any(1).sum())} of {len(self.values)} "
                 "sequences states are not finite); look for diverging weights or non-finite inputs"
             )
+
+
+def prefix_mask(lengths: Tensor, steps: int) -> Tensor:
+    """Mask of the first ``lengths`` of ``steps`` steps, bool ``(batch, step)``."""
+    return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def has_step(lengths: Tensor, step: int) -> Tensor:
+    """Whether sequences of such lengths have a step, bool ``(batch,)``; negative from the end."""
+    return lengths > step if step >= 0 else lengths >= -step
+
+
+def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
+    """Raise the ValueError that no sequence of such lengths has a step."""
+    raise ValueError(
+        f"time_steps: got {step}, but the longest sequence has {int(lengths.max())} steps"
+    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from lightning_relay.recurrent.layers import StateKey
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lightning_relay.report import RelayReport
 
 
@@ -15,7 +19,8 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
 
     Means run over the steps at which all inputs had been presented, each weighted with the number
     of sequences that are long enough for it. The last step is -1, the last of each sequence, where
-    that was analysed, and otherwise the one of the largest index.
+    that was analysed, and otherwise the one of the largest index; for a backward layer, which ends
+    at step 0, the one of the smallest.
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
@@ -32,13 +37,11 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
     }
     for key, layer in report.layers.items():
         ended = layer.inputs_ended
+        reverse = StateKey.parse(key).reverse
         if not ended.any():
-            raise ValueError(
-                f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "
-                f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
-            )
+            _raise_all_early(report, key, reverse)
         weights = layer.samples * ended
-        last = int(np.argmax(np.where(layer.time_steps == -1, np.inf, layer.time_steps)))
+        last = _last_step(layer.time_steps, reverse)
         for concept, relay in layer.concepts.items():
             scalars |= {
                 f"{key}/{concept}/information": float(
@@ -52,3 +55,22 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
         "samples": float(report.samples),
         "samples_seen": float(report.samples_seen),
     }
+
+
+def _last_step(time_steps: NDArray[np.int64], reverse: bool) -> int:
+    """Place, among the analysed steps, of the one that a layer computes last."""
+    if reverse:
+        return int(np.argmin(np.where(time_steps < 0, np.inf, time_steps)))
+    return int(np.argmax(np.where(time_steps == -1, np.inf, time_steps)))
+
+
+def _raise_all_early(report: RelayReport, key: str, reverse: bool) -> NoReturn:
+    if reverse:
+        raise ValueError(
+            f"time_steps: {key!r} reads from the end and has seen all input at step 0 only, which "
+            "is not among the analysed steps; add 0, or leave inputs_end out"
+        )
+    raise ValueError(
+        f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "
+        f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
+    )

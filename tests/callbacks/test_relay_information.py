@@ -207,7 +207,10 @@ def test_what_was_found_is_said_once_and_kept(caplog: pytest.LogCaptureFixture) 
         quiet_trainer(callback).fit(Classifier(), loader(), loader())
     said = [text for text in caplog.messages if text.startswith("Relay information")]
     source = "argmax of the model's own forward, 4 classes"
-    assert said == [f"Relay information: X_in is batch[1], X_out is {source}."]
+    assert said == [
+        f"Relay information: X_in is batch[1], X_out is {source}.",
+        "Relay information: the states of up to 48 sequences take up to 8.1 kB of memory.",
+    ]
     assert {(report.x_in, report.x_out) for report in callback.reports} == {("batch[1]", source)}
 
 
@@ -417,7 +420,7 @@ def test_two_callbacks_log_under_prefixes_of_their_own() -> None:
     trainer.fit(Classifier(), loader(), loader())
     assert {"relay/samples", "relay_median/samples"} <= set(trainer.callback_metrics)
     with pytest.raises(ValueError, match=r"prefix: two relay callbacks log under 'relay'; give"):
-        quiet_trainer(RelayInformationCallback(), RelayInformationCallback()).fit(
+        quiet_trainer(RelayInformationCallback(), RelayInformationCallback(direction="grow")).fit(
             Classifier(), loader(), loader()
         )
 
@@ -628,7 +631,7 @@ def test_a_module_called_twice_or_never_in_a_step_is_refused() -> None:
             self.head(batch[0][..., 0])
 
     for kind, calls in ((Twice, 2), (Never, 0)):
-        with pytest.raises(ValueError, match=rf"layer 'rnn.l0' was called {calls} times in one st"):
+        with pytest.raises(ValueError, match=rf"layer 'rnn.l0' was given {calls} batches of sequ"):
             quiet_trainer(RelayInformationCallback()).validate(kind(), loader(), verbose=False)
 
 

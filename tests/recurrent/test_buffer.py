@@ -1,27 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+from lightning_relay.discretization import discretize
 from lightning_relay.recurrent import HiddenStates, SequenceBuffer
-from lightning_relay.recurrent.buffer import Sequences
+from lightning_relay.recurrent.buffer import CHECKED
+
+LAYER = "rnn.l0"
 
 
-def numbered(first: int, last: int, steps: int = 2) -> Sequences:
-    """Sequences whose states and labels are their numbers."""
-    numbers = torch.arange(first, last)
-    values = numbers.float().reshape(-1, 1, 1).repeat(1, steps, 3)
-    valid = torch.ones(values.shape[:2], dtype=torch.bool)
-    return Sequences({"rnn.l0": HiddenStates(values, valid)}, numbers, -numbers)
+def add(buffer: SequenceBuffer, numbers: Tensor, states: HiddenStates, **options: int) -> None:
+    """Sequences whose labels are their numbers."""
+    buffer.add({LAYER: states}, numbers, -numbers, **options)
+
+
+def filled(total: int, batch: int, max_samples: int, **options: Any) -> SequenceBuffer:
+    """A buffer given sequences whose states are their numbers."""
+    buffer = SequenceBuffer(max_samples, **options)
+    for numbers in torch.arange(total).split(batch):
+        values = numbers.float().reshape(-1, 1, 1).repeat(1, 2, 3)
+        add(buffer, numbers, HiddenStates.of_lengths(values, torch.full((len(values),), 2)))
+    return buffer
 
 
 def kept(buffer: SequenceBuffer) -> list[int]:
-    return buffer.sequences().x_in.tolist()
+    numbers: list[int] = buffer.x_in.tolist()
+    return numbers
 
 
-def filled(total: int, batch: int, max_samples: int, seed: int = 0) -> SequenceBuffer:
-    buffer = SequenceBuffer(max_samples, seed)
-    for first in range(0, total, batch):
-        buffer.add(numbered(first, min(first + batch, total)))
-    return buffer
+# Which sequences are kept
 
 
 def test_everything_is_kept_in_order_while_there_is_room() -> None:
@@ -35,19 +46,20 @@ def test_the_sample_does_not_depend_on_the_division_into_batches(batch: int) -> 
     buffer = filled(1000, batch, 50, seed=3)
     assert (buffer.seen, len(buffer)) == (1000, 50)
     assert kept(buffer) == kept(filled(1000, 13, 50, seed=3))
+    assert kept(buffer) == sorted(kept(buffer))
     assert kept(buffer) != kept(filled(1000, batch, 50, seed=4))
 
 
 def test_states_and_labels_stay_together() -> None:
-    sequences = filled(500, 9, 20).sequences()
-    assert torch.equal(sequences.states["rnn.l0"].values[:, 1, 2], sequences.x_in.float())
-    assert torch.equal(sequences.x_out, -sequences.x_in)
+    buffer = filled(500, 9, 20)
+    assert torch.equal(buffer.states[LAYER].at(1).values[:, 0, 2], buffer.x_in.float())
+    assert torch.equal(buffer.x_out, -buffer.x_in)
 
 
 def test_every_sequence_is_as_likely_as_any_other() -> None:
     counts = torch.zeros(40)
     for seed in range(400):
-        counts[kept(filled(40, 8, 10, seed))] += 1
+        counts[kept(filled(40, 8, 10, seed=seed))] += 1
     expected = 400 * 10 / 40
     chi_squared = float(((counts - expected) ** 2 / (expected * 0.75)).sum())
     assert chi_squared < 73.4  # the 99.9th percentile with 39 degrees of freedom is 72.05
@@ -55,17 +67,206 @@ def test_every_sequence_is_as_likely_as_any_other() -> None:
 
 def test_no_other_random_stream_is_touched() -> None:
     before = torch.get_rng_state()
-    filled(100, 9, 20)
+    filled(1000, 9, 200, fit_samples=20)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_batches_of_different_lengths_are_padded() -> None:
-    buffer = SequenceBuffer(10)
-    buffer.add(numbered(0, 2, steps=3))
-    buffer.add(numbered(2, 3, steps=5))
-    assert buffer.sequences().states["rnn.l0"].lengths.tolist() == [3, 3, 5]
+# What is kept of them
 
 
-def test_an_empty_buffer_has_no_sequences() -> None:
-    with pytest.raises(ValueError, match="buffer: no sequence was added"):
-        SequenceBuffer(10).sequences()
+def stream(
+    total: int = 600, steps: int = 5, units: int = 11, *, ragged: bool = False
+) -> HiddenStates:
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(total, steps, units, generator=generator).tanh()
+    lengths = torch.full((total,), steps)
+    if ragged:
+        lengths = torch.randint(1, steps + 1, (total,), generator=generator)
+        lengths[:3] = steps
+    return HiddenStates.of_lengths(values, lengths)
+
+
+def given(states: HiddenStates, batch: int, max_samples: int, **options: Any) -> SequenceBuffer:
+    buffer = SequenceBuffer(max_samples, **options)
+    for numbers in torch.arange(len(states)).split(batch):
+        part = states.select(numbers)
+        longest = int(part.lengths.max())
+        add(buffer, numbers, HiddenStates(part.values[:, :longest], part.valid[:, :longest]))
+    return buffer
+
+
+@pytest.mark.parametrize("batch", [1, 50, 600])
+@pytest.mark.parametrize("time_steps", [None, [3, 0, -2]])
+@pytest.mark.parametrize("storage", ["codes", "states"])
+def test_states_are_kept_as_they_are_where_all_fit(
+    batch: int, time_steps: list[int] | None, storage: str
+) -> None:
+    states = stream(ragged=True)
+    options = {"fit_samples": 10} if storage == "states" else {}
+    buffer = given(states, batch, 400, time_steps=time_steps, storage=storage, **options)
+    layer = buffer.states[LAYER]
+    assert (layer.fitted, layer.agreement(), layer.left_out()) == (None, 1.0, 0)
+    chosen = states.select(buffer.x_in)
+    assert torch.equal(layer.lengths, chosen.lengths)
+    for step in time_steps or [*range(5), -1]:
+        expected, found = chosen.at(step), layer.at(step)
+        assert torch.equal(found.valid, expected.valid)
+        mask = expected.valid
+        assert torch.equal(found.values[mask], expected.values[mask])
+    assert not layer.has(5)
+    assert layer.has(-1) == (time_steps is None)
+    with pytest.raises(ValueError, match="time_steps: got 5, but the longest sequence has 5 steps"):
+        layer.at(5)
+    with pytest.raises(ValueError, match=r"time_steps: got -3, which was not kept of 'rnn.l0'"):
+        layer.at(-3)
+
+
+METHODS = [("kmeans", 2), ("median", 2), ("sign", 2), ("quantile", 5)]
+
+
+@pytest.mark.parametrize(("method", "levels"), METHODS)
+@pytest.mark.parametrize("time_steps", [None, [3, 0, -2]])
+@pytest.mark.parametrize("max_samples", [600, 300])
+def test_codes_are_those_of_thresholds_fitted_to_the_first_sequences(
+    method: str, levels: int, time_steps: list[int] | None, max_samples: int
+) -> None:
+    states = stream(ragged=True)
+    options: dict[str, Any] = {"discretization": method, "levels": levels}
+    buffer = given(states, 64, max_samples, fit_samples=100, time_steps=time_steps, **options)
+    layer = buffer.states[LAYER]
+    assert layer.fitted == 100
+    chosen = states.select(buffer.x_in)
+    first = states.select(torch.arange(100))
+    for step in time_steps or [*range(5), -1]:
+        found, later = layer.at(step), chosen.at(step)
+        together = torch.cat([first.at(step).values, later.values])[:, 0]
+        valid = torch.cat([first.at(step).valid[:, 0], torch.zeros(len(chosen)).bool()])
+        expected = discretize(together, method, levels=levels, valid=valid)[100:]
+        mask = later.valid[:, 0]
+        assert not found.values.is_floating_point()
+        assert torch.equal(found.values[mask, 0].long(), expected[mask])
+
+
+@pytest.mark.parametrize(("method", "levels"), METHODS)
+def test_streamed_codes_are_those_of_two_passes_where_the_first_sequences_tell_all(
+    method: str, levels: int
+) -> None:
+    half = stream(300)
+    states = HiddenStates(half.values.repeat(2, 1, 1), half.valid.repeat(2, 1))
+    options: dict[str, Any] = {"discretization": method, "levels": levels}
+    layer = given(states, 64, 600, fit_samples=300, **options).states[LAYER]
+    codes = discretize(states.values.transpose(0, 1), method, levels=levels)
+    for step in range(5):
+        assert torch.equal(layer.at(step).values[:, 0].long(), codes[step])
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 600])
+def test_codes_do_not_depend_on_the_division_into_batches(batch: int) -> None:
+    states = stream(ragged=True)
+    one = given(states, batch, 300, fit_samples=100)
+    other = given(states, 50, 300, fit_samples=100)
+    assert kept(one) == kept(other)
+    for step in (*range(5), -1):
+        valid = one.states[LAYER].at(step).valid
+        found, expected = (b.states[LAYER].at(step).values[valid] for b in (one, other))
+        assert torch.equal(found, expected)
+    assert one.states[LAYER].agreement() == other.states[LAYER].agreement()
+
+
+def test_half_precision_is_rounding_and_nothing_else() -> None:
+    states = stream()
+    layer = given(states, 64, 600, storage="half", fit_samples=10).states[LAYER]
+    assert layer.fitted is None
+    assert torch.equal(layer.at(2).values[:, 0], states.values[:, 2].half())
+    large = HiddenStates(torch.full((2, 1, 1), 1e5), torch.ones(2, 1).bool())
+    with pytest.raises(
+        ValueError, match=r"storage: a state of 'rnn.l0' is 1e\+05, beyond the range of half prec"
+    ):
+        add(SequenceBuffer(10, storage="half"), torch.arange(2), large)
+
+
+def test_thresholds_that_do_not_suit_the_rest_of_the_stream_are_told() -> None:
+    states = stream(2000)
+    shifted = HiddenStates(states.values.clone(), states.valid)
+    shifted.values[200:] += 1.0
+    alike = given(states, 64, 2000, fit_samples=500).states[LAYER].agreement()
+    other = given(shifted, 64, 2000, fit_samples=200).states[LAYER].agreement()
+    assert alike > 0.93
+    assert other < 0.75
+
+
+def test_steps_beyond_the_first_sequences_are_left_out_and_counted() -> None:
+    short, long = stream(50, steps=3), stream(30, steps=6)
+    buffer = SequenceBuffer(100, fit_samples=40)
+    add(buffer, torch.arange(50), short)
+    add(buffer, torch.arange(30), long)
+    layer = buffer.states[LAYER]
+    assert layer.left_out() == 30
+    assert [layer.has(step) for step in (-1, 2, 3, 5)] == [True, True, False, False]
+    assert layer.agreement() > 0.5
+
+
+# Memory
+
+
+def test_what_would_take_too_much_memory_is_refused_with_the_arithmetic() -> None:
+    states = stream(8, steps=9, units=16)
+    with pytest.raises(
+        ValueError,
+        match=r"max_bytes: got 1000 \(1.0 kB\), but 5000 sequences take 3.2 MB. 'rnn.l0': 5000 "
+        r"sequences × 10 steps × 16 units × 4 B = 3.2 MB. Keep fewer sequences \(max_samples\), fi",
+    ):
+        add(SequenceBuffer(5000, max_bytes=1000), torch.arange(8), states)
+    coded = SequenceBuffer(50_000, fit_samples=100, max_bytes=1000)
+    with pytest.raises(
+        ValueError,
+        match=r"50000 sequences × 10 steps × 2 B of codes, and 256 × 10 steps × 16 units × 4 B = 1",
+    ):
+        add(coded, torch.arange(8), states)
+    assert len(coded) == 0
+    fitting = SequenceBuffer(5000, fit_samples=4000, max_bytes=1000)
+    with pytest.raises(ValueError, match="4000 sequences × 10 steps × 16 units × 4 B and as codes"):
+        add(fitting, torch.arange(8), states)
+    with pytest.raises(ValueError, match=r"5000 sequences × 2 steps × 16 units × 2 B = 0\.3 MB"):
+        add(
+            SequenceBuffer(5000, max_bytes=1000, time_steps=[1, -1], storage="half"),
+            torch.arange(8),
+            states,
+        )
+
+
+def test_the_number_to_come_and_longer_sequences_change_the_estimate() -> None:
+    buffer = SequenceBuffer(5000, max_bytes=8 * 10 * 16 * 4)
+    add(buffer, torch.arange(4), stream(4, steps=9, units=16), expected=8)
+    add(buffer, torch.arange(4), stream(4, steps=9, units=16), expected=8)
+    with pytest.raises(ValueError, match="but 9 sequences take"):
+        add(buffer, torch.arange(1), stream(1, steps=9, units=16), expected=8)
+    buffer = SequenceBuffer(8, max_bytes=8 * 10 * 16 * 4)
+    add(buffer, torch.arange(4), stream(4, steps=9, units=16))
+    with pytest.raises(ValueError, match="8 sequences × 11 steps × 16 units × 4 B"):
+        add(buffer, torch.arange(4), stream(4, steps=10, units=16))
+    assert len(buffer) == 4
+
+
+@pytest.mark.parametrize(("levels", "width"), [(2, 2), (7, 11)])
+def test_codes_take_as_many_bytes_as_estimated(levels: int, width: int) -> None:
+    method = "kmeans" if levels == 2 else "quantile"
+    buffer = given(stream(512), 64, 512, fit_samples=256, discretization=method, levels=levels)
+    layer = buffer._layers[LAYER]
+    assert layer.values is not None
+    assert layer.checked is not None
+    row, checked = layer.values._blocks[0][0], layer.checked._blocks[0][0]
+    assert row.nbytes == 6 * width
+    assert buffer.bytes_needed in (
+        512 * row.nbytes + CHECKED * checked.nbytes,
+        256 * (row.nbytes + 6 * 11 * 4) + CHECKED * checked.nbytes,
+    )
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"storage: got 'disk'; it takes 'codes', 'states', 'half'"
+    ):
+        SequenceBuffer(10, storage="disk")
+    with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
+        SequenceBuffer(10, levels=3)

@@ -1,7 +1,8 @@
 import pytest
+import torch
 from torch import nn
 
-from lightning_relay.recurrent import StateKey, recurrent_modules
+from lightning_relay.recurrent import StateKey, recurrent_layers, recurrent_modules
 
 
 class Encoder(nn.Module):
@@ -55,19 +56,41 @@ def test_unknown_and_repeated_names_are_refused() -> None:
         recurrent_modules(Nested(), "rnn")
 
 
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        (nn.GRU(2, 3, num_layers=2), "GRU with num_layers=2"),
-        (nn.RNN(2, 3, bidirectional=True), "RNN with bidirectional=True"),
-        (nn.LSTM(2, 3, proj_size=2), "LSTM with proj_size=2"),
-        (nn.LSTMCell(2, 3), "LSTMCell with a cell called step by step"),
-    ],
-)
-def test_unsupported_modules_are_refused_and_others_named(module: nn.Module, reason: str) -> None:
-    model = nn.ModuleDict({"deep": module, "plain": nn.RNN(2, 3)})
-    with pytest.raises(
-        ValueError, match=rf"modules: 'deep' \({reason}\) cannot be recorded: .*; n"
-    ):
-        recurrent_modules(model)
-    assert list(recurrent_modules(model, ["plain"])) == ["plain"]
+def test_layers_are_listed_with_their_units() -> None:
+    model = nn.ModuleDict(
+        {
+            "encoder": nn.LSTM(2, 5, num_layers=2, bidirectional=True, proj_size=3),
+            "decoder": nn.GRU(2, 4),
+            "cell": nn.LSTMCell(2, 6),
+        }
+    )
+    assert recurrent_layers(model) == {
+        "encoder.l0": 3,
+        "encoder.l0.cell": 5,
+        "encoder.l0_reverse": 3,
+        "encoder.l0_reverse.cell": 5,
+        "encoder.l1": 3,
+        "encoder.l1.cell": 5,
+        "encoder.l1_reverse": 3,
+        "encoder.l1_reverse.cell": 5,
+        "decoder.l0": 4,
+        "cell.l0": 6,
+        "cell.l0.cell": 6,
+    }
+    assert recurrent_layers(model, ["decoder"]) == {"decoder.l0": 4}
+    for key in recurrent_layers(model):
+        assert str(StateKey.parse(key)) == key
+    assert StateKey.parse("l3_reverse.cell") == StateKey("", 3, reverse=True, cell=True)
+    with pytest.raises(ValueError, match=r"layer key: got 'rnn'; it takes one such as 'rnn.l0'"):
+        StateKey.parse("rnn")
+
+
+def test_compiled_modules_go_by_their_own_names() -> None:
+    model = Nested()
+    model.rnn.compile(backend="eager")
+    model.encoder = torch.compile(model.encoder, backend="eager")
+    compiled = torch.compile(model, backend="eager")
+    assert list(recurrent_modules(compiled)) == ["encoder.gru", "rnn"]
+    assert list(recurrent_modules(compiled, ["encoder.gru"])) == ["encoder.gru"]
+    with pytest.raises(ValueError, match="no recurrent module 'gru' in Nested; it has: 'encoder"):
+        recurrent_modules(compiled, ["gru"])

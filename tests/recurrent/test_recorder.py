@@ -2,55 +2,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from lightning_relay import HiddenStateRecorder
+from lightning_relay import HiddenStateRecorder, recurrent_layers, register_recurrent
+from lightning_relay.recurrent import adapters
 from tests.hooks import hook_count
 
-CELLS = {nn.RNN: nn.RNNCell, nn.GRU: nn.GRUCell, nn.LSTM: nn.LSTMCell}
-
-
-def stepped(module: nn.RNNBase, sequence: Tensor) -> Tensor:
-    """Hidden states ``(step, unit)`` of one sequence, from PyTorch's cell called step by step."""
-    cell = CELLS[type(module)](module.input_size, module.hidden_size).to(sequence.dtype)
-    cell.load_state_dict(
-        {name.removesuffix("_l0"): value for name, value in module.state_dict().items()}
-    )
-    state, steps = None, []
-    for inputs in sequence:
-        state = cell(inputs.unsqueeze(0), state)
-        steps.append(state[0][0] if isinstance(state, tuple) else state[0])
-    return torch.stack(steps)
-
-
-@pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_states_equal_a_cell_called_step_by_step(kind: type[nn.RNNBase], batch_first: bool) -> None:
-    module = kind(3, 6, batch_first=batch_first).double()
-    inputs = torch.randn(5, 7, 3, dtype=torch.float64)
-    with torch.no_grad(), HiddenStateRecorder(module) as recorder:
-        module(inputs if batch_first else inputs.transpose(0, 1))
-        states = recorder.states["l0"]
-        assert states.values.shape == (5, 7, 6)
-        assert bool(states.valid.all())
-        for sequence, expected in zip(states.values, inputs, strict=True):
-            torch.testing.assert_close(sequence, stepped(module, expected), atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_packed_sequences_keep_their_order_and_lengths(kind: type[nn.RNNBase]) -> None:
-    module = kind(2, 4).double()
-    sequences = [torch.randn(length, 2, dtype=torch.float64) for length in (3, 6, 1)]
-    with torch.no_grad(), HiddenStateRecorder(module) as recorder:
-        module(pack_sequence(sequences, enforce_sorted=False))
-        states = recorder.states["l0"]
-        assert states.lengths.tolist() == [3, 6, 1]
-        for values, valid, sequence in zip(states.values, states.valid, sequences, strict=True):
-            torch.testing.assert_close(values[valid], stepped(module, sequence), atol=1e-12, rtol=0)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_what_the_model_returns_and_learns_is_untouched() -> None:
@@ -73,13 +37,16 @@ def test_calls_stand_one_after_the_other_until_cleared() -> None:
     with HiddenStateRecorder(model) as recorder:
         model["a"](torch.zeros(2, 4, 2))
         model["a"](torch.zeros(1, 6, 2))
-        assert recorder.calls == {"a.l0": 2, "b.l0": 0}
-        assert list(recorder.states) == ["a.l0"]
+        model["b"](torch.zeros(4, 2, 2))
+        assert recorder.batches == {"a.l0": 2, "b.l0": 1}
         assert recorder.states["a.l0"].lengths.tolist() == [4, 4, 6]
         recorder.clear()
-        assert recorder.states == {}
+        assert recorder.batches == {"a.l0": 0, "b.l0": 0}
         model["b"](torch.zeros(4, 2, 2))
-    assert list(recorder.states) == ["b.l0"]
+    with pytest.raises(
+        RuntimeError, match=r"recorder: nothing was recorded of 'a'. Either no call of it was made"
+    ):
+        recorder.states  # noqa: B018
 
 
 def test_states_recorded_in_inference_mode_can_enter_autograd() -> None:
@@ -110,7 +77,7 @@ def test_only_its_own_hooks_are_removed_also_after_an_exception() -> None:
     before = hook_count(model)
     recorder = HiddenStateRecorder(model)
     with recorder, HiddenStateRecorder(model):
-        assert hook_count(model) == before + 2
+        assert hook_count(model) == before + 4  # one on the model and one on the module, each
     assert hook_count(model) == before
     with pytest.raises(RuntimeError, match=r"input\.size"), recorder:
         model(torch.zeros(4, 1, 5))
@@ -126,18 +93,250 @@ def test_a_recorder_is_entered_once_at_a_time() -> None:
         pass
 
 
-def test_a_model_can_be_copied_and_pickled_while_it_is_recorded() -> None:
-    model = nn.Sequential(nn.GRU(2, 3))
-    with HiddenStateRecorder(model) as recorder:
+def test_a_copy_of_a_recorded_model_is_not_recorded() -> None:
+    model = nn.Sequential(nn.LSTM(2, 3))
+    with HiddenStateRecorder(model, states=("hidden", "cell")) as recorder:
+        model(torch.zeros(4, 1, 2))
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            twin(torch.zeros(4, 1, 2))
-        assert recorder.calls == {"0.l0": 0}
+            twin(torch.zeros(9, 1, 2))
+            with HiddenStateRecorder(twin) as other:
+                twin(torch.zeros(9, 1, 2))
+            assert other.batches == {"0.l0": 1}
+        assert recorder.batches == {"0.l0": 1, "0.l0.cell": 1}
 
 
-def test_unbatched_sequences_are_refused() -> None:
-    model = nn.Sequential(nn.RNN(2, 3))
+def test_only_wanted_states_are_recorded() -> None:
+    model = nn.LSTM(2, 3, num_layers=2, bidirectional=True).eval()
+    expected = {
+        ("last", ("hidden",)): ["l1", "l1_reverse"],
+        ("last", ("cell",)): ["l1.cell", "l1_reverse.cell"],
+        ("all", ("hidden",)): ["l0", "l0_reverse", "l1", "l1_reverse"],
+    }
+    for (layers, states), keys in expected.items():
+        with torch.no_grad(), HiddenStateRecorder(model, layers=layers, states=states) as recorder:
+            model(torch.zeros(4, 1, 2))
+        assert sorted(recorder.states) == keys
+        assert list(recorder.batches) == list(recorder.states)
+
+
+class Loop(nn.Module):
+    """Two cells on top of each other, called step by step; dropout between the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower = nn.LSTMCell(2, 3)
+        self.upper = nn.GRUCell(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lower, upper = None, torch.zeros(len(x), 4)
+        for inputs in x.unbind(1):
+            lower = self.lower(inputs, lower)
+            upper = nn.functional.dropout(self.upper(lower[0], upper), 0.5, self.training)
+        return upper
+
+
+def test_calls_of_a_cell_are_the_steps_of_a_pass() -> None:
+    model = Loop()
+    with HiddenStateRecorder(model, states=("hidden", "cell")) as recorder:
+        model(torch.ones(5, 7, 2))
+        model(torch.ones(2, 4, 2))
+    assert recorder.batches == {"lower.l0": 2, "lower.l0.cell": 2, "upper.l0": 2}
+    for key, units in (("lower.l0", 3), ("lower.l0.cell", 3), ("upper.l0", 4)):
+        assert recorder.states[key].values.shape == (7, 7, units)
+        assert recorder.states[key].lengths.tolist() == [7] * 5 + [4] * 2
+
+
+def test_a_cell_called_without_a_state_or_after_clear_starts_new_sequences() -> None:
+    cell = nn.GRUCell(2, 3)
+    with torch.no_grad(), HiddenStateRecorder(cell) as recorder:
+        cell(torch.ones(5, 2), hx=cell(torch.ones(5, 2)))
+        first = cell(torch.ones(4, 2))
+        assert recorder.batches == {"l0": 2}
+        assert recorder.states["l0"].lengths.tolist() == [2] * 5 + [1] * 4
+        with pytest.raises(ValueError, match=r"modules: '' was called on 4 sequences and then, in"):
+            cell(torch.ones(2, 2), first[:2])
+        recorder.clear()
+        cell(torch.ones(2, 2), first[:2])
+        assert recorder.states["l0"].lengths.tolist() == [1, 1]
+
+
+def test_a_call_that_is_given_the_state_of_the_call_before_goes_on() -> None:
+    model = nn.LSTM(2, 3, num_layers=2, batch_first=True).eval()
+    inputs = torch.randn(5, 9, 2)
     with (
-        HiddenStateRecorder(model),
-        pytest.raises(ValueError, match=r"modules: '0' was called on an unbatched sequence"),
+        torch.no_grad(),
+        HiddenStateRecorder(model, layers="all", states=("hidden", "cell")) as recorder,
     ):
+        model(inputs)
+        whole = recorder.states
+        recorder.clear()
+        state = None
+        for part in inputs.split(4, dim=1):
+            _, state = model(part, state)
+        assert set(recorder.batches.values()) == {1}
+        for key, states in recorder.states.items():
+            torch.testing.assert_close(states.values, whole[key].values)
+        model(inputs[:2], tuple(part[:, :2].contiguous() for part in state))
+        assert set(recorder.batches.values()) == {2}
+
+
+class MinimalGatedUnit(nn.Module):
+    """The forget gate of Zhou et al. (2016) alone; given whole sequences ``(step, batch, …)``."""
+
+    def __init__(self, channels: int, units: int) -> None:
+        super().__init__()
+        self.units = units
+        self.forget = nn.Linear(channels + units, units)
+        self.candidate = nn.Linear(channels + units, units)
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        f = torch.sigmoid(self.forget(torch.cat([x, h], dim=-1)))
+        return (1 - f) * h + f * torch.tanh(self.candidate(torch.cat([x, f * h], dim=-1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        states = [x.new_zeros(x.shape[1], self.units)]
+        for inputs in x:
+            states.append(self.step(inputs, states[-1]))
+        return torch.stack(states[1:]), states[-1]
+
+
+class MinimalGatedCell(MinimalGatedUnit):
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.step(x, h)
+
+
+@pytest.fixture
+def minimal_gated_units() -> Iterator[None]:
+    register_recurrent(
+        MinimalGatedUnit,
+        units=lambda module: module.units,
+        hidden=lambda module, inputs, output: output[0].transpose(0, 1),
+    )
+    register_recurrent(
+        MinimalGatedCell,
+        units=lambda module: module.units,
+        hidden=lambda module, inputs, output: output,
+    )
+    yield
+    for kind in (MinimalGatedUnit, MinimalGatedCell):
+        del adapters._ADAPTERS[kind]
+
+
+@pytest.mark.usefixtures("minimal_gated_units")
+def test_registered_modules_are_recorded_whole_or_step_by_step() -> None:
+    unit, cell = MinimalGatedUnit(2, 3), MinimalGatedCell(2, 3)
+    cell.load_state_dict(unit.state_dict())
+    inputs = torch.randn(6, 5, 2)
+    with torch.no_grad(), HiddenStateRecorder(unit) as recorder:
+        unit(inputs)
+    whole = recorder.states["l0"]
+    assert whole.values.shape == (5, 6, 3)
+    assert recurrent_layers(nn.Sequential(unit, cell)) == {"0.l0": 3, "1.l0": 3}
+    with torch.no_grad(), HiddenStateRecorder(cell) as recorder:
+        h = torch.zeros(5, 3)
+        for x in inputs:
+            h = cell(x, h)
+    torch.testing.assert_close(recorder.states["l0"].values, whole.values)
+
+
+def test_an_adapter_may_give_packed_sequences_and_cell_states() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.LSTM(2, 3)
+
+        def forward(self, x: PackedSequence) -> tuple[PackedSequence, Tensor]:
+            output, (_, cell) = self.inner(x)
+            return output, cell
+
+    with pytest.raises(ValueError, match=r"kind: LSTM is a recurrent module of PyTorch, known"):
+        register_recurrent(nn.LSTM, units=lambda module: 3, hidden=lambda *_: torch.zeros(1))
+    with pytest.raises(TypeError, match=r"kind: got 3; it takes a subclass of torch.nn.Module"):
+        register_recurrent(3, units=lambda module: 3, hidden=lambda *_: torch.zeros(1))
+    register_recurrent(
+        Wrapper, units=lambda module: 3, hidden=lambda module, inputs, output: output[0]
+    )
+    try:
+        model = Wrapper()
+        packed = pack_sequence([torch.ones(2, 2), torch.ones(4, 2)], enforce_sorted=False)
+        with torch.no_grad(), HiddenStateRecorder(model) as recorder:
+            model(packed)
+        states = recorder.states
+        assert list(states) == ["l0", "inner.l0"]
+        assert torch.equal(states["l0"].values, states["inner.l0"].values)
+        assert states["l0"].lengths.tolist() == [2, 4]
+        register_recurrent(
+            Wrapper,
+            units=lambda module: 3,
+            hidden=lambda module, inputs, output: output[0],
+            cell=lambda module, inputs, output: output[1][0],
+            cell_units=lambda module: 3,
+        )
+        assert list(recurrent_layers(model)) == ["l0", "l0.cell", "inner.l0", "inner.l0.cell"]
+        with (
+            HiddenStateRecorder(model, [""], states=("hidden", "cell")),
+            pytest.raises(ValueError, match=r"hidden and cell states of different numbers of dim"),
+        ):
+            model(packed)
+        register_recurrent(
+            Wrapper, units=lambda module: 7, hidden=lambda module, inputs, output: output[1]
+        )
+        with (
+            HiddenStateRecorder(model, [""]),
+            pytest.raises(
+                ValueError,
+                match=r"the adapter of '' \(Wrapper\) gave \(1, 2, 3\) for 'l0'; it takes states "
+                r"\(batch, step, 7\), or \(batch, 7\) of a module that is called once",
+            ),
+        ):
+            model(packed)
+    finally:
+        del adapters._ADAPTERS[Wrapper]
+
+
+def test_single_sequences_are_batches_of_one() -> None:
+    model = nn.Sequential(nn.RNN(2, 3))
+    with HiddenStateRecorder(model) as recorder:
         model(torch.zeros(4, 2))
+    assert recorder.states["0.l0"].values.shape == (1, 4, 3)
+
+
+def test_layers_and_states_are_checked() -> None:
+    model = nn.Sequential(nn.GRU(2, 3))
+    with pytest.raises(ValueError, match=r"layers: got 'first'; it takes 'last', 'all'"):
+        HiddenStateRecorder(model, layers="first")
+    with pytest.raises(
+        ValueError, match=r"states: got \('gate',\); it takes a list of 'hidden', 'c"
+    ):
+        HiddenStateRecorder(model, states=("gate",))
+    with pytest.raises(
+        TypeError, match=r"states: got the string 'cell'; it takes a list: \['cell'"
+    ):
+        HiddenStateRecorder(model, states="cell")
+    with pytest.raises(
+        ValueError, match=r"states: '0' \(GRU\) has no cell states; ask for 'hidden'"
+    ):
+        HiddenStateRecorder(model, states=("cell",))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_models_are_recorded_as_in_eager_mode_or_an_error_says_what_to_do(
+    backend: str,
+) -> None:
+    torch.compiler.reset()
+    model, inputs = Loop().eval(), torch.ones(2, 4, 2)
+    with torch.no_grad(), HiddenStateRecorder(model) as recorder:
+        model(inputs)
+    expected = recorder.states["lower.l0"].values
+    compiled = torch.compile(model, backend=backend)
+    with torch.no_grad():
+        compiled(inputs)
+        with HiddenStateRecorder(compiled) as recorder:
+            compiled(inputs)
+            assert set(recorder.batches.values()) == {0}
+            with pytest.raises(RuntimeError, match=r"of 'lower', 'upper'. .*set_stance\('force_e"):
+                recorder.states  # noqa: B018
+            with torch.compiler.set_stance("force_eager"):
+                compiled(inputs)
+            torch.testing.assert_close(recorder.states["lower.l0"].values, expected)
+    assert hook_count(compiled) == 0

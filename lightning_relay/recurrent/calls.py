@@ -1,0 +1,263 @@
+"""What one call of a recurrent module tells about its states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.replay import FusedCall, check_replayable, needs_replay, replay
+from lightning_relay.recurrent.states import prefix_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from lightning_relay.recurrent.layers import StateKey
+
+
+class Call:
+    """States of one call; those that must be replayed are computed when they are first read.
+
+    Attributes:
+        sequences: Number of sequences.
+        one_step: Whether the module was given one step of a sequence instead of whole sequences.
+        starts: Whether that step is the first, as no state was given.
+        valid: Steps that are no padding, bool ``(batch, step)``; None where all are valid.
+        presorted: For packed sequences, whether they are of different lengths and had been sorted
+            before they were packed; None for tensors.
+        final: The state that the module returned last, as it was returned; a call that is given
+            it goes on with the same sequences.
+    """
+
+    def __init__(
+        self,
+        states: Mapping[StateKey, Tensor],
+        *,
+        sequences: int,
+        one_step: bool,
+        starts: bool = False,
+        valid: Tensor | None = None,
+        presorted: bool | None = None,
+        final: Any = None,
+        pending: tuple[FusedCall, Collection[StateKey]] | None = None,
+    ) -> None:
+        self.sequences = sequences
+        self.one_step = one_step
+        self.starts = starts
+        self.valid = valid
+        self.presorted = presorted
+        self.final = final
+        self._states = dict(states)
+        self._pending = pending
+
+    def states(self) -> Mapping[StateKey, Tensor]:
+        """States ``(batch, step, unit)`` by key."""
+        if self._pending is not None:
+            self._states |= replay(*self._pending)
+            self._pending = None
+        return self._states
+
+
+def read_call(
+    name: str,
+    module: nn.Module,
+    keys: Collection[StateKey],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    output: Any,
+) -> Call:
+    """Read a call of any recurrent module, right after it.
+
+    Args:
+        name: Dotted name of the module.
+        module: The module.
+        keys: States wanted.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+        output: What it returned.
+
+    Raises:
+        ValueError: If the output is not what a module of this kind returns, or the states wanted
+            cannot be had from this call.
+    """
+    if isinstance(module, nn.RNNBase):
+        return _fused(name, module, keys, args, kwargs, output)
+    if isinstance(module, nn.RNNCellBase):
+        return _cell(keys, args, kwargs, output)
+    return _adapted(name, module, keys, args, output)
+
+
+def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The state that a module of PyTorch was called with; None where it was left out."""
+    return args[1] if len(args) > 1 else kwargs.get("hx")
+
+
+def _fused(
+    name: str,
+    module: nn.RNNBase,
+    keys: Collection[StateKey],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    result: Any,
+) -> Call:
+    output, final = result
+    presorted = valid = None
+    if isinstance(output, PackedSequence):
+        values, lengths = pad_packed_sequence(output, batch_first=True)
+        values = values.detach()
+        valid = prefix_mask(lengths.to(values.device), values.shape[1])
+        presorted = output.sorted_indices is None and not bool(valid.all())
+    else:
+        values = _batch_first(module, output).detach().clone()
+    units = module.proj_size or module.hidden_size
+    if values.shape[-1] != units * (1 + module.bidirectional):
+        raise ValueError(
+            f"modules: {name!r} ({type(module).__name__}) returned states of "
+            f"{values.shape[-1]} units where it has {units * (1 + module.bidirectional)}; "
+            "register an adapter for its class"
+        )
+    last = module.num_layers - 1
+    states = {
+        key: values[..., units:] if key.reverse else values[..., :units]
+        for key in keys
+        if key.layer == last and not key.cell
+    }
+    pending = None
+    if needs_replay(module, keys):
+        check_replayable(name, module, keys)
+        call = _fused_call(name, module, args, kwargs, final, values, valid)
+        pending = (call, [key for key in keys if key not in states])
+    return Call(
+        states,
+        sequences=len(values),
+        one_step=False,
+        valid=valid,
+        presorted=presorted,
+        final=None if module.bidirectional or valid is not None else final,
+        pending=pending,
+    )
+
+
+def _fused_call(
+    name: str,
+    module: nn.RNNBase,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    final: Any,
+    hidden: Tensor,
+    valid: Tensor | None,
+) -> FusedCall:
+    inputs = args[0] if args else kwargs["input"]
+    device = hidden.device
+    if isinstance(inputs, PackedSequence):
+        inputs = inputs._replace(data=inputs.data.detach().clone())
+        dtype = inputs.data.dtype
+    else:
+        inputs = _batch_first(module, inputs).detach().clone()
+        dtype = inputs.dtype
+    initial = given_state(args, kwargs)
+    if initial is None:
+        sizes = [module.proj_size or module.hidden_size]
+        sizes += [module.hidden_size] * (module.mode == "LSTM")
+        rows = module.num_layers * (1 + module.bidirectional)
+        states = tuple(
+            torch.zeros(rows, len(hidden), size, dtype=dtype, device=device) for size in sizes
+        )
+    else:
+        states = _copies(initial)
+    return FusedCall(
+        name,
+        module,
+        inputs,
+        states,
+        _copies(final),
+        hidden,
+        torch.ones(hidden.shape[:2], dtype=torch.bool, device=device) if valid is None else valid,
+        (
+            device.type,
+            torch.is_autocast_enabled(device.type),
+            torch.get_autocast_dtype(device.type),
+        ),
+    )
+
+
+def _cell(
+    keys: Collection[StateKey], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+) -> Call:
+    hidden, cell = output if isinstance(output, tuple) else (output, None)
+    states = {key: _one_step(cell if key.cell else hidden) for key in keys}
+    return Call(
+        states,
+        sequences=len(next(iter(states.values()))),
+        one_step=True,
+        starts=given_state(args, kwargs) is None,
+    )
+
+
+def _adapted(
+    name: str,
+    module: nn.Module,
+    keys: Collection[StateKey],
+    args: tuple[Any, ...],
+    output: Any,
+) -> Call:
+    adapter = adapter_of(module)
+    if adapter is None:
+        raise TypeError(f"modules: {name!r} ({type(module).__name__}) is no recurrent module")
+    states: dict[StateKey, Tensor] = {}
+    valid = presorted = None
+    dimensions = set()
+    for key in keys:
+        reading = adapter.cell if key.cell and adapter.cell is not None else adapter.hidden
+        values = reading(module, args, output)
+        if isinstance(values, PackedSequence):
+            presorted = values.sorted_indices is None
+            values, lengths = pad_packed_sequence(values, batch_first=True)
+            valid = prefix_mask(lengths.to(values.device), values.shape[1])
+            presorted = presorted and not bool(valid.all())
+        size = adapter.units(module)
+        if key.cell and adapter.cell_units is not None:
+            size = adapter.cell_units(module)
+        if not isinstance(values, Tensor) or values.dim() not in (2, 3) or values.shape[-1] != size:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"modules: the adapter of {name!r} ({type(module).__name__}) gave {got} for "
+                f"{str(key)!r}; it takes states (batch, step, {size}), or (batch, {size}) of a "
+                "module that is called once for every step"
+            )
+        dimensions.add(values.dim())
+        states[key] = _one_step(values) if values.dim() == 2 else values.detach().clone()
+    if len(dimensions) > 1:
+        raise ValueError(
+            f"modules: the adapter of {name!r} ({type(module).__name__}) gave hidden and cell "
+            "states of different numbers of dimensions"
+        )
+    return Call(
+        states,
+        sequences=len(next(iter(states.values()))),
+        one_step=dimensions == {2},
+        valid=valid,
+        presorted=presorted,
+    )
+
+
+def _batch_first(module: nn.RNNBase, states: Tensor) -> Tensor:
+    if states.dim() == 2:
+        return states.unsqueeze(0)
+    return states if module.batch_first else states.transpose(0, 1)
+
+
+def _one_step(states: Tensor) -> Tensor:
+    batch = states if states.dim() == 2 else states.unsqueeze(0)
+    return batch.detach().clone().unsqueeze(1)
+
+
+def _copies(states: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Copies of h and perhaps c, ``(layer and direction, batch, unit)``."""
+    parts = (states,) if isinstance(states, Tensor) else states
+    return tuple(
+        (part if part.dim() == 3 else part.unsqueeze(1)).detach().clone() for part in parts
+    )
