@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from lightning_relay.hooks import HOOK_GUARDS
 from lightning_relay.predictions import Prediction, PredictionReader
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
@@ -158,8 +159,8 @@ class EvaluationCapture:
                     "step; it takes one: a call with whole sequences, the calls that go on from "
                     "its returned state, or a cell called once for every step. Name the modules "
                     "of which that is true with modules=. A callback that calls the model must "
-                    "stand after the relay callback; a module compiled before its hooks were set "
-                    "may call none of them"
+                    "stand after the relay callback. In a compiled model hooks may be left out: "
+                    f"set {HOOK_GUARDS} before it is first called"
                 )
         states = self._recorder.states
         for layer, layer_states in states.items():

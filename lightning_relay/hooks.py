@@ -1,8 +1,26 @@
-"""Hooks that stay with the module they were set on."""
+"""Hooks that stay with the module they were set on, and where torch.compile leaves hooks out."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HOOK_GUARDS = "torch._dynamo.config.skip_nnmodule_hook_guards = False"
+"""With this, compiled code notices hooks that are set after it was compiled."""
+
+
+def ignores_new_hooks(model: nn.Module) -> bool:
+    """Whether a part of a model is compiled and torch.compile leaves out hooks set later."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None or not dynamo.config.skip_nnmodule_hook_guards:
+        return False
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
 
 
 class TransientHook:

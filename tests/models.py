@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -77,6 +78,108 @@ class WithoutForward(Classifier):
         loss = self.loss(self.head(output[:, -1]), y)
         self.log("val_loss", loss)
         return loss
+
+
+class Stacked(Classifier):
+    """Two bidirectional LSTM layers with dropout between them, on packed sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(1, 3, num_layers=2, dropout=0.3, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = 1 + (10 * x[:, -1, 0].abs()).long().clamp(max=STEPS - 1)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        _, (final, _) = self.rnn(packed)
+        scores: Tensor = self.head(self.dropout(torch.cat([final[-2], final[-1]], dim=1)))
+        return scores
+
+
+class Projected(Classifier):
+    """An LSTM with projections, time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(1, 8, proj_size=6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.rnn(x.transpose(0, 1))[0][-1])
+        return scores
+
+
+class CellLoop(nn.Module):
+    """A cell called once for every step."""
+
+    def __init__(self, cell: nn.RNNCellBase) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for inputs in x.unbind(1):
+            state = self.cell(inputs, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+class Stepped(Classifier):
+    """An LSTM cell in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = CellLoop(nn.LSTMCell(1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.dropout(self.rnn(x)))
+        return scores
+
+
+class CompiledLoop(Stepped):
+    """The same, compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = torch.compile(self.rnn, backend="eager")
+
+
+class CompiledRNN(Classifier):
+    """A compiled fused module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = torch.compile(self.rnn, backend="eager")
+
+
+class CompiledInPlace(Classifier):
+    """The whole module compiled in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compile(backend="eager")
+
+
+class InPieces(Classifier):
+    """A fused module that is given a sequence in pieces, with the state handed over."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for piece in x.split(2, dim=1):
+            output, state = self.rnn(piece, state)
+        scores: Tensor = self.head(output[:, -1])
+        return scores
+
+
+class TwoModules(Classifier):
+    """Two recurrent modules, one of them under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.RNN(1, 6, batch_first=True)
+        self.rnn = nn.GRU(6, 6, batch_first=True)
+        self.alias = self.rnn
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.alias(self.encoder(x)[0])[0][:, -1])
+        return scores
 
 
 class Frozen(Classifier):

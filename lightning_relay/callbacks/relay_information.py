@@ -20,6 +20,7 @@ from lightning_relay.analysis import check_time_steps, relay_report
 from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method, check_method
+from lightning_relay.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.information.entropy import Estimator, entropy_estimator
 from lightning_relay.information.ordering import Direction, check_direction
 from lightning_relay.recurrent.buffer import SequenceBuffer, megabytes
@@ -222,7 +223,13 @@ class RelayInformationCallback(Callback):
         self._said.clear()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the names of modules before any training."""
+        """Check the names of modules, and that hooks will be heard, before any training."""
+        if self.every_n_epochs > 1 and ignores_new_hooks(pl_module):
+            raise ValueError(
+                f"every_n_epochs: got {self.every_n_epochs} with compiled modules, which leave out "
+                "hooks that are set after an evaluation without them; it takes 1, or any number "
+                f"once you set {HOOK_GUARDS} before training"
+            )
         self._new_capture(pl_module, None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

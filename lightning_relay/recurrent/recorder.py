@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from lightning_relay.hooks import TransientHook
+from lightning_relay.hooks import HOOK_GUARDS, TransientHook
 from lightning_relay.recurrent.calls import Call, given_state, read_call
 from lightning_relay.recurrent.layers import (
     Layers,
@@ -126,8 +126,9 @@ class HiddenStateRecorder:
             raise RuntimeError(
                 f"recorder: nothing was recorded of {', '.join(silent)}. Either no call of it was "
                 "made inside the block: name those that are called with modules=. Or it was "
-                "compiled with its hooks left out: enter the block before the first compiled call, "
-                "or run it in eager mode (torch.compiler.set_stance('force_eager'))"
+                "compiled, and hooks that are set later are left out: before the first compiled "
+                f"call enter the block or set {HOOK_GUARDS}; or run it in eager mode, under "
+                "torch.compiler.set_stance('force_eager')"
             )
         found: dict[str, HiddenStates] = {}
         for recording in self._recordings.values():

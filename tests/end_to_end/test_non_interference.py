@@ -1,4 +1,4 @@
-"""Training with the callback is, bit for bit, training without it."""
+"""Training with the callback is, bit for bit, training without it, whatever the model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,42 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torchmetrics import Metric
 
 from lightning_relay import RelayInformationCallback
 from tests.callbacks.test_relay_information import quiet_trainer
-from tests.models import Classifier, PlainRNN, WithoutForward, loader
+from tests.models import (
+    Classifier,
+    CompiledInPlace,
+    CompiledLoop,
+    CompiledRNN,
+    InPieces,
+    PlainRNN,
+    Projected,
+    Stacked,
+    Stepped,
+    TwoModules,
+    WithoutForward,
+    loader,
+)
+from tests.test_report import assert_equal
+
+MODELS: list[tuple[type[Classifier], dict[str, Any]]] = [
+    (Classifier, {}),
+    (PlainRNN, {}),
+    (WithoutForward, {}),
+    (Stacked, {}),
+    (Projected, {}),
+    (Stepped, {}),
+    (InPieces, {}),
+    (TwoModules, {}),
+    (CompiledLoop, {}),
+    (CompiledRNN, {}),
+    (CompiledInPlace, {}),
+    (Stacked, {"precision": "bf16-mixed"}),
+    (Stepped, {"precision": "bf16-true"}),
+    (Stacked, {"precision": "64-true"}),
+]
 
 
 class Diary(Callback):
@@ -20,12 +52,10 @@ class Diary(Callback):
 
     def __init__(self) -> None:
         self.pages: list[dict[str, Any]] = []
-        self.accuracy: dict[str, Any] = {}
+        self.validated: dict[str, Any] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.accuracy = {
-            name: value.clone() for name, value in pl_module.accuracy.metric_state.items()
-        }
+        self.validated = metrics_of(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pages.append(
@@ -37,7 +67,8 @@ class Diary(Callback):
                     for name, value in trainer.callback_metrics.items()
                     if not name.startswith("relay")
                 },
-                "accuracy": self.accuracy,
+                "validated": self.validated,
+                "torchmetrics": metrics_of(pl_module),
                 "training": [module.training for module in pl_module.modules()],
                 "python": random.getstate(),
                 "numpy": np.random.get_state(legacy=False)["state"],  # noqa: NPY002 - the stream users have
@@ -46,19 +77,53 @@ class Diary(Callback):
         )
 
 
-def trained(kind: type[Classifier], *callbacks: Callback) -> list[dict[str, Any]]:
+def metrics_of(model: LightningModule) -> dict[str, Any]:
+    """States of all metrics of a model."""
+    return {
+        f"{name}.{state}": value.clone()
+        for name, module in model.named_modules()
+        if isinstance(module, Metric)
+        for state, value in module.metric_state.items()
+    }
+
+
+def trained(
+    kind: type[Classifier], options: dict[str, Any], *callbacks: Callback
+) -> list[dict[str, Any]]:
+    torch.compiler.reset()
     seed_everything(7, verbose=False)
     diary = Diary()
-    trainer = quiet_trainer(*callbacks, diary, max_epochs=3)
+    trainer = quiet_trainer(*callbacks, diary, max_epochs=3, **options)
     trainer.fit(kind(), loader(shuffle=True), loader(32))
     return diary.pages
 
 
-@pytest.mark.parametrize("kind", [Classifier, PlainRNN, WithoutForward])
-def test_weights_metrics_and_random_streams_are_bit_identical(kind: type[Classifier]) -> None:
-    callback = RelayInformationCallback(max_samples=20, concepts="per_class")
-    with_callback = trained(kind, callback)
-    without = trained(kind)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [pytest.param(*case, id=" ".join([case[0].__name__, *case[1].values()])) for case in MODELS],
+)
+def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, Any]) -> None:
+    callback = RelayInformationCallback(
+        layers="all", states=("hidden", "cell"), max_samples=20, concepts="per_class"
+    )
+    with_callback = trained(kind, options, callback)
+    without = trained(kind, options)
     assert len(callback.reports) == 3
     assert "val_loss" in without[0]["metrics"]
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "eager"),
+    [(CompiledLoop, Stepped), (CompiledRNN, Classifier), (CompiledInPlace, Classifier)],
+)
+def test_a_compiled_model_is_reported_as_in_eager_mode(
+    compiled: type[Classifier], eager: type[Classifier]
+) -> None:
+    callbacks = [RelayInformationCallback(), RelayInformationCallback()]
+    for kind, callback in zip((compiled, eager), callbacks, strict=True):
+        trained(kind, {}, callback)
+    for found, expected in zip(*(callback.reports for callback in callbacks), strict=True):
+        assert found.layers.keys() == expected.layers.keys()
+        assert_equal(found.layers, expected.layers)
