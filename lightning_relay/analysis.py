@@ -230,7 +230,8 @@ def _inputs_ended(
             f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps"
         )
     key = StateKey.parse(layer)
-    if key.layer > 0 and str(dataclasses.replace(key, reverse=True)) in states:
+    others = [StateKey.parse(other) for other in states]
+    if key.layer > 0 and any(other.module == key.module and other.reverse for other in others):
         return torch.ones(len(steps), dtype=torch.bool)
     end = inputs_end if inputs_end >= 0 else lengths + inputs_end
     positions = torch.stack(

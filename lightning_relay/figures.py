@@ -34,10 +34,10 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     """Picture of what a layer relays of a concept: I_R of all units, and every unit's score.
 
     Above, a bar for each step is I_R of all units in bits, under a line at I(X_in; X_out); grey
-    bars are steps at which input was still to come. Below, a cell for each step and unit is the
-    unit's score, from white (0) to dark blue (1), and to orange (-1 or less) below 0. A dot marks
-    a unit whose place in the order is ambiguous, because another was as good; the legend counts
-    them. Up to 300 steps the picture is 350 pixels wide, which TensorBoard shows unscaled.
+    bars are steps at which the states had not seen all input. Below, a cell for each step and unit
+    is the unit's score, from white (0) to dark blue (1), and to orange (-1 or less) below 0. A dot
+    marks a unit whose place in the order is ambiguous, because another was as good; the legend
+    counts them. Up to 300 steps the picture is 350 pixels wide, which TensorBoard shows unscaled.
 
     Args:
         layer: Results of one layer.

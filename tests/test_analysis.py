@@ -13,6 +13,8 @@ from lightning_relay import (
     relay_order,
     relay_report,
 )
+from lightning_relay.recurrent import SequenceBuffer
+from tests.test_report import assert_equal
 
 GENERATOR = torch.Generator().manual_seed(0)
 X_IN = torch.randint(4, (60,), generator=GENERATOR)
@@ -156,3 +158,65 @@ def test_bad_arguments_say_what_is_wrong() -> None:
     spoilt[7, 1, 4] = torch.nan
     with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 1, unit 4 \(in 1 of 60"):
         relay_report({"rnn.l0": HiddenStates.of_lengths(spoilt, LENGTHS)}, X_IN, X_OUT)
+
+
+def bidirectional(*, lengths: list[int] | None = None) -> tuple[dict[str, HiddenStates], Tensor]:
+    """States of a bidirectional model of two layers, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (40,), generator=generator)
+    counts = torch.tensor([6] * 40 if lengths is None else lengths * (40 // len(lengths)))
+    keys = ("rnn.l0", "rnn.l0_reverse", "rnn.l1", "rnn.l1_reverse", "rnn.l1.cell", "head.l0")
+    states = {
+        key: HiddenStates.of_lengths(torch.randn(40, 6, 3, generator=generator), counts)
+        for key in keys
+    }
+    return states, labels
+
+
+def test_a_backward_layer_has_seen_all_input_at_its_first_position_only() -> None:
+    states, labels = bidirectional()
+    ended = {
+        key: layer.inputs_ended.tolist()
+        for key, layer in relay_report(states, labels, labels, inputs_end=2).layers.items()
+    }
+    forward = [False, False, True, True, True, True]
+    assert ended == {
+        "rnn.l0": forward,
+        "rnn.l0_reverse": [True] + [False] * 5,
+        "rnn.l1": [True] * 6,
+        "rnn.l1_reverse": [True] * 6,
+        "rnn.l1.cell": [True] * 6,
+        "head.l0": forward,
+    }
+    states, labels = bidirectional(lengths=[6, 2])
+    report = relay_report(states, labels, labels, inputs_end=-1)
+    assert report.layers["rnn.l0_reverse"].inputs_ended.tolist() == [True] + [False] * 6
+
+
+def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states, labels = bidirectional(lengths=[6, 2])
+    states = {"rnn.l0": states["rnn.l0"]}
+    expected = relay_report(states, labels, labels, concepts="per_class")
+    monkeypatch.setattr("lightning_relay.analysis._CODES_AT_ONCE", 250)
+    assert_equal(relay_report(states, labels, labels, concepts="per_class"), expected)
+    buffer = SequenceBuffer(40)
+    buffer.add(states, labels, labels)
+    assert_equal(relay_report(buffer.states, labels, labels, concepts="per_class"), expected)
+    buffer = SequenceBuffer(40, fit_samples=39)
+    buffer.add(states, labels, labels)
+    coded = buffer.states["rnn.l0"]
+    found = relay_report(buffer.states, labels, labels, time_steps=[1, -1])
+    for place, step in enumerate((1, -1)):
+        codes = coded.at(step)
+        order = relay_order(labels, labels, codes.values[:, 0], valid=codes.valid[:, 0])
+        relay = found.layers["rnn.l0"].concepts["joint"]
+        assert torch.equal(torch.from_numpy(relay.information[place]), order.information)
+        assert torch.equal(torch.from_numpy(relay.units[place]), order.units)
+
+
+def test_keys_that_are_no_layer_keys_are_refused() -> None:
+    states, labels = bidirectional()
+    with pytest.raises(ValueError, match=r"layer key: got 'rnn'; it takes one such as 'rnn.l0'"):
+        relay_report({"rnn": states["rnn.l0"]}, labels, labels)

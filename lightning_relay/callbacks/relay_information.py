@@ -52,11 +52,14 @@ class RelayInformationCallback(Callback):
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits; for
-      sequences of different lengths, at the last step of each.
+      sequences of different lengths, at the last step of each; for a backward layer, which ends
+      at step 0, there.
     - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out), bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
+    - ``{layer}/threshold_agreement``, where thresholds were fitted to the first sequences only:
+      fraction of the codes of a fair sample of all that thresholds fitted to it would give too.
 
     A TensorBoardLogger also gets, for each layer and concept, the image ``…/scores`` (step by unit)
     and the table ``…/order``.

@@ -28,6 +28,8 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
+    - ``{layer}/threshold_agreement``: where thresholds were fitted to the first sequences only,
+      the fraction of the codes of a fair sample that thresholds fitted to it would give too.
 
     Raises:
         ValueError: If at every analysed step some sequence still had input to come.
@@ -51,6 +53,8 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
                 f"{key}/{concept}/tied": float(np.average(relay.tied.mean(1), weights=weights)),
             }
         scalars[f"{key}/distinct_states"] = float(layer.distinct_states.max())
+    for key, agreement in report.threshold_agreement.items():
+        scalars[f"{key}/threshold_agreement"] = agreement
     return scalars | {
         "samples": float(report.samples),
         "samples_seen": float(report.samples_seen),

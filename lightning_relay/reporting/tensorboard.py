@@ -50,10 +50,10 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
     lines = [
         f"{report.samples} of {report.samples_seen} sequences analysed; {report.discretization}, "
         f"{report.direction} order, {report.estimator} estimate. "
-        f"{_sources(report)}"
+        f"{_sources(report)}{_thresholds(report, layer)}"
         f"Units: the {shown} most important of {units}, most important first; "
         "≈ before a unit: another was as good, so the data do not tell its "
-        "place. A step marked * still had input to come.",
+        "place. At a step marked * the states had not seen all input.",
         "",
         "| step | sequences | states | I(in; out), bits | I_R, bits | tied | units |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | :--- |",
@@ -73,3 +73,14 @@ def _sources(report: RelayReport) -> str:
     if report.x_in is None:
         return ""
     return f"X_in: {report.x_in}. X_out: {report.x_out}. "
+
+
+def _thresholds(report: RelayReport, layer: str) -> str:
+    if layer not in report.threshold_agreement:
+        return ""
+    return (
+        f"Thresholds were fitted to the first {report.samples_fitted} sequences; of a fair sample "
+        f"of all, {report.threshold_agreement[layer]:.1%} of the codes are those that thresholds "
+        f"fitted to it would give; {report.beyond_thresholds[layer]} sequences have later steps "
+        "without codes. "
+    )

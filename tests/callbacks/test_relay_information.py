@@ -18,12 +18,22 @@ from lightning_relay import (
     HiddenStateRecorder,
     RelayInformationCallback,
     RelayReport,
+    recurrent_layers,
     relay_report,
 )
 from lightning_relay.figures import relay_image
 from tests.hooks import hook_count
 from tests.images import decoded
-from tests.models import CLASSES, STEPS, Classifier, Frozen, WithoutForward, loader
+from tests.models import (
+    CLASSES,
+    STEPS,
+    Classifier,
+    CompiledLoop,
+    Frozen,
+    Stacked,
+    WithoutForward,
+    loader,
+)
 from tests.test_report import assert_equal
 
 INPUTS, LABELS = loader().dataset.tensors
@@ -288,6 +298,68 @@ def test_steps_that_no_analysed_sequence_has_are_left_out_with_a_warning() -> No
     assert callback.reports[0].layers["rnn.l0"].time_steps.tolist() == [0, 3]
 
 
+# What is held in memory
+
+
+def ordered(samples: int) -> DataLoader[Any]:
+    """Sequences of which the later ones are not like the first."""
+    shift = torch.linspace(0, 3, samples)[:, None, None]
+    return batch_of(INPUTS.repeat(samples // 48, 1, 1) + shift, LABELS.repeat(samples // 48))
+
+
+def test_thresholds_fitted_to_the_first_sequences_are_reported_and_doubted() -> None:
+    callback = RelayInformationCallback(fit_samples=48)
+    with pytest.warns(
+        UserWarning, match=r"'rnn.l0': thresholds were fitted to the first 48 sequences, and thresh"
+    ):
+        quiet_trainer(callback).validate(Classifier(), ordered(480), verbose=False)
+    (report,) = callback.reports
+    assert (report.samples, report.samples_seen, report.samples_fitted) == (480, 480, 48)
+    assert report.threshold_agreement["rnn.l0"] < 0.9
+    assert report.beyond_thresholds == {"rnn.l0": 0}
+    for storage in ("states", "half"):
+        callback = RelayInformationCallback(fit_samples=48, storage=storage)
+        quiet_trainer(callback).validate(Classifier(), ordered(480), verbose=False)
+        assert callback.reports[0].samples_fitted == 480
+        assert callback.reports[0].threshold_agreement == {}
+
+
+def test_sequences_longer_than_the_first_are_reported_and_warned_of() -> None:
+    batches = [(INPUTS[:40, :4], LABELS[:40]), (INPUTS[40:], LABELS[40:])]
+    callback = RelayInformationCallback(fit_samples=20)
+    with (
+        pytest.warns(
+            UserWarning, match=r"'rnn.l0': 8 of 48 sequences are longer than any of the f"
+        ),
+        pytest.warns(UserWarning, match="have from 4 to 6 steps"),
+    ):
+        quiet_trainer(callback).validate(
+            Classifier(), DataLoader(batches, batch_size=None), verbose=False
+        )
+    assert callback.reports[0].beyond_thresholds == {"rnn.l0": 8}
+    assert callback.reports[0].layers["rnn.l0"].time_steps.tolist() == [0, 1, 2, 3, -1]
+
+
+def test_too_much_memory_is_refused_before_training() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"max_bytes: got 1000 \(1.0 kB\), but 48 sequences take 8.1 kB. 'rnn.l0': 48 sequenc",
+    ):
+        quiet_trainer(RelayInformationCallback(max_bytes=1000)).fit(
+            Classifier(), loader(), loader()
+        )
+
+
+def test_all_layers_and_states_are_reported_and_logged() -> None:
+    callback = RelayInformationCallback(layers="all", states=("hidden", "cell"), inputs_end=1)
+    trainer = quiet_trainer(callback)
+    model = Stacked()
+    trainer.validate(model, loader(), verbose=False)
+    assert list(callback.reports[0].layers) == list(recurrent_layers(model))
+    for key in recurrent_layers(model):
+        assert f"relay/{key}/joint/information" in trainer.callback_metrics
+
+
 # What is logged
 
 
@@ -495,6 +567,11 @@ def test_no_hook_survives_an_error_of_the_callback_itself() -> None:
 def test_arguments_are_checked_in_the_constructor() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"max_samples": 1}, r"max_samples: got 1; it takes at least 2 sequences"),
+        ({"fit_samples": 1}, r"fit_samples: got 1; it takes at least 2 sequences"),
+        ({"max_bytes": 0}, r"max_bytes: got 0; it takes a number of bytes"),
+        ({"storage": "disk"}, r"storage: got 'disk'; it takes 'codes', 'states', 'half'"),
+        ({"layers": "first"}, r"layers: got 'first'; it takes 'last', 'all'"),
+        ({"states": ["gate"]}, r"states: got \['gate'\]; it takes a list of 'hidden', 'cell'"),
         ({"every_n_epochs": 0}, r"every_n_epochs: got 0; it takes at least 1"),
         ({"stages": []}, r"stages: got \[\]; it takes a list of 'validate', 'test'"),
         ({"stages": "test"}, r"stages: got 'test'; it takes a list"),
@@ -633,6 +710,26 @@ def test_a_module_called_twice_or_never_in_a_step_is_refused() -> None:
     for kind, calls in ((Twice, 2), (Never, 0)):
         with pytest.raises(ValueError, match=rf"layer 'rnn.l0' was given {calls} batches of sequ"):
             quiet_trainer(RelayInformationCallback()).validate(kind(), loader(), verbose=False)
+
+
+def test_compiled_modules_that_would_leave_out_hooks_are_refused_before_training() -> None:
+    torch.compiler.reset()
+    model = CompiledLoop()
+    with pytest.raises(
+        ValueError, match=r"every_n_epochs: got 2 with compiled modules, .*hook_guards = False bef"
+    ):
+        quiet_trainer(RelayInformationCallback(every_n_epochs=2)).fit(model, loader(), loader())
+    quiet_trainer().validate(model, loader(), verbose=False)
+    with pytest.raises(
+        ValueError, match=r"layer 'rnn.cell.l0' was given 0 .* In a compiled model hooks may be lef"
+    ):
+        quiet_trainer(RelayInformationCallback()).validate(model, loader(), verbose=False)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        callback = RelayInformationCallback(every_n_epochs=2)
+        quiet_trainer(callback, max_epochs=4).fit(model, loader(), loader())
+    assert [report.epoch for report in callback.reports] == [1, 3]
+    torch.compiler.reset()
 
 
 def test_states_that_are_not_finite_are_refused() -> None:

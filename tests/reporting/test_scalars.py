@@ -54,3 +54,22 @@ def test_an_end_of_inputs_after_every_step_is_refused() -> None:
         ValueError, match=r"inputs_end: got 2, which comes after every analysed step of 'rnn.l0'; a"
     ):
         relay_scalars(report)
+
+
+def test_a_backward_layer_ends_at_step_0() -> None:
+    report = small_report(inputs_end=None)
+    layer = dataclasses.replace(report.layers["rnn.l0"], time_steps=np.array([4, 0, 1, 2, 3, -1]))
+    report = dataclasses.replace(
+        report,
+        layers={"rnn.l0_reverse": layer},
+        threshold_agreement={"rnn.l0_reverse": 0.75},
+    )
+    scalars = relay_scalars(report)
+    information = layer.concepts["joint"].information
+    assert scalars["rnn.l0_reverse/joint/information_last"] == information[1, 0]
+    assert scalars["rnn.l0_reverse/threshold_agreement"] == 0.75
+    layer.inputs_ended[:] = False
+    with pytest.raises(
+        ValueError, match=r"time_steps: 'rnn.l0_reverse' reads from the end and has"
+    ):
+        relay_scalars(report)

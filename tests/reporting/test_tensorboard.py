@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,15 @@ def test_the_table_shows_evidence_order_and_ties() -> None:
         units = cells[6].split()
         assert [int(unit.removeprefix("≈")) for unit in units] == relay.units[index, :1:-1].tolist()
         assert [unit.startswith("≈") for unit in units] == relay.ambiguous[index, :1:-1].tolist()
+
+
+def test_the_table_says_what_thresholds_were_fitted_to() -> None:
+    report = dataclasses.replace(
+        small_report(),
+        samples_fitted=30,
+        threshold_agreement={"rnn.l0": 0.987},
+        beyond_thresholds={"rnn.l0": 4},
+    )
+    note = relay_table(report, "rnn.l0", "joint").splitlines()[0]
+    assert "fitted to the first 30 sequences; of a fair sample of all, 98.7% of the codes" in note
+    assert "; 4 sequences have later steps without codes." in note
