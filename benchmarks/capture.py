@@ -4,10 +4,9 @@
 
 Memory: a synthetic stream of 100,000 sequences × 100 steps × 256 units is given to a
 ``SequenceBuffer`` that keeps all of them as codes; printed are the estimate that the buffer makes
-beforehand and the growth of the process's largest resident memory, which includes the batch that
-is being generated. Time: the forward pass of nn.GRU with and without a recorder, in turn, and the
-time that replays of inner layers and cell states take when they are read, as ratios to the plain
-forward pass of the same module.
+beforehand and the growth of the process's largest resident memory. Time: the forward pass of nn.GRU
+with and without a recorder, in turn, and the time that replays of inner layers and cell states take
+when they are read, as ratios to the plain forward pass of the same module.
 """
 
 from __future__ import annotations
@@ -30,27 +29,25 @@ SEQUENCES, STEPS, UNITS, BATCH = 100_000, 100, 256, 256
 
 def stream_memory(sequences: int) -> None:
     """Print the memory that a buffer takes for a stream of sequences."""
-    streamed(2 * BATCH, steps=5, units=8)  # what the process needs once is loaded
+    batch = torch.ones(BATCH, STEPS, UNITS)
+    streamed(2 * BATCH, batch[:, :5, :8].clone())  # what the process needs once is loaded
     before = peak_bytes()
-    buffer, share = streamed(sequences, STEPS, UNITS)
+    buffer, share = streamed(sequences, batch)
     grown = peak_bytes() - before
     kept = buffer.states["rnn.l0"]
-    as_floats = sequences * STEPS * UNITS * 4
     print(
         f"{len(kept):,} sequences × {STEPS} steps × {UNITS} units: estimated "
-        f"{buffer.bytes_needed / 1e6:.0f} MB, process grew by {grown / 1e6:.0f} MB, of which "
-        f"{BATCH * STEPS * UNITS * 4 / 1e6:.0f} MB are the batch itself; as float32 it would be "
-        f"{as_floats / 1e6:,.0f} MB; agreement of thresholds {kept.agreement():.3f}; {share:.0%} "
-        "of the time in the buffer, the rest in making the stream"
+        f"{buffer.bytes_needed / 1e6:.0f} MB, process grew by {grown / 1e6:.0f} MB; as float32 it "
+        f"would be {sequences * STEPS * UNITS * 4 / 1e6:,.0f} MB; agreement of thresholds "
+        f"{kept.agreement():.3f}; {share:.0%} of the time in the buffer, the rest in making noise"
     )
 
 
-def streamed(sequences: int, steps: int, units: int) -> tuple[SequenceBuffer, float]:
-    """A buffer that was given a stream of noise, and its share of the time."""
+def streamed(sequences: int, values: torch.Tensor) -> tuple[SequenceBuffer, float]:
+    """A buffer that was given a stream of noise, made in ``values``, and its share of the time."""
     buffer = SequenceBuffer(sequences, fit_samples=BATCH)
     generator = torch.Generator().manual_seed(0)
-    values = torch.empty(BATCH, steps, units)
-    valid = torch.ones(BATCH, steps, dtype=torch.bool)
+    valid = torch.ones(values.shape[:2], dtype=torch.bool)
     labels = torch.zeros(BATCH, dtype=torch.int64)
     start = time.perf_counter()
     added = 0.0

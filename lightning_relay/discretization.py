@@ -42,7 +42,7 @@ class Thresholds:
     def codes(self, states: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
         """Integer codes of states ``(…, samples, units)``: the number of cuts below each."""
         codes = torch.zeros(states.shape, dtype=dtype, device=states.device)
-        for cut in self.cuts.unbind(-2):
+        for cut in _rounded_down(self.cuts, states.dtype).unbind(-2):
             codes += states > cut.unsqueeze(-2)
         return codes
 
@@ -211,6 +211,16 @@ def _cuts(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
         halfway = lower + (upper - lower) / 2
         cuts.append(torch.where(halfway < upper, halfway, lower).where(usable, none))
     return torch.cat(cuts, dim=1)
+
+
+def _rounded_down(cuts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cuts in float32 that the same float32 states lie above, so that none is copied to float64."""
+    if dtype != torch.float32:
+        return cuts
+    rounded = cuts.float()
+    return torch.where(
+        rounded.double() > cuts, rounded.nextafter(torch.full_like(rounded, -torch.inf)), rounded
+    )
 
 
 def _constant(states: Tensor, mask: Tensor) -> Tensor:

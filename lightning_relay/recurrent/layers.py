@@ -76,7 +76,7 @@ def recurrent_layers(model: nn.Module, modules: Sequence[str] | None = None) -> 
         modules: Dotted names of the recurrent modules wanted; default: all there are.
 
     Returns:
-        Numbers of units: of every layer, direction and, for LSTMs, cell state.
+        The number for every layer, direction and, for LSTMs, cell state.
 
     Raises:
         ValueError: As ``recurrent_modules``.

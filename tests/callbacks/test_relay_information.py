@@ -727,7 +727,7 @@ def test_compiled_modules_that_would_leave_out_hooks_are_refused_before_training
     torch.compiler.reset()
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
         callback = RelayInformationCallback(every_n_epochs=2)
-        quiet_trainer(callback, max_epochs=4).fit(model, loader(), loader())
+        quiet_trainer(callback, max_epochs=4).fit(model.train(), loader(), loader())
     assert [report.epoch for report in callback.reports] == [1, 3]
     torch.compiler.reset()
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_relay import RelayReport
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 README = (EXAMPLES.parent / "README.md").read_text()
 
 
-def run(name: str, directory: Path) -> str:
-    command = [sys.executable, str(EXAMPLES / name), "--epochs", "5"]
+def run(name: str, directory: Path, epochs: int = 5) -> str:
+    command = [sys.executable, str(EXAMPLES / name), "--epochs", str(epochs)]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout
 
 
@@ -56,3 +58,19 @@ def test_japanese_vowels_ends_with_its_tables(tmp_path: Path) -> None:
     logged = logged_tags(run_directory)
     for concept in ("speaker", "speaker_8"):
         assert {tag.replace("joint", concept) for tag in documented_tags()} <= logged
+
+
+def test_plain_pytorch_ends_with_its_table_report_and_pictures(tmp_path: Path) -> None:
+    output = run("plain_pytorch.py", tmp_path, epochs=30)
+    keys = ("lstm.l0", "lstm.l0.cell", "lstm.l1", "lstm.l1.cell")
+    rows = re.findall(r"^(lstm\S+) +16((?: +\d\.\d\d){13})  (?:≈?\d+ ?){4}$", output, re.MULTILINE)
+    assert [key for key, _ in rows] == list(keys)
+    directory = tmp_path / "runs" / "plain_pytorch"
+    report = RelayReport.load(directory / "report.npz")
+    for key, printed in rows:
+        information = report.layers[key].concepts["joint"].information[:, 0]
+        assert printed.split() == [f"{bits:.2f}" for bits in information]
+        assert (directory / f"{key}.png").exists()
+    # The upper layer is read out, and holds all three bits to the end.
+    assert report.layers["lstm.l1"].concepts["joint"].information[-1, 0] > 2.9
+    assert float(re.findall(r"^accuracy ([\d.]+)$", output, re.MULTILINE)[0]) > 0.98

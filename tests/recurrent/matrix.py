@@ -51,6 +51,10 @@ class Variation:
             return self.cells
         return "proj_size" not in self.options or kind == "nn.LSTM"
 
+    def silent(self, kind: str) -> bool:
+        """Whether the compiled code of such a module leaves out the hooks, which is an error."""
+        return self.compiled == "called before" and kind in CELLS
+
 
 DEEP = {"num_layers": 3, "bidirectional": True}
 VARIATIONS = {

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_relay import HiddenStateRecorder
+from tests.recurrent.captured import PAGE, table, with_table
 from tests.recurrent.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -28,6 +29,18 @@ def _nothing_compiled() -> None:
 )
 def test_all_states_of_all_layers_equal_the_reference(kind: str, variation: Variation) -> None:
     assert max(differences(kind, variation).values()) <= variation.tolerance
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_what_compiled_code_leaves_out_is_an_error(kind: str) -> None:
+    (variation,) = (variation for variation in VARIATIONS.values() if variation.silent(kind))
+    with pytest.raises(RuntimeError, match=r"recorder: nothing was recorded of 'cell'"):
+        differences(kind, variation)
+
+
+def test_the_table_of_the_documentation_is_what_is_measured() -> None:
+    page = PAGE.read_text()
+    assert with_table(page, table()) == page
 
 
 @pytest.mark.parametrize("kind", FUSED)
