@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +19,11 @@ from lightning_relay.information import (
 )
 from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.recurrent.layers import StateKey
-from lightning_relay.recurrent.states import HiddenStates, has_step
+from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
 from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -142,17 +141,6 @@ def relay_report(
         estimator=estimator,
         inputs_end=inputs_end,
     )
-
-
-def check_time_steps(time_steps: Sequence[int] | None) -> None:
-    """Raise a ValueError unless ``time_steps`` is None or a list of different steps."""
-    if time_steps is None:
-        return
-    steps = list(time_steps) if isinstance(time_steps, Sequence) else []
-    if not steps or any(isinstance(step, bool) or not isinstance(step, int) for step in steps):
-        raise ValueError(f"time_steps: got {time_steps!r}; it takes a list of step indices")
-    if len(set(steps)) < len(steps):
-        raise ValueError(f"time_steps: got {time_steps!r}; name each step once")
 
 
 def _labels(name: str, labels: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def _draw_legend(
     draw.text((22, line), "I(in; out)", _INK, font)
     if not bool(layer.inputs_ended.all()):
         draw.rectangle((84, line + 2, 94, line + 11), _EARLY)
-        draw.text((98, line), "input still to come", _INK, font)
+        draw.text((98, line), "not all input seen", _INK, font)
 
 
 def _colours(scores: NDArray[np.float64]) -> NDArray[np.uint8]:

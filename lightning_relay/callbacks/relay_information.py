@@ -16,15 +16,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_relay.analysis import check_time_steps, relay_report
+from lightning_relay.analysis import relay_report
 from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
-from lightning_relay.discretization import Method, check_method
+from lightning_relay.discretization import Method
 from lightning_relay.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.information.entropy import Estimator, entropy_estimator
 from lightning_relay.information.ordering import Direction, check_direction
 from lightning_relay.recurrent.buffer import SequenceBuffer, megabytes
-from lightning_relay.recurrent.kept import KeptStates, Storage, check_storage
+from lightning_relay.recurrent.kept import KeptStates, Storage
 from lightning_relay.recurrent.layers import Layers, State, check_layers, check_states
 from lightning_relay.report import RelayReport
 from lightning_relay.reporting.scalars import relay_scalars
@@ -154,23 +154,14 @@ class RelayInformationCallback(Callback):
         check_layers(layers)
         check_states(states)
         check_concepts(concepts)
-        check_method(discretization, levels)
         check_direction(direction)
         entropy_estimator(estimator)
-        check_time_steps(time_steps)
         if isinstance(modules, str):
             raise TypeError(f"modules: got the string {modules!r}; it takes a list: [{modules!r}]")
         if inputs_end is not None and (
             isinstance(inputs_end, bool) or not isinstance(inputs_end, int)
         ):
             raise TypeError(f"inputs_end: got {inputs_end!r}; it takes a step index")
-        if not isinstance(max_samples, int) or max_samples < 2:
-            raise ValueError(f"max_samples: got {max_samples}; it takes at least 2 sequences")
-        if not isinstance(fit_samples, int) or fit_samples < 2:
-            raise ValueError(f"fit_samples: got {fit_samples}; it takes at least 2 sequences")
-        check_storage(storage)
-        if not isinstance(max_bytes, int) or max_bytes < 1:
-            raise ValueError(f"max_bytes: got {max_bytes}; it takes a number of bytes")
         if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
         _check_stages(stages)
@@ -202,6 +193,7 @@ class RelayInformationCallback(Callback):
         self._capture: EvaluationCapture | None = None
         self._evaluated = False
         self._said: set[str] = set()
+        self._new_buffer()  # checks its arguments
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings."""
@@ -363,8 +355,8 @@ class RelayInformationCallback(Callback):
         return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the newest report of a checkpoint before those to come."""
-        if "newest_report" in state_dict:
+        """Put the newest report of a checkpoint before those to come; keep those there are."""
+        if "newest_report" in state_dict and not self.reports:
             saved = state_dict["newest_report"].cpu().numpy().tobytes()
             self.reports[:] = [RelayReport.load(BytesIO(saved))]
 

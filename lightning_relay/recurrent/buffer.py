@@ -16,7 +16,7 @@ from lightning_relay.recurrent.kept import (
     check_storage,
 )
 from lightning_relay.recurrent.reservoir import Reservoir
-from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.recurrent.states import HiddenStates, check_time_steps
 from lightning_relay.recurrent.storage import Numbers
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class SequenceBuffer:
         max_bytes: Memory that what is kept may take; default: any.
         seed: Seed of the buffer's own generator.
 
+    Raises:
+        ValueError: If an argument is out of its range.
+
     Attributes:
         expected: Number of sequences that will be kept at most, as far as is known.
         bytes_needed: Estimate of the largest number of bytes that will be held at a time.
@@ -73,7 +76,13 @@ class SequenceBuffer:
     ) -> None:
         check_method(discretization, levels)
         check_storage(storage)
+        check_time_steps(time_steps)
         fit_samples = max_samples if fit_samples is None else fit_samples
+        for name, value in {"max_samples": max_samples, "fit_samples": fit_samples}.items():
+            if not isinstance(value, int) or value < 2:
+                raise ValueError(f"{name}: got {value}; it takes at least 2 sequences")
+        if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
+            raise ValueError(f"max_bytes: got {max_bytes}; it takes a number of bytes")
         self._options = KeepOptions(
             max_samples,
             max_samples if storage != "codes" else fit_samples,

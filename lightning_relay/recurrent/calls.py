@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +29,6 @@ class Call:
         valid: Steps that are no padding, bool ``(batch, step)``; None where all are valid.
         presorted: For packed sequences, whether they are of different lengths and had been sorted
             before they were packed; None for tensors.
-        final: The state that the module returned last, as it was returned; a call that is given
-            it goes on with the same sequences.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Call:
         starts: bool = False,
         valid: Tensor | None = None,
         presorted: bool | None = None,
-        final: Any = None,
+        final: Tensor | tuple[Tensor, ...] | None = None,
         pending: tuple[FusedCall, Collection[StateKey]] | None = None,
     ) -> None:
         self.sequences = sequences
@@ -49,7 +48,8 @@ class Call:
         self.starts = starts
         self.valid = valid
         self.presorted = presorted
-        self.final = final
+        parts = (final,) if isinstance(final, Tensor) else final or ()
+        self._final = tuple(weakref.ref(part) for part in parts)
         self._states = dict(states)
         self._pending = pending
 
@@ -59,6 +59,13 @@ class Call:
             self._states |= replay(*self._pending)
             self._pending = None
         return self._states
+
+    def returned(self, state: Any) -> bool:
+        """Whether a state, or a pair of them, is the very one that the module returned."""
+        parts = state if isinstance(state, tuple) else (state,)
+        return len(parts) == len(self._final) and all(
+            part is not None and part is own() for part, own in zip(parts, self._final, strict=True)
+        )
 
 
 def read_call(

@@ -217,7 +217,7 @@ class _Recording:
         before = self.batches[-1][-1]
         if call.one_step:
             return before.one_step and not (self._new_pass or call.starts)
-        return before.final is not None and _same(given_state(args, kwargs), before.final)
+        return before.returned(given_state(args, kwargs))
 
     def _check_size(self, call: Call) -> None:
         expected = self.batches[-1][0].sequences
@@ -250,10 +250,3 @@ class _NewPass(TransientHook):
     def __call__(self, _module: nn.Module, _args: Any) -> None:
         for recording in self._recordings:
             recording.begin()
-
-
-def _same(given: Any, final: Any) -> bool:
-    """Whether a state given to a module is the very one that it returned."""
-    if isinstance(given, tuple) and isinstance(final, tuple):
-        return all(one is other for one, other in zip(given, final, strict=True))
-    return given is final

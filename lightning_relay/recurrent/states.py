@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -9,8 +10,6 @@ import torch
 from torch.nn.functional import pad
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 
@@ -157,3 +156,14 @@ def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
     raise ValueError(
         f"time_steps: got {step}, but the longest sequence has {int(lengths.max())} steps"
     )
+
+
+def check_time_steps(time_steps: Sequence[int] | None) -> None:
+    """Raise a ValueError unless ``time_steps`` is None or a list of different steps."""
+    if time_steps is None:
+        return
+    steps = list(time_steps) if isinstance(time_steps, Sequence) else []
+    if not steps or any(isinstance(step, bool) or not isinstance(step, int) for step in steps):
+        raise ValueError(f"time_steps: got {time_steps!r}; it takes a list of step indices")
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"time_steps: got {time_steps!r}; name each step once")

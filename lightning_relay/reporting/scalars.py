@@ -32,7 +32,7 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
       the fraction of the codes of a fair sample that thresholds fitted to it would give too.
 
     Raises:
-        ValueError: If at every analysed step some sequence still had input to come.
+        ValueError: If at every analysed step the states of some sequence had not seen all input.
     """
     scalars = {
         f"{concept}/mutual_information": bits for concept, bits in report.mutual_information.items()

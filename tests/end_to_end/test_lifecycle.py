@@ -118,6 +118,10 @@ def test_a_run_resumed_from_a_checkpoint_has_the_newest_report_and_goes_on(tmp_p
     assert [report.epoch for report in resumed.reports] == [1, 2, 3]
     assert_equal(resumed.reports[0], first.reports[-1])
     assert hook_count(model) == 0
+    quiet_trainer(resumed, checkpoints, enable_checkpointing=True).test(
+        model, loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False
+    )
+    assert [report.stage for report in resumed.reports] == ["validate"] * 3 + ["test"]
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -178,6 +179,17 @@ def test_a_call_that_is_given_the_state_of_the_call_before_goes_on() -> None:
             torch.testing.assert_close(states.values, whole[key].values)
         model(inputs[:2], tuple(part[:, :2].contiguous() for part in state))
         assert set(recorder.batches.values()) == {2}
+
+
+def test_nothing_of_the_computation_is_kept_alive() -> None:
+    model = nn.LSTM(2, 3)
+    with HiddenStateRecorder(model, states=("hidden", "cell")) as recorder:
+        inputs = torch.randn(4, 1, 2, requires_grad=True)
+        output, state = model(inputs)
+        alive = [weakref.ref(tensor) for tensor in (inputs, output, *state)]
+        del inputs, output, state
+        assert [tensor() for tensor in alive] == [None] * 4
+        assert not any(states.values.requires_grad for states in recorder.states.values())
 
 
 class MinimalGatedUnit(nn.Module):
