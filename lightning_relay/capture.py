@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from lightning_relay.hooks import HOOK_GUARDS
+from lightning_relay.hooks import HOOK_GUARDS, is_compiled
 from lightning_relay.predictions import Prediction, PredictionReader
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
@@ -73,6 +73,7 @@ class EvaluationCapture:
         self.sources: dict[int, tuple[str, str]] = {}
         self.presorted: set[str] = set()
         self.steps: dict[str, set[int]] = {}
+        self._model = model
         self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
         self._reader = PredictionReader(model, prediction)
         self._target_entry = target
@@ -153,14 +154,23 @@ class EvaluationCapture:
 
     def _step_states(self, labels: int) -> dict[str, HiddenStates]:
         for layer, batches in self._recorder.batches.items():
-            if batches != 1:
+            if batches == 0:
+                compiled = (
+                    f". The model is compiled: set {HOOK_GUARDS} before it is first called, or "
+                    "call torch.compiler.reset() too"
+                )
+                raise ValueError(
+                    f"modules: layer {layer!r} was not called in this step; name the modules that "
+                    "are called in every step with modules="
+                    f"{compiled if is_compiled(self._model) else ''}"
+                )
+            if batches > 1:
                 raise ValueError(
                     f"modules: layer {layer!r} was given {batches} batches of sequences in one "
-                    "step; it takes one: a call with whole sequences, the calls that go on from "
-                    "its returned state, or a cell called once for every step. Name the modules "
-                    "of which that is true with modules=. A callback that calls the model must "
-                    "stand after the relay callback. In a compiled model hooks may be left out: "
-                    f"set {HOOK_GUARDS} before it is first called"
+                    "step; it takes one: a call with whole sequences, calls that go on from the "
+                    "very state that the call before returned, or a cell called once for every "
+                    "step. Name the modules of which that is true with modules=. A callback that "
+                    "calls the model must stand after the relay callback"
                 )
         states = self._recorder.states
         for layer, layer_states in states.items():
@@ -168,7 +178,8 @@ class EvaluationCapture:
             if sequences != labels:
                 raise ValueError(
                     f"target: got {labels} labels for {sequences} sequences of {layer!r}; it "
-                    "takes one class label for each sequence"
+                    "takes one class label for each sequence. If the batch is another dimension of "
+                    "its states, check batch_first, or the adapter of its class"
                 )
             states[layer] = self._within_lengths(layer, layer_states)
             states[layer].check_finite(layer)

@@ -12,14 +12,19 @@ HOOK_GUARDS = "torch._dynamo.config.skip_nnmodule_hook_guards = False"
 """With this, compiled code notices hooks that are set after it was compiled."""
 
 
-def ignores_new_hooks(model: nn.Module) -> bool:
-    """Whether a part of a model is compiled and torch.compile leaves out hooks set later."""
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None or not dynamo.config.skip_nnmodule_hook_guards:
-        return False
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a model or a part of it is compiled."""
     return any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
+    )
+
+
+def ignores_new_hooks(model: nn.Module) -> bool:
+    """Whether a part of a model is compiled, and compiled code leaves out hooks set later."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return (
+        dynamo is not None and bool(dynamo.config.skip_nnmodule_hook_guards) and is_compiled(model)
     )
 
 

@@ -25,7 +25,13 @@ from lightning_relay.information.entropy import Estimator, entropy_estimator
 from lightning_relay.information.ordering import Direction, check_direction
 from lightning_relay.recurrent.buffer import SequenceBuffer, megabytes
 from lightning_relay.recurrent.kept import KeptStates, Storage
-from lightning_relay.recurrent.layers import Layers, State, check_layers, check_states
+from lightning_relay.recurrent.layers import (
+    Layers,
+    State,
+    check_layers,
+    check_modules,
+    check_states,
+)
 from lightning_relay.report import RelayReport
 from lightning_relay.reporting.scalars import relay_scalars
 from lightning_relay.reporting.tensorboard import write_relay_report
@@ -156,8 +162,7 @@ class RelayInformationCallback(Callback):
         check_concepts(concepts)
         check_direction(direction)
         entropy_estimator(estimator)
-        if isinstance(modules, str):
-            raise TypeError(f"modules: got the string {modules!r}; it takes a list: [{modules!r}]")
+        check_modules(modules)
         if inputs_end is not None and (
             isinstance(inputs_end, bool) or not isinstance(inputs_end, int)
         ):

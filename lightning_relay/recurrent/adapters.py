@@ -35,6 +35,8 @@ class RecurrentAdapter:
     cell_units: Callable[[Any], int] | None = None
 
 
+_PYTORCH = (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+
 _ADAPTERS: dict[type[nn.Module], RecurrentAdapter] = {}
 
 
@@ -50,7 +52,9 @@ def register_recurrent(
 
     The states are read after each call, from the module, its positional arguments and its output.
     Their shape says how the module is called: ``(batch, step, unit)`` or a packed sequence for one
-    that is given whole sequences, ``(batch, unit)`` for one that is called once for every step.
+    that is given whole sequences, ``(batch, unit)`` for one that is called once for every step. A
+    subclass of a module of PyTorch needs an adapter only if its forward does or returns something
+    else.
 
     Args:
         kind: Class of the module; its subclasses are recurrent too. Registered again, the new
@@ -61,7 +65,7 @@ def register_recurrent(
         cell_units: Number of units of the cell state; default: that of the hidden state.
 
     Raises:
-        TypeError: If ``kind`` is no subclass of nn.Module.
+        TypeError: If ``kind`` is no subclass of nn.Module, or another argument is no function.
         ValueError: If ``kind`` is one of PyTorch's recurrent modules, which need no adapter.
 
     Example:
@@ -88,7 +92,11 @@ def register_recurrent(
     """
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise TypeError(f"kind: got {kind!r}; it takes a subclass of torch.nn.Module")
-    if issubclass(kind, nn.RNNBase | nn.RNNCellBase):
+    functions = {"units": units, "hidden": hidden, "cell": cell, "cell_units": cell_units}
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name in ("units", "hidden")):
+            raise TypeError(f"{name}: got {function!r}; it takes a function of the module")
+    if kind in _PYTORCH:
         raise ValueError(f"kind: {kind.__name__} is a recurrent module of PyTorch, known already")
     _ADAPTERS[kind] = RecurrentAdapter(units, hidden, cell, cell_units)
 

@@ -9,8 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from lightning_relay.recurrent.adapters import adapter_of
-from lightning_relay.recurrent.replay import FusedCall, check_replayable, needs_replay, replay
+from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of
+from lightning_relay.recurrent.layers import hidden_units
+from lightning_relay.recurrent.replay import (
+    FusedCall,
+    check_replayable,
+    needs_replay,
+    replay,
+    versions_of,
+)
 from lightning_relay.recurrent.states import prefix_mask
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ class Call:
     Attributes:
         sequences: Number of sequences.
         one_step: Whether the module was given one step of a sequence instead of whole sequences.
-        starts: Whether that step is the first, as no state was given.
+        starts: Whether that step is the first, as no state or one of zeros was given.
         valid: Steps that are no padding, bool ``(batch, step)``; None where all are valid.
         presorted: For packed sequences, whether they are of different lengths and had been sorted
             before they were packed; None for tensors.
@@ -61,10 +68,15 @@ class Call:
         return self._states
 
     def returned(self, state: Any) -> bool:
-        """Whether a state, or a pair of them, is the very one that the module returned."""
+        """Whether a state, or a pair of them, is the one that was returned, and not reset to 0."""
         parts = state if isinstance(state, tuple) else (state,)
-        return len(parts) == len(self._final) and all(
-            part is not None and part is own() for part, own in zip(parts, self._final, strict=True)
+        return (
+            len(parts) == len(self._final)
+            and all(
+                part is not None and part is own()
+                for part, own in zip(parts, self._final, strict=True)
+            )
+            and not _is_zero(state)
         )
 
 
@@ -90,11 +102,14 @@ def read_call(
         ValueError: If the output is not what a module of this kind returns, or the states wanted
             cannot be had from this call.
     """
+    adapter = adapter_of(module)
+    if adapter is not None:
+        return _adapted(name, module, adapter, keys, args, output)
     if isinstance(module, nn.RNNBase):
         return _fused(name, module, keys, args, kwargs, output)
     if isinstance(module, nn.RNNCellBase):
-        return _cell(keys, args, kwargs, output)
-    return _adapted(name, module, keys, args, output)
+        return _cell(name, module, keys, given_state(args, kwargs), output)
+    raise TypeError(f"modules: {name!r} ({type(module).__name__}) is no recurrent module")
 
 
 def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -110,6 +125,12 @@ def _fused(
     kwargs: Mapping[str, Any],
     result: Any,
 ) -> Call:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(
+            f"modules: {name!r} ({type(module).__name__}) returned {type(result).__name__} where "
+            "PyTorch's recurrent modules return a pair of output and final state; register an "
+            "adapter for its class with register_recurrent"
+        )
     output, final = result
     presorted = valid = None
     if isinstance(output, PackedSequence):
@@ -119,12 +140,12 @@ def _fused(
         presorted = output.sorted_indices is None and not bool(valid.all())
     else:
         values = _batch_first(module, output).detach().clone()
-    units = module.proj_size or module.hidden_size
+    units = hidden_units(module)
     if values.shape[-1] != units * (1 + module.bidirectional):
         raise ValueError(
             f"modules: {name!r} ({type(module).__name__}) returned states of "
             f"{values.shape[-1]} units where it has {units * (1 + module.bidirectional)}; "
-            "register an adapter for its class"
+            "register an adapter for its class with register_recurrent"
         )
     last = module.num_layers - 1
     states = {
@@ -167,7 +188,7 @@ def _fused_call(
         dtype = inputs.dtype
     initial = given_state(args, kwargs)
     if initial is None:
-        sizes = [module.proj_size or module.hidden_size]
+        sizes = [hidden_units(module)]
         sizes += [module.hidden_size] * (module.mode == "LSTM")
         rows = module.num_layers * (1 + module.bidirectional)
         states = tuple(
@@ -175,45 +196,63 @@ def _fused_call(
         )
     else:
         states = _copies(initial)
+    if valid is None:
+        valid = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
+    # A parametrized weight is computed when it is asked for, perhaps at random; these were used.
+    weights = tuple(weight.detach() for weight in module._flat_weights if weight is not None)
     return FusedCall(
-        name,
-        module,
-        inputs,
-        states,
-        _copies(final),
-        hidden,
-        torch.ones(hidden.shape[:2], dtype=torch.bool, device=device) if valid is None else valid,
-        (
+        name=name,
+        module=module,
+        inputs=inputs,
+        initial=states,
+        final=_copies(final),
+        hidden=hidden,
+        valid=valid,
+        autocast=(
             device.type,
             torch.is_autocast_enabled(device.type),
             torch.get_autocast_dtype(device.type),
         ),
+        weights=weights,
+        versions=versions_of(weights),
     )
 
 
 def _cell(
-    keys: Collection[StateKey], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    name: str,
+    module: nn.RNNCellBase,
+    keys: Collection[StateKey],
+    given: Any,
+    output: Any,
 ) -> Call:
-    hidden, cell = output if isinstance(output, tuple) else (output, None)
-    states = {key: _one_step(cell if key.cell else hidden) for key in keys}
+    parts = output if isinstance(output, tuple) else (output,)
+    wanted = 1 + isinstance(module, nn.LSTMCell)
+    if len(parts) != wanted or not all(
+        isinstance(part, Tensor) and part.shape[-1] == module.hidden_size for part in parts
+    ):
+        raise ValueError(
+            f"modules: {name!r} ({type(module).__name__}) returned something else than the "
+            f"{'hidden and cell state' if wanted == 2 else 'hidden state'} of "
+            f"{module.hidden_size} units; register an adapter for its class with "
+            "register_recurrent"
+        )
+    states = {key: _one_step(parts[key.cell]) for key in keys}
     return Call(
         states,
         sequences=len(next(iter(states.values()))),
         one_step=True,
-        starts=given_state(args, kwargs) is None,
+        starts=given is None or _is_zero(given),
     )
 
 
 def _adapted(
     name: str,
     module: nn.Module,
+    adapter: RecurrentAdapter,
     keys: Collection[StateKey],
     args: tuple[Any, ...],
     output: Any,
 ) -> Call:
-    adapter = adapter_of(module)
-    if adapter is None:
-        raise TypeError(f"modules: {name!r} ({type(module).__name__}) is no recurrent module")
     states: dict[StateKey, Tensor] = {}
     valid = presorted = None
     dimensions = set()
@@ -246,6 +285,7 @@ def _adapted(
         states,
         sequences=len(next(iter(states.values()))),
         one_step=dimensions == {2},
+        starts=len(args) > 1 and _is_zero(args[1]),
         valid=valid,
         presorted=presorted,
     )
@@ -260,6 +300,12 @@ def _batch_first(module: nn.RNNBase, states: Tensor) -> Tensor:
 def _one_step(states: Tensor) -> Tensor:
     batch = states if states.dim() == 2 else states.unsqueeze(0)
     return batch.detach().clone().unsqueeze(1)
+
+
+def _is_zero(state: Any) -> bool:
+    """Whether a state, or each of a pair of them, is all zeros."""
+    parts = state if isinstance(state, tuple) else (state,)
+    return all(isinstance(part, Tensor) and not bool(part.any()) for part in parts)
 
 
 def _copies(states: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -11,7 +12,7 @@ from torch import nn
 from lightning_relay.recurrent.adapters import adapter_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 Layers = Literal["last", "all"]
 """Which layers of a module with several."""
@@ -120,6 +121,8 @@ def recurrent_modules(
         >>> recurrent_modules(nn.Sequential(nn.GRU(3, 8), nn.Identity()))
         {'0': GRU(3, 8)}
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}; it takes a torch.nn.Module")
     owner = type(getattr(model, _COMPILED, model)).__name__
     known = {
         ".".join(part for part in name.split(".") if part != _COMPILED): module
@@ -142,27 +145,28 @@ def recurrent_modules(
 
 def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:
     """Number of units of all states of one recurrent module, by key."""
-    if isinstance(module, nn.RNNBase):
-        units = {}
+    adapter = adapter_of(module)
+    units: dict[StateKey, int] = {}
+    if adapter is not None:
+        units[StateKey(name)] = adapter.units(module)
+        if adapter.cell is not None:
+            units[StateKey(name, cell=True)] = (adapter.cell_units or adapter.units)(module)
+    elif isinstance(module, nn.RNNBase):
         for layer in range(module.num_layers):
             for reverse in (False, True)[: 1 + module.bidirectional]:
-                key = StateKey(name, layer, reverse)
-                units[key] = module.proj_size or module.hidden_size
+                units[StateKey(name, layer, reverse)] = hidden_units(module)
                 if module.mode == "LSTM":
                     units[StateKey(name, layer, reverse, cell=True)] = module.hidden_size
-        return units
-    if isinstance(module, nn.RNNCellBase):
-        units = {StateKey(name): module.hidden_size}
+    elif isinstance(module, nn.RNNCellBase):
+        units[StateKey(name)] = module.hidden_size
         if isinstance(module, nn.LSTMCell):
             units[StateKey(name, cell=True)] = module.hidden_size
-        return units
-    adapter = adapter_of(module)
-    if adapter is None:
-        raise TypeError(f"modules: {name!r} ({type(module).__name__}) is no recurrent module")
-    units = {StateKey(name): adapter.units(module)}
-    if adapter.cell is not None:
-        units[StateKey(name, cell=True)] = (adapter.cell_units or adapter.units)(module)
     return units
+
+
+def hidden_units(module: nn.RNNBase) -> int:
+    """Number of units of the hidden state of one layer and direction."""
+    return module.proj_size or module.hidden_size
 
 
 def wanted_keys(
@@ -179,6 +183,16 @@ def wanted_keys(
     )
 
 
+def check_modules(modules: Sequence[str] | None) -> None:
+    """Raise a TypeError unless ``modules`` is None or a list of names."""
+    if isinstance(modules, str):
+        raise TypeError(f"modules: got the string {modules!r}; it takes a list: [{modules!r}]")
+    if modules is not None and not (
+        isinstance(modules, Sequence) and all(isinstance(name, str) for name in modules)
+    ):
+        raise TypeError(f"modules: got {modules!r}; it takes a list of module names, or None")
+
+
 def check_layers(layers: Layers) -> None:
     """Raise a ValueError unless ``layers`` is known."""
     if layers not in get_args(Layers):
@@ -191,7 +205,11 @@ def check_states(states: Sequence[State]) -> None:
     legal = get_args(State)
     if isinstance(states, str):
         raise TypeError(f"states: got the string {states!r}; it takes a list: [{states!r}]")
-    if not states or not set(states) <= set(legal):
+    if (
+        not isinstance(states, Sequence)
+        or not states
+        or any(state not in legal for state in states)
+    ):
         raise ValueError(f"states: got {states!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
 
 
@@ -200,8 +218,7 @@ def _is_recurrent(module: nn.Module) -> bool:
 
 
 def _checked_names(modules: Sequence[str], known: Mapping[str, nn.Module], owner: str) -> list[str]:
-    if isinstance(modules, str):
-        raise TypeError(f"modules: got the string {modules!r}; it takes a list: [{modules!r}]")
+    check_modules(modules)
     names = ", ".join(repr(name) for name in known)
     seen: dict[int, str] = {}
     for name in modules:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch import nn
 
-from lightning_relay.hooks import HOOK_GUARDS, TransientHook
+from lightning_relay.hooks import HOOK_GUARDS, TransientHook, ignores_new_hooks, is_compiled
 from lightning_relay.recurrent.calls import Call, given_state, read_call
 from lightning_relay.recurrent.layers import (
     Layers,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
 
@@ -42,8 +42,8 @@ class HiddenStateRecorder:
 
     Each call of a fused module gives a batch of sequences, unless it is given the state that the
     call before it returned: then it goes on with the same sequences. Calls of a cell are the steps
-    of one batch of sequences, until the model's forward begins anew, the cell is called without a
-    state, or ``clear``.
+    of one batch of sequences, until the model is called anew, the cell is given no state or one of
+    zeros, or ``clear``.
 
     Args:
         model: Any module.
@@ -52,9 +52,11 @@ class HiddenStateRecorder:
         states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
 
     Raises:
-        TypeError: If ``modules`` or ``states`` is a string.
+        TypeError: If ``model`` is no module, or ``modules`` or ``states`` no list.
         ValueError: If the model has no recurrent module, a name is unknown, or only cell states
             are wanted of a module that has none.
+        RuntimeError: When the block is entered, if the recorder is in it already, or a module is
+            compiled and its hooks would not be heard.
 
     Example:
         >>> import torch
@@ -91,14 +93,12 @@ class HiddenStateRecorder:
     def __enter__(self) -> Self:
         if self._handles:
             raise RuntimeError("recorder: it is recording already; leave its block first")
-        if all(module is not self._model for module in self._modules.values()):
-            self._handles.append(
-                self._model.register_forward_pre_hook(_NewPass(list(self._recordings.values())))
-            )
-        for name, module in self._modules.items():
-            self._handles.append(
-                module.register_forward_hook(_Record(self._recordings[name]), with_kwargs=True)
-            )
+        self._check_hooks_are_heard()
+        try:
+            self._set_hooks()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -109,6 +109,30 @@ class HiddenStateRecorder:
     ) -> None:
         while self._handles:
             self._handles.pop().remove()
+
+    def _set_hooks(self) -> None:
+        recordings = list(self._recordings.values())
+        for recording in recordings:
+            recording.begin()
+        if all(module is not self._model for module in self._modules.values()):
+            self._handles.append(self._model.register_forward_pre_hook(_NewPass(recordings)))
+        compiled = is_compiled(self._model)
+        for name, module in self._modules.items():
+            record = _Record(self._recordings[name], compiled)
+            self._handles.append(module.register_forward_hook(record, with_kwargs=True))
+
+    def _check_hooks_are_heard(self) -> None:
+        """Compiled code calls fused modules as they are, but may leave out hooks of others."""
+        others = [
+            name for name, module in self._modules.items() if not isinstance(module, nn.RNNBase)
+        ]
+        if others and ignores_new_hooks(self._model):
+            raise RuntimeError(
+                f"recorder: {', '.join(map(repr, others))} may be compiled, and compiled code "
+                "leaves out hooks that are set after it was first called. Set "
+                f"{HOOK_GUARDS} before the first compiled call; or, where that has been made, also "
+                "call torch.compiler.reset()"
+            )
 
     @property
     def states(self) -> dict[str, HiddenStates]:
@@ -125,10 +149,8 @@ class HiddenStateRecorder:
         if silent:
             raise RuntimeError(
                 f"recorder: nothing was recorded of {', '.join(silent)}. Either no call of it was "
-                "made inside the block: name those that are called with modules=. Or it was "
-                "compiled, and hooks that are set later are left out: before the first compiled "
-                f"call enter the block or set {HOOK_GUARDS}; or run it in eager mode, under "
-                "torch.compiler.set_stance('force_eager')"
+                "made inside the block: name those that are called with modules=. Or compiled code "
+                f"left out its hooks: set {HOOK_GUARDS} and call torch.compiler.reset()"
             )
         found: dict[str, HiddenStates] = {}
         for recording in self._recordings.values():
@@ -230,15 +252,15 @@ class _Recording:
 
 
 class _Record(TransientHook):
-    """Forward hook of a recurrent module."""
+    """Forward hook of a recurrent module; it is never compiled itself."""
 
-    def __init__(self, recording: _Recording) -> None:
-        self._recording = recording
+    def __init__(self, recording: _Recording, compiled: bool) -> None:
+        self._add = torch.compiler.disable(recording.add) if compiled else recording.add
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        self._recording.add(module, args, kwargs, output)
+        self._add(module, args, kwargs, output)
 
 
 class _NewPass(TransientHook):

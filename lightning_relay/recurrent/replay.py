@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from lightning_relay.recurrent.layers import hidden_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from lightning_relay.recurrent.layers import StateKey
 
@@ -27,6 +30,8 @@ _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "GRU": torch.gru,
     "LSTM": torch.lstm,
 }
+
+_FORWARDS = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
 
 _GATES_AT_ONCE = 2**23
 """The gates of about this many values are held at once."""
@@ -51,6 +56,8 @@ class FusedCall:
         hidden: Output of the module, ``(batch, step, direction and unit)``.
         valid: Steps that are no padding, bool ``(batch, step)``.
         autocast: Type of device, whether autocast was on there, and its dtype.
+        weights: Weights and biases that the call used, in PyTorch's order; not copies.
+        versions: How often each of them had been changed in place by then.
     """
 
     name: str
@@ -61,6 +68,8 @@ class FusedCall:
     hidden: Tensor
     valid: Tensor
     autocast: tuple[str, bool, torch.dtype]
+    weights: tuple[Tensor, ...]
+    versions: tuple[int, ...]
 
 
 def layers_to_run(module: nn.RNNBase, keys: Collection[StateKey]) -> int:
@@ -77,7 +86,16 @@ def needs_replay(module: nn.RNNBase, keys: Collection[StateKey]) -> bool:
 
 
 def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) -> None:
-    """Raise a ValueError if random dropout stands before a layer that must be replayed."""
+    """Raise a ValueError if a call of a module cannot be replayed for the states of ``keys``.
+
+    That is so if its forward is not PyTorch's, or random dropout stands before a replayed layer.
+    """
+    if type(module).forward not in _FORWARDS or "forward" in vars(module):
+        raise ValueError(
+            f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, so "
+            "states that it does not return cannot be replayed; record only layers='last' and "
+            "states=('hidden',), or register an adapter for its class with register_recurrent"
+        )
     behind_dropout = layers_to_run(module, keys) > 1 or any(key.cell and key.layer for key in keys)
     if behind_dropout and module.training and module.dropout > 0:
         raise ValueError(
@@ -88,7 +106,6 @@ def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) 
         )
 
 
-@torch.no_grad()
 def replay(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Tensor]:
     """States ``(batch, step, unit)`` that the output of a call does not hold.
 
@@ -97,26 +114,41 @@ def replay(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Tensor
         keys: Inner layers and cell states wanted.
 
     Raises:
-        ValueError: If the replay does not end in the states that the module returned.
+        ValueError: If weights have changed since, or the replay does not end in the states that
+            the module returned.
     """
+    with torch.no_grad(), torch.autocast(call.autocast[0], enabled=False):
+        return _replayed(call, keys)
+
+
+def _replayed(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Tensor]:
     module = call.module
+    if call.versions != versions_of(call.weights):
+        raise ValueError(
+            f"layers, states: the weights of {call.name!r} ({type(module).__name__}) have changed "
+            "since it was called, so its inner states cannot be replayed; read the states before "
+            "the weights change"
+        )
     found: dict[StateKey, Tensor] = {}
     inputs = call.inputs
     to_run = layers_to_run(module, keys)
+    units = hidden_units(module)
     for layer in range(module.num_layers):
         wanted = [key for key in keys if key.layer == layer]
         if layer >= to_run and not wanted:
             continue
-        outputs: Tensor | PackedSequence = call.hidden
-        if layer < to_run:
-            outputs = _run_layer(call, layer, inputs)
+        outputs = _run_layer(call, layer, inputs) if layer < to_run else call.hidden
         hidden = _padded(outputs)
         for key in wanted:
-            index = module.hidden_size if not module.proj_size else module.proj_size
-            own = hidden[..., index:] if key.reverse else hidden[..., :index]
+            own = hidden[..., units:] if key.reverse else hidden[..., :units]
             found[key] = _cell_states(call, key, _padded(inputs), own) if key.cell else own
         inputs = outputs
     return found
+
+
+def versions_of(weights: Collection[Tensor]) -> tuple[int, ...]:
+    """How often each tensor has been changed in place; 0 for those that do not count it."""
+    return tuple(0 if weight.is_inference() else weight._version for weight in weights)
 
 
 def _run_layer(
@@ -128,6 +160,9 @@ def _run_layer(
     directions = 1 + module.bidirectional
     rows = slice(layer * directions, (layer + 1) * directions)
     initial = tuple(state[rows] for state in call.initial)
+    if isinstance(inputs, PackedSequence) and inputs.sorted_indices is not None:
+        initial = tuple(state.index_select(1, inputs.sorted_indices) for state in initial)
+    hx = initial if module.mode == "LSTM" else initial[0]
     weights = [
         weight
         for reverse in (False, True)[:directions]
@@ -137,17 +172,12 @@ def _run_layer(
     device, enabled, dtype = call.autocast
     with torch.autocast(device, dtype=dtype, enabled=enabled):
         if isinstance(inputs, PackedSequence):
-            order = inputs.sorted_indices
-            if order is not None:
-                initial = tuple(state.index_select(1, order) for state in initial)
-            hx = initial if module.mode == "LSTM" else initial[0]
             data, *final = run(inputs.data, inputs.batch_sizes, hx, weights, *options)
             outputs: Tensor | PackedSequence = inputs._replace(data=data)
             restored = inputs.unsorted_indices
             if restored is not None:
                 final = [state.index_select(1, restored) for state in final]
         else:
-            hx = initial if module.mode == "LSTM" else initial[0]
             outputs, *final = run(inputs, hx, weights, *options, True)
     for replayed, returned in zip(final, call.final, strict=True):
         _check_final(call, replayed, returned[rows])
@@ -173,7 +203,7 @@ def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor)
     steps = hidden.shape[1]
     states = torch.empty(steps, *c_0.shape, dtype=hidden.dtype, device=hidden.device)
     padded = not bool(valid.all())
-    at_once = max(1, _GATES_AT_ONCE // (3 * c_0.numel()))
+    at_once = max(1, _GATES_AT_ONCE // max(1, 3 * c_0.numel()))
     for first in range(0, steps, at_once):
         block = slice(first, min(first + at_once, steps))
         before = _before(hidden, valid, h_0, block)
@@ -202,11 +232,10 @@ def _before(hidden: Tensor, valid: Tensor, h_0: Tensor, block: slice) -> Tensor:
 
 def _weights(call: FusedCall, layer: int, reverse: bool) -> list[Tensor]:
     """Weights and biases of one layer and direction, in PyTorch's order."""
-    suffix = f"_l{layer}{'_reverse' * reverse}"
-    names = ["weight_ih", "weight_hh"]
-    names += ["bias_ih", "bias_hh"] * bool(call.module.bias)
-    names += ["weight_hr"] * bool(call.module.proj_size)
-    return [getattr(call.module, name + suffix) for name in names]
+    module = call.module
+    count = 2 + 2 * bool(module.bias) + bool(module.proj_size)
+    first = (layer * (1 + module.bidirectional) + reverse) * count
+    return list(call.weights[first : first + count])
 
 
 def _padded(states: Tensor | PackedSequence) -> Tensor:
@@ -216,7 +245,7 @@ def _padded(states: Tensor | PackedSequence) -> Tensor:
 
 
 def _check_final(call: FusedCall, replayed: Tensor, returned: Tensor) -> None:
-    tolerance = _TOLERANCE[returned.dtype]
+    tolerance = _TOLERANCE.get(returned.dtype, 5e-3)
     if not torch.allclose(
         replayed.double(), returned.double(), rtol=tolerance, atol=tolerance, equal_nan=True
     ):
@@ -224,7 +253,7 @@ def _check_final(call: FusedCall, replayed: Tensor, returned: Tensor) -> None:
         raise ValueError(
             f"layers, states: the replay of {call.name!r} ({type(call.module).__name__}) ends up "
             f"to {difference:.1e} away from the final states that its forward returned, so its "
-            "inner states cannot be known. Either its weights have changed since the call: read "
-            "the states before they do; or its forward does more than PyTorch's: record only "
-            "layers='last' and states=('hidden',), or register an adapter for its class"
+            "inner states cannot be known; record only layers='last' and states=('hidden',), or "
+            "register an adapter for its class with register_recurrent. If its weights have "
+            "changed since the call, read the states before they do"
         )

@@ -153,6 +153,8 @@ def has_step(lengths: Tensor, step: int) -> Tensor:
 
 def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
     """Raise the ValueError that no sequence of such lengths has a step."""
+    if len(lengths) == 0:
+        raise ValueError(f"time_steps: got {step}, but there is no sequence")
     raise ValueError(
         f"time_steps: got {step}, but the longest sequence has {int(lengths.max())} steps"
     )

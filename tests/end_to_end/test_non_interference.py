@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torchmetrics import Metric
 
@@ -94,7 +95,8 @@ def trained(
     seed_everything(7, verbose=False)
     diary = Diary()
     trainer = quiet_trainer(*callbacks, diary, max_epochs=3, **options)
-    trainer.fit(kind(), loader(shuffle=True), loader(32))
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        trainer.fit(kind(), loader(shuffle=True), loader(32))
     return diary.pages
 
 

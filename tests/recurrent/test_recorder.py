@@ -265,6 +265,8 @@ def test_an_adapter_may_give_packed_sequences_and_cell_states() -> None:
         register_recurrent(nn.LSTM, units=lambda module: 3, hidden=lambda *_: torch.zeros(1))
     with pytest.raises(TypeError, match=r"kind: got 3; it takes a subclass of torch.nn.Module"):
         register_recurrent(3, units=lambda module: 3, hidden=lambda *_: torch.zeros(1))
+    with pytest.raises(TypeError, match=r"units: got 8; it takes a function of the module"):
+        register_recurrent(Wrapper, units=8, hidden=lambda *_: torch.zeros(1))
     register_recurrent(
         Wrapper, units=lambda module: 3, hidden=lambda module, inputs, output: output[0]
     )
@@ -306,6 +308,33 @@ def test_an_adapter_may_give_packed_sequences_and_cell_states() -> None:
         del adapters._ADAPTERS[Wrapper]
 
 
+def test_a_subclass_that_returns_something_else_needs_an_adapter() -> None:
+    class OutputOnly(nn.GRU):
+        def forward(self, *args: Tensor) -> Tensor:
+            return super().forward(*args)[0]
+
+    model = nn.Sequential(OutputOnly(2, 3, batch_first=True))
+    with (
+        HiddenStateRecorder(model),
+        pytest.raises(
+            ValueError,
+            match=r"modules: '0' \(OutputOnly\) returned Tensor where .* with register_recurrent",
+        ),
+    ):
+        model(torch.zeros(1, 4, 2))
+    register_recurrent(
+        OutputOnly,
+        units=lambda module: module.hidden_size,
+        hidden=lambda module, inputs, output: output,
+    )
+    try:
+        with HiddenStateRecorder(model) as recorder:
+            output = model(torch.zeros(1, 4, 2))
+        assert torch.equal(recorder.states["0.l0"].values, output)
+    finally:
+        del adapters._ADAPTERS[OutputOnly]
+
+
 def test_single_sequences_are_batches_of_one() -> None:
     model = nn.Sequential(nn.RNN(2, 3))
     with HiddenStateRecorder(model) as recorder:
@@ -332,9 +361,7 @@ def test_layers_and_states_are_checked() -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_models_are_recorded_as_in_eager_mode_or_an_error_says_what_to_do(
-    backend: str,
-) -> None:
+def test_compiled_code_that_would_leave_out_hooks_is_refused(backend: str) -> None:
     torch.compiler.reset()
     model, inputs = Loop().eval(), torch.ones(2, 4, 2)
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
@@ -343,12 +370,123 @@ def test_compiled_models_are_recorded_as_in_eager_mode_or_an_error_says_what_to_
     compiled = torch.compile(model, backend=backend)
     with torch.no_grad():
         compiled(inputs)
-        with HiddenStateRecorder(compiled) as recorder:
-            compiled(inputs)
-            assert set(recorder.batches.values()) == {0}
-            with pytest.raises(RuntimeError, match=r"of 'lower', 'upper'. .*set_stance\('force_e"):
-                recorder.states  # noqa: B018
-            with torch.compiler.set_stance("force_eager"):
+        recorder = HiddenStateRecorder(compiled)
+        with pytest.raises(RuntimeError, match=r"'lower', 'upper' may be compiled.*guards = False"):
+            recorder.__enter__()
+        assert hook_count(compiled) == 0
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+            with recorder:
                 compiled(inputs)
-            torch.testing.assert_close(recorder.states["lower.l0"].values, expected)
-    assert hook_count(compiled) == 0
+            with pytest.raises(
+                RuntimeError, match=r"recorded of 'lower', 'upper'.*compiler\.reset"
+            ):
+                recorder.states  # noqa: B018
+            torch.compiler.reset()
+            for _ in range(2):
+                with recorder:
+                    compiled(inputs)
+                compiled(inputs)
+    for states in recorder.states["lower.l0"].values.chunk(2):
+        torch.testing.assert_close(states, expected)
+
+
+def test_fused_modules_are_heard_in_compiled_code() -> None:
+    torch.compiler.reset()
+    model = nn.Sequential(nn.GRU(2, 3), nn.Identity())
+    compiled = torch.compile(model, backend="eager")
+    compiled(torch.ones(2, 4, 2))
+    with HiddenStateRecorder(compiled) as recorder:
+        for batch in (4, 4, 3):
+            compiled(torch.ones(2, batch, 2))
+    assert recorder.batches == {"0.l0": 3}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_no_hook_is_left_where_setting_them_or_the_forward_fails(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(nn.GRU):
+        def register_forward_hook(self, *args: object, **options: object) -> object:
+            raise error
+
+    model = nn.Sequential(nn.GRU(2, 3), Failing(3, 3))
+    with pytest.raises(error), HiddenStateRecorder(model):
+        pass
+    assert hook_count(model) == 0
+
+    def fail(*_: object) -> None:
+        raise error
+
+    failing = nn.Sequential(nn.GRU(2, 3))
+    failing[0].register_forward_pre_hook(fail)
+    recorder = HiddenStateRecorder(failing)
+    with pytest.raises(error), recorder:
+        failing(torch.ones(2, 4, 2))
+    assert hook_count(failing) == 1
+
+
+def test_a_state_of_zeros_and_a_new_block_start_new_sequences() -> None:
+    cell = nn.GRUCell(2, 3)
+    with torch.no_grad(), HiddenStateRecorder(cell) as recorder:
+        for _ in range(2):
+            h = torch.zeros(5, 3)
+            for x in torch.randn(4, 5, 2):
+                h = 0.5 * cell(x, h)
+    with torch.no_grad(), recorder:
+        cell(torch.randn(5, 2), h)
+    assert recorder.batches == {"l0": 3}
+    assert recorder.states["l0"].lengths.tolist() == [4] * 10 + [1] * 5
+    fused = nn.LSTM(2, 3)
+    with torch.no_grad(), HiddenStateRecorder(fused) as recorder:
+        _, state = fused(torch.randn(4, 5, 2))
+        for part in state:
+            part.zero_()
+        fused(torch.randn(4, 5, 2), state)
+    assert recorder.batches == {"l0": 2}
+
+
+def test_packed_and_bidirectional_calls_do_not_go_on() -> None:
+    packed = pack_sequence([torch.randn(3, 2), torch.randn(2, 2)])
+    for model, inputs in (
+        (nn.GRU(2, 3), packed),
+        (nn.GRU(2, 3, bidirectional=True), torch.randn(4, 2, 2)),
+    ):
+        with torch.no_grad(), HiddenStateRecorder(model) as recorder:
+            _, state = model(inputs)
+            model(inputs, state)
+        assert set(recorder.batches.values()) == {2}
+
+
+def test_what_the_user_does_to_outputs_of_cells_afterwards_does_not_matter() -> None:
+    cell = nn.LSTMCell(2, 3)
+    with torch.no_grad(), HiddenStateRecorder(cell, states=("hidden", "cell")) as recorder:
+        h, c = cell(torch.ones(4, 2))
+        expected = h.clone(), c.clone()
+        h.zero_()
+        c.zero_()
+    for key, states in zip(("l0", "l0.cell"), expected, strict=True):
+        assert torch.equal(recorder.states[key].values[:, 0], states)
+
+
+def test_cells_that_return_something_else_are_refused() -> None:
+    class HiddenOnly(nn.LSTMCell):
+        def forward(self, *args: Tensor) -> Tensor:
+            return super().forward(*args)[0]
+
+    model = nn.Sequential(HiddenOnly(2, 3))
+    with (
+        HiddenStateRecorder(model),
+        pytest.raises(ValueError, match=r"'0' \(HiddenOnly\) returned something else than the hid"),
+    ):
+        model(torch.ones(4, 2))
+
+
+def test_what_is_no_model_or_no_list_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"model: got str; it takes a torch.nn.Module"):
+        HiddenStateRecorder("abc")
+    with pytest.raises(
+        TypeError, match=r"modules: got 3; it takes a list of module names, or None"
+    ):
+        HiddenStateRecorder(nn.GRU(2, 3), 3)
+    with pytest.raises(ValueError, match=r"states: got 3; it takes a list of 'hidden', 'cell'"):
+        HiddenStateRecorder(nn.GRU(2, 3), states=3)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import functools
 from itertools import product
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from lightning_relay import HiddenStateRecorder
 from tests.recurrent.captured import PAGE, table, with_table
@@ -29,13 +31,6 @@ def _nothing_compiled() -> None:
 )
 def test_all_states_of_all_layers_equal_the_reference(kind: str, variation: Variation) -> None:
     assert max(differences(kind, variation).values()) <= variation.tolerance
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_what_compiled_code_leaves_out_is_an_error(kind: str) -> None:
-    (variation,) = (variation for variation in VARIATIONS.values() if variation.silent(kind))
-    with pytest.raises(RuntimeError, match=r"recorder: nothing was recorded of 'cell'"):
-        differences(kind, variation)
 
 
 def test_the_table_of_the_documentation_is_what_is_measured() -> None:
@@ -83,34 +78,98 @@ def test_states_are_replayed_when_they_are_read_and_only_then() -> None:
 
     with torch.no_grad(), HiddenStateRecorder(model, layers="all") as recorder:
         model(torch.ones(4, 1, 2))
-        model.weight_ih_l0.sub_(1.0)
+        model.weight_ih_l0.mul_(1 + 1e-6)
+    with pytest.raises(
+        ValueError, match=r"layers, states: the weights of '' \(LSTM\) have changed since it was"
+    ):
+        recorder.states  # noqa: B018
+
+
+def test_weights_that_were_replaced_since_do_not_matter() -> None:
+    model = deep_lstm()
+    with torch.no_grad(), HiddenStateRecorder(model, layers="all") as recorder:
+        model(torch.ones(4, 1, 2))
+        expected = recorder.states["l0"].values
+        recorder.clear()
+        model(torch.ones(4, 1, 2))
+        model.double()
+        assert torch.equal(recorder.states["l0"].values, expected)
+
+
+def test_a_replay_that_ends_elsewhere_is_refused() -> None:
+    model = deep_lstm()
+    with torch.no_grad(), HiddenStateRecorder(model, layers="all") as recorder:
+        model(torch.ones(4, 1, 2))
+        model.weight_ih_l0.data.add_(1.0)  # a change that no counter of torch's tells
     with pytest.raises(
         ValueError, match=r"layers, states: the replay of '' \(LSTM\) ends up to .* away from the"
     ):
         recorder.states  # noqa: B018
 
 
-def test_a_forward_that_does_more_than_that_of_pytorch_is_refused() -> None:
-    class Scaled(nn.LSTM):
-        def forward(self, *args: torch.Tensor) -> object:
-            return super().forward(2 * args[0])
+class Noise(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + torch.randn_like(weight)
 
-    model = nn.Sequential(Scaled(2, 3))
-    states = ("hidden", "cell")
-    with torch.no_grad(), HiddenStateRecorder(model, states=states) as recorder:
-        model(torch.ones(4, 1, 2))
-    with pytest.raises(
-        ValueError, match=r"its forward does more than PyTorch's: record only layers"
-    ):
-        recorder.states  # noqa: B018
+
+def test_parametrized_weights_are_those_of_the_call_and_not_computed_again() -> None:
+    model = nn.GRU(2, 3, num_layers=2)
+    register_parametrization(model, "weight_hh_l0", Noise())
+    with torch.no_grad(), HiddenStateRecorder(model, layers="all") as recorder:
+        _, final = model(torch.ones(4, 1, 2))
+    before = torch.get_rng_state()
+    assert torch.equal(recorder.states["l0"].values[:, -1], final[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_replay_runs_in_the_precision_of_the_call() -> None:
+    model = nn.LSTM(8, 32, num_layers=2)
+    inputs = torch.randn(20, 4, 8)
+    recorder = HiddenStateRecorder(model, layers="all", states=("hidden", "cell"))
+    with torch.no_grad(), recorder:
+        with torch.autocast("cpu", torch.bfloat16):
+            _, (final, _) = model(inputs)
+        assert recorder.states["l0"].values.dtype == torch.bfloat16
+        assert torch.equal(recorder.states["l0"].values[:, -1], final[0])
+        recorder.clear()
+        _, (_, cell) = model(inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = recorder.states
+        assert states["l0.cell"].values.dtype == torch.float32
+        for layer in range(2):
+            last = states[f"l{layer}.cell"].values[:, -1]
+            torch.testing.assert_close(last, cell[layer], rtol=1e-5, atol=1e-6)
+
+
+def test_a_forward_of_its_own_is_refused_at_once() -> None:
+    class LearnedStart(nn.GRU):
+        def forward(self, *args: torch.Tensor) -> object:
+            return super().forward(args[0], torch.ones(2, 1, 3))
+
+    model = nn.Sequential(LearnedStart(2, 3, num_layers=2))
+    with HiddenStateRecorder(model) as recorder:
+        output, _ = model(torch.ones(4, 1, 2))
+        assert torch.equal(recorder.states["0.l1"].values, output.transpose(0, 1))
+    patched = nn.LSTM(2, 3)
+    patched.forward = functools.partial(nn.LSTM.forward, patched)
+    for module, options in ((model, {"layers": "all"}), (patched, {"states": ("cell",)})):
+        with (
+            HiddenStateRecorder(module, **options),
+            pytest.raises(ValueError, match=r"has a forward of its own, so states that it does no"),
+        ):
+            module(torch.ones(4, 1, 2))
 
 
 def test_inner_states_behind_random_dropout_are_refused_at_once() -> None:
     model = deep_lstm(dropout=0.5).train()
-    message = r"layers, states: '' is in training mode with dropout=0.5 between its layers"
-    for options in ({"layers": "all"}, {"states": ("cell",)}):
-        with HiddenStateRecorder(model, **options), pytest.raises(ValueError, match=message):
-            model(torch.ones(4, 1, 2))
+    message = r"layers, states: '' is in training mode with dropout=0.5 between its la"
+    for module, options in (
+        (model, {"layers": "all"}),
+        (model, {"states": ("cell",)}),
+        (nn.LSTM(2, 3, num_layers=2, dropout=0.5), {"states": ("cell",)}),
+    ):
+        with HiddenStateRecorder(module, **options), pytest.raises(ValueError, match=message):
+            module(torch.ones(4, 1, 2))
     two = nn.GRU(2, 3, num_layers=2, dropout=0.5).train()
     with HiddenStateRecorder(two, layers="all") as recorder:
         output, final = two(torch.ones(4, 1, 2))
@@ -129,7 +188,8 @@ def test_the_user_may_change_inputs_and_outputs_afterwards() -> None:
         model(inputs, hx)
         expected = recorder.states
         recorder.clear()
-        for tensor in (*model(inputs, hx)[1], inputs, *hx):
+        output, final = model(input=inputs, hx=hx)
+        for tensor in (output, *final, inputs, *hx):
             tensor.zero_()
         for key, states in recorder.states.items():
             assert torch.equal(states.values, expected[key].values)
