@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,20 +20,27 @@ from lightning_relay.information import (
     relay_order,
 )
 from lightning_relay.information.arguments import check_label_tensor
+from lightning_relay.recurrent.kept import KeptStates
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
 from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from lightning_relay.recurrent.states import LayerStates
 
-_CODES_AT_ONCE = 2**24
+InputsEnd = int | Mapping[str, int]
+"""Step at which the last input was presented: of all modules, or by module name."""
+
+_CODES_AT_ONCE = 2**22
 """Steps are analysed in blocks of about this many codes."""
+
+_LOWER_AGREEMENT = 0.1
+"""A warning comes where thresholds agree less than expected by this much."""
 
 
 def relay_report(
@@ -46,7 +55,7 @@ def relay_report(
     direction: Direction = "shrink",
     estimator: Estimator = "plugin",
     time_steps: Sequence[int] | None = None,
-    inputs_end: int | None = None,
+    inputs_end: InputsEnd | None = None,
     samples_seen: int | None = None,
 ) -> RelayReport:
     """Relay information and greedy order of the units of every layer, step and concept.
@@ -64,13 +73,16 @@ def relay_report(
         levels: Number of codes; only ``"quantile"`` takes more than 2.
         direction: Direction of the greedy order.
         estimator: How entropies are estimated from counts.
-        time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
-            Default: every step up to the end of the longest sequence and, where the sequences are
-            of different lengths, -1: the last step of each.
+        time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
+            step that no sequence of a layer has is left out of it with a warning, unless none is
+            left. Default: every step up to the end of the longest sequence and, where the
+            sequences are of different lengths, -1: the last step of each.
         inputs_end: Step at which the last input was presented; a negative one counts back from
-            each sequence's own end. Steps at which the states of some sequence had not seen all
-            input are marked in the report, because there X_out depends on more than the states.
-            The backward direction of a first layer has seen all input at step 0 only.
+            each sequence's own end. Where modules have steps of their own, such as a decoder, a
+            mapping from module names to steps; modules without are not marked. Steps at which the
+            states of some sequence had not seen all input are marked in the report, because there
+            X_out depends on more than the states. The backward direction of a first layer has seen
+            all input at step 0 only.
         samples_seen: Number of sequences there were before some were left out; default: all
             there are.
 
@@ -80,8 +92,8 @@ def relay_report(
     Raises:
         TypeError: If labels are not integers.
         ValueError: If numbers of sequences differ, an option is unknown, a key of ``states`` is no
-            layer key, a step lies outside every sequence, or a state is NaN or infinite; says
-            which.
+            layer key, codes were made in another way than said, a step lies outside every
+            sequence, or a state is NaN or infinite; says which.
 
     Example:
         >>> import torch
@@ -109,7 +121,9 @@ def relay_report(
     for layer, layer_states in states.items():
         if isinstance(layer_states, HiddenStates):
             layer_states.check_finite(layer)
-        steps = _steps(layer_states, time_steps)
+        if isinstance(layer_states, KeptStates):
+            _check_codes(layer, layer_states, discretization, levels)
+        steps = _steps(layer, layer_states, time_steps)
         samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
         parts = []
         for block in _blocks(layer_states, steps):
@@ -126,7 +140,12 @@ def relay_report(
             distinct_states=np.concatenate(measured),
             concepts={name: _joined([relays[name] for relays in concept_parts]) for name in codes},
         )
-    return RelayReport(
+    coded = {
+        layer: kept
+        for layer, kept in states.items()
+        if isinstance(kept, KeptStates) and kept.fitted is not None
+    }
+    report = RelayReport(
         layers=layers,
         mutual_information={
             name: float(mutual_information(concept_in, concept_out, estimator=estimator))
@@ -134,13 +153,18 @@ def relay_report(
         },
         samples=len(x_in),
         samples_seen=len(x_in) if samples_seen is None else samples_seen,
-        samples_fitted=len(x_in),
+        samples_fitted=min([len(x_in), *(kept.fitted or 0 for kept in coded.values())]),
+        threshold_agreement={layer: kept.agreement() for layer, kept in coded.items()},
+        expected_agreement={layer: kept.expected_agreement for layer, kept in coded.items()},
+        beyond_thresholds={layer: kept.left_out() for layer, kept in coded.items()},
         discretization=discretization,
         levels=levels,
         direction=direction,
         estimator=estimator,
         inputs_end=inputs_end,
     )
+    _warn_of_thresholds(report)
+    return report
 
 
 def _labels(name: str, labels: Tensor) -> Tensor:
@@ -150,12 +174,50 @@ def _labels(name: str, labels: Tensor) -> Tensor:
     return labels.long()
 
 
-def _steps(states: LayerStates, time_steps: Sequence[int] | None) -> list[int]:
-    if time_steps is not None:
-        return list(time_steps)
-    lengths = states.lengths
-    steps = [step for step in range(int(lengths.max())) if states.has(step)]
-    return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
+def _check_codes(layer: str, states: KeptStates, discretization: Method, levels: int) -> None:
+    if states.fitted is None or (states.discretization, states.levels) == (discretization, levels):
+        return
+    raise ValueError(
+        f"discretization, levels: got {discretization!r}, {levels}, but the codes kept of "
+        f"{layer!r} were made with {states.discretization!r}, {states.levels}; name these"
+    )
+
+
+def _warn_of_thresholds(report: RelayReport) -> None:
+    mend = (
+        "see threshold_agreement and beyond_thresholds of the report; shuffle the sequences once, "
+        "with a fixed seed, raise fit_samples, or keep states instead of codes (storage='states')"
+    )
+    first = f"the first {report.samples_fitted} sequences, to which thresholds were fitted"
+    for layer, agreement in report.threshold_agreement.items():
+        if agreement < report.expected_agreement[layer] - _LOWER_AGREEMENT:
+            warnings.warn(f"{layer!r}: {first}, are not like the others; {mend}", stacklevel=3)
+        if report.beyond_thresholds[layer]:
+            warnings.warn(
+                f"{layer!r}: some sequences have steps that too few of {first}, have; these steps "
+                f"are left out; {mend}",
+                stacklevel=3,
+            )
+
+
+def _steps(layer: str, states: LayerStates, time_steps: Sequence[int] | None) -> list[int]:
+    kept = states.time_steps if isinstance(states, KeptStates) else None
+    wanted = time_steps if time_steps is not None else kept
+    if wanted is None:
+        lengths = states.lengths
+        steps = [step for step in range(int(lengths.max())) if states.has(step)]
+        return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
+    present = [step for step in wanted if states.has(step)]
+    if not present:
+        states.at(wanted[0])  # says why there is none
+    absent = [step for step in wanted if step not in present]
+    if absent:
+        warnings.warn(
+            f"time_steps: no sequence of {layer!r} has the steps {absent}, or none of them was "
+            "kept; left out",
+            stacklevel=3,
+        )
+    return present
 
 
 def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenStates]]:
@@ -202,22 +264,29 @@ def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:
 
 
 def _inputs_ended(
-    layer: str, states: Mapping[str, LayerStates], steps: Sequence[int], inputs_end: int | None
+    layer: str,
+    states: Mapping[str, LayerStates],
+    steps: Sequence[int],
+    inputs_end: InputsEnd | None,
 ) -> Tensor:
     """Whether the states of all counted sequences have seen all inputs at each step, ``(step,)``.
 
     A backward layer on the input reads from the end: it has seen all inputs at step 0 only. Layers
     above a bidirectional one have seen all inputs at every step.
     """
+    key = StateKey.parse(layer)
+    if isinstance(inputs_end, Mapping):
+        inputs_end = inputs_end.get(key.module)
     if inputs_end is None:
         return torch.ones(len(steps), dtype=torch.bool)
     lengths = states[layer].lengths
     longest = int(lengths.max())
     if not -longest <= inputs_end < longest:
         raise ValueError(
-            f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps"
+            f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps in "
+            f"{layer!r}; where modules have steps of their own, give a mapping "
+            f"{{{key.module!r}: step, …}}"
         )
-    key = StateKey.parse(layer)
     others = [StateKey.parse(other) for other in states]
     if key.layer > 0 and any(other.module == key.module and other.reverse for other in others):
         return torch.ones(len(steps), dtype=torch.bool)

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 Method = Literal["kmeans", "median", "sign", "quantile"]
 """How thresholds are found."""
 
-_ELEMENTS_AT_ONCE = 2**21
-"""States are sorted in blocks of leading indices of about this many values."""
+_ELEMENTS_AT_ONCE = 2**19
+"""States are sorted in blocks of leading indices and units of about this many values."""
+
+_TIE = 1e-12
+"""Splits whose sums of squares differ by less, relatively, are as good."""
 
 _ROUNDING = {torch.float32: 8, torch.float64: 8}
 """A unit whose range is this many roundings of its largest value, or fewer, counts as constant.
@@ -146,11 +149,16 @@ def fit_thresholds(
             torch.zeros(*leading, 1, units, dtype=torch.float64, device=states.device)
         )
 
-    flat = states.reshape(-1, *states.shape[-2:])
-    flat_mask = mask.reshape(-1, mask.shape[-1])
-    at_once = max(1, _ELEMENTS_AT_ONCE // max(1, flat[0].numel()))
+    samples = states.shape[-2]
+    flat = states.reshape(-1, samples, units)
+    flat_mask = mask.reshape(-1, samples)
+    units_at_once = max(1, min(units, _ELEMENTS_AT_ONCE // samples))
+    at_once = max(1, _ELEMENTS_AT_ONCE // (samples * units_at_once))
     cuts = [
-        _cuts(block, block_mask, method, levels)
+        torch.cat(
+            [_cuts(part, block_mask, method, levels) for part in block.split(units_at_once, dim=2)],
+            dim=2,
+        )
         for block, block_mask in zip(flat.split(at_once), flat_mask.split(at_once), strict=True)
     ]
     return Thresholds(torch.cat(cuts).reshape(*leading, levels - 1, units))
@@ -204,7 +212,9 @@ def _cuts(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
         if possible.shape[1] == 0:
             cuts.append(none)
             continue
-        cut = cost.expand(possible.shape).masked_fill(~possible, torch.inf).argmin(1, keepdim=True)
+        cost = cost.expand(possible.shape).masked_fill(~possible, torch.inf)
+        best = cost.amin(1, keepdim=True)
+        cut = (cost <= best + _TIE * best.abs()).to(torch.uint8).argmax(1, keepdim=True)
         usable = possible.gather(1, cut) & ~taken.gather(1, cut)
         taken.scatter_(1, cut, True)
         lower, upper = below.gather(1, cut), above.gather(1, cut)

@@ -30,6 +30,7 @@ _UNWATCHED = (
     torch.jit.ScriptModule,  # takes no hooks
     nn.TransformerEncoderLayer,  # with a hook inside it leaves its fused path for another rounding
     nn.MultiheadAttention,
+    nn.RNNCellBase,  # the cell state of an LSTM may be read by no later call
 )
 """Modules that give no class scores or must not be hooked; nor are the modules inside them."""
 

@@ -95,16 +95,18 @@ class RelayReport:
         samples_seen: Number of sequences there were; the others were left out by ``max_samples``.
         samples_fitted: Number of sequences to which the thresholds of the codes were fitted: all
             that were analysed, or the first of those seen.
-        threshold_agreement: By layer key, the fraction of the codes of a fair sample of all
-            sequences that thresholds fitted to that sample would give too; empty where the
-            thresholds were fitted to all that were analysed.
-        beyond_thresholds: By layer key, the number of sequences that are longer than any of those
-            to which thresholds were fitted, so that their last steps have no codes; likewise.
+        threshold_agreement: Where thresholds were fitted to the first sequences only, by layer
+            key: the fraction of the codes of a fair sample of all sequences that thresholds fitted
+            to that sample would give too, at the step and of the unit where it is lowest.
+        expected_agreement: What that would be if all sequences were like the first, by layer key.
+        beyond_thresholds: Number of sequences that have a step for which there are no thresholds,
+            because too few of the first have it, by layer key; these steps are left out.
         discretization: Method that made codes of the states.
         levels: Number of codes asked of it.
         direction: Direction of the greedy order.
         estimator: Estimator of the entropies.
-        inputs_end: Step at which the last input was presented; None where it was not given.
+        inputs_end: Step at which the last input was presented, or these steps by module name; None
+            where it was not given.
         x_in: Where X_in was found, in words; None outside a Trainer.
         x_out: Where X_out was found, in words; None outside a Trainer.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
@@ -122,7 +124,7 @@ class RelayReport:
     levels: int
     direction: str
     estimator: str
-    inputs_end: int | None = None
+    inputs_end: int | Mapping[str, int] | None = None
     x_in: str | None = None
     x_out: str | None = None
     stage: str | None = None
@@ -130,6 +132,7 @@ class RelayReport:
     global_step: int | None = None
     dataloader: int = 0
     threshold_agreement: Mapping[str, float] = field(default_factory=dict)
+    expected_agreement: Mapping[str, float] = field(default_factory=dict)
     beyond_thresholds: Mapping[str, int] = field(default_factory=dict)
 
     def save(self, path: str | Path | IO[bytes]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from lightning_relay import (
     HiddenStates,
+    RelayReport,
     discretize,
     mutual_information,
     relay_information,
@@ -15,6 +18,9 @@ from lightning_relay import (
 )
 from lightning_relay.recurrent import SequenceBuffer
 from tests.test_report import assert_equal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GENERATOR = torch.Generator().manual_seed(0)
 X_IN = torch.randint(4, (60,), generator=GENERATOR)
@@ -207,7 +213,19 @@ def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
     buffer = SequenceBuffer(40, fit_samples=39)
     buffer.add(states, labels, labels)
     coded = buffer.states["rnn.l0"]
-    found = relay_report(buffer.states, labels, labels, time_steps=[1, -1])
+    with pytest.warns(
+        UserWarning, match=r"'rnn.l0': some sequences have steps that too few of the"
+    ):
+        found = relay_report(buffer.states, labels, labels, time_steps=[1, -1])
+    assert found.samples_fitted == 39
+    assert found.threshold_agreement == {"rnn.l0": coded.agreement()}
+    assert found.expected_agreement == {"rnn.l0": coded.expected_agreement}
+    assert found.beyond_thresholds == {"rnn.l0": coded.left_out()} == {"rnn.l0": 20}
+    with pytest.raises(
+        ValueError,
+        match=r"discretization, levels: got 'median', 2, but the codes kept of 'rnn.l0' w",
+    ):
+        relay_report(buffer.states, labels, labels, discretization="median")
     for place, step in enumerate((1, -1)):
         codes = coded.at(step)
         order = relay_order(labels, labels, codes.values[:, 0], valid=codes.valid[:, 0])
@@ -220,3 +238,52 @@ def test_keys_that_are_no_layer_keys_are_refused() -> None:
     states, labels = bidirectional()
     with pytest.raises(ValueError, match=r"layer key: got 'rnn'; it takes one such as 'rnn.l0'"):
         relay_report({"rnn": states["rnn.l0"]}, labels, labels)
+
+
+def test_kept_steps_are_the_default_and_absent_ones_are_warned_of() -> None:
+    states, labels = bidirectional(lengths=[6, 2])
+    states = {"rnn.l0": states["rnn.l0"]}
+    buffer = SequenceBuffer(40, time_steps=[-1, 3])
+    buffer.add(states, labels, labels)
+    report = relay_report(buffer.states, labels, labels)
+    assert report.layers["rnn.l0"].time_steps.tolist() == [-1, 3]
+    with pytest.warns(
+        UserWarning, match=r"no sequence of 'rnn.l0' has the steps \[7, 2\], or none"
+    ):
+        report = relay_report(buffer.states, labels, labels, time_steps=[7, 3, 2])
+    assert report.layers["rnn.l0"].time_steps.tolist() == [3]
+    with pytest.raises(ValueError, match=r"time_steps: got 2, which was not kept of 'rnn.l0'"):
+        relay_report(buffer.states, labels, labels, time_steps=[2])
+
+
+def test_modules_with_steps_of_their_own_have_ends_of_their_own(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (40,), generator=generator)
+    states = {
+        f"{name}.l0": HiddenStates.of_lengths(
+            torch.randn(40, steps, 3, generator=generator), torch.full((40,), steps)
+        )
+        for name, steps in (("encoder", 6), ("decoder", 2), ("other", 3))
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"inputs_end: got 5, but the longest sequence has 2 steps in 'decoder.l0'; w",
+    ):
+        relay_report(states, labels, labels, inputs_end=5)
+    report = relay_report(states, labels, labels, inputs_end={"encoder": -2, "decoder": 0})
+    ended = {key: layer.inputs_ended.tolist() for key, layer in report.layers.items()}
+    assert ended == {
+        "encoder.l0": [False] * 4 + [True] * 2,
+        "decoder.l0": [True] * 2,
+        "other.l0": [True] * 3,
+    }
+    report.save(tmp_path / "report.npz")
+    assert RelayReport.load(tmp_path / "report.npz").inputs_end == {"encoder": -2, "decoder": 0}
+    with pytest.warns(UserWarning, match=r"no sequence of 'decoder.l0' has the steps \[4\]"):
+        report = relay_report(
+            {key: states[key] for key in ("encoder.l0", "decoder.l0")},
+            labels,
+            labels,
+            time_steps=[0, 4],
+        )
+    assert [layer.time_steps.tolist() for layer in report.layers.values()] == [[0, 4], [0]]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_relay.discretization import Method, discretize
+from lightning_relay.discretization import Method, Thresholds, discretize, fit_thresholds
 
 FEW_VALUES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
 METHODS: list[Method] = ["kmeans", "median", "quantile"]
@@ -123,6 +123,31 @@ def test_every_floating_dtype_is_taken(dtype: torch.dtype) -> None:
 def test_a_saturated_unit_in_half_precision_keeps_its_levels(dtype: torch.dtype) -> None:
     states = torch.tensor([[0.994], [1.0], [0.994], [1.0]]).to(dtype)
     assert discretize(states).flatten().tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_codes_are_those_of_a_comparison_in_float64(dtype: torch.dtype) -> None:
+    info = torch.finfo(dtype)
+    special = [0.0, -0.0, info.tiny, info.smallest_normal, info.max, -info.max, 1.0, 1 + info.eps]
+    states = torch.tensor([*special, 1 - info.eps / 2, 0.1, -0.1, 3.7], dtype=dtype)
+    exact = states.double()
+    between = (exact[:, None] + exact) / 2
+    nudged = torch.nextafter(exact, torch.tensor(torch.inf, dtype=torch.float64))
+    for cut in [*exact.tolist(), *between.flatten().tolist(), *nudged.tolist(), torch.inf]:
+        codes = Thresholds(torch.tensor([[cut]], dtype=torch.float64)).codes(states.unsqueeze(1))
+        assert torch.equal(codes[:, 0], (exact > cut).long()), cut
+
+
+def test_splits_that_are_as_good_up_to_rounding_go_to_the_lowest() -> None:
+    assert codes([1.0, 4, 1, -2, 2, 2, 2, 1, 0, 3]) == [1, 1, 1, 0, 1, 1, 1, 1, 0, 1]
+
+
+def test_thresholds_fitted_in_small_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, valid = random_states()
+    expected = fit_thresholds(states, valid=valid).cuts
+    for elements in (1, 60, 200):
+        monkeypatch.setattr("lightning_relay.discretization._ELEMENTS_AT_ONCE", elements)
+        assert torch.equal(fit_thresholds(states, valid=valid).cuts, expected)
 
 
 def test_states_that_are_not_finite_are_located() -> None:

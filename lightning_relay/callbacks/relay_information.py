@@ -38,9 +38,6 @@ from lightning_relay.reporting.tensorboard import write_relay_report
 
 Stage = Literal["validate", "test"]
 
-_LOW_AGREEMENT = 0.9
-"""Below this agreement of thresholds with a fair sample there is a warning."""
-
 
 class RelayInformationCallback(Callback):
     """Measures and logs, in every evaluation epoch, what each recurrent unit relays.
@@ -65,7 +62,8 @@ class RelayInformationCallback(Callback):
     - ``{concept}/mutual_information``: I(X_in; X_out), bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
     - ``{layer}/threshold_agreement``, where thresholds were fitted to the first sequences only:
-      fraction of the codes of a fair sample of all that thresholds fitted to it would give too.
+      fraction of the codes of a fair sample of all that thresholds fitted to it would give too,
+      at the step and of the unit where it is lowest.
 
     A TensorBoardLogger also gets, for each layer and concept, the image ``…/scores`` (step by unit)
     and the table ``…/order``.
@@ -95,16 +93,18 @@ class RelayInformationCallback(Callback):
             Default: all and, for sequences of different lengths, -1. A step that no analysed
             sequence has is left out with a warning.
         inputs_end: Step at which the last input was presented, a negative one counted from each
-            sequence's own end. Earlier steps are marked and left out of the means.
+            sequence's own end; for modules with steps of their own, such as a decoder, a mapping
+            from module names to steps. Earlier steps are marked and left out of the means.
         max_samples: Number of sequences analysed at most, a fair sample of those seen; at least 2.
         fit_samples: Of how many sequences at most the states themselves are held in memory. Where
             more are analysed, thresholds are fitted to the first so many, and of all only codes
             are held, one bit per state for two levels; the report says how well these thresholds
-            suit a fair sample of all sequences, and below .9 a warning does.
+            suit a fair sample of all sequences, and if they do not, a warning does.
         storage: ``"codes"`` as above; ``"states"`` or ``"half"`` hold the states of all analysed
             sequences, as they are or in half precision, so that thresholds are fitted to all.
-        max_bytes: Memory that all this may take in CPU memory, for each dataloader. It is
-            estimated from the first batch, before anything is kept.
+        max_bytes: CPU memory that all this may take, for each dataloader; what the analysis needs
+            beside is not counted. It is estimated from the first batch, before anything is kept,
+            and again when longer or more sequences come.
         seed: Seed of that sample.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
@@ -146,7 +146,7 @@ class RelayInformationCallback(Callback):
         direction: Direction = "shrink",
         estimator: Estimator = "plugin",
         time_steps: Sequence[int] | None = None,
-        inputs_end: int | None = None,
+        inputs_end: int | Mapping[str, int] | None = None,
         max_samples: int = 4096,
         fit_samples: int = 4096,
         storage: Storage = "codes",
@@ -163,10 +163,12 @@ class RelayInformationCallback(Callback):
         check_direction(direction)
         entropy_estimator(estimator)
         check_modules(modules)
-        if inputs_end is not None and (
-            isinstance(inputs_end, bool) or not isinstance(inputs_end, int)
-        ):
-            raise TypeError(f"inputs_end: got {inputs_end!r}; it takes a step index")
+        ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
+        if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
+            raise TypeError(
+                f"inputs_end: got {inputs_end!r}; it takes a step index, or one for each module "
+                "name"
+            )
         if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
         _check_stages(stages)
@@ -419,8 +421,16 @@ class RelayInformationCallback(Callback):
             states = buffer.states
             if trainer.sanity_checking and capture.steps.keys() != states.keys():
                 continue  # Of sequences of different lengths these may all be short.
-            report = self._analysed(capture, dataloader, states)
-            scalars = relay_scalars(report)
+            try:
+                report = self._analysed(capture, dataloader, states)
+                scalars = relay_scalars(report)
+            except ValueError as error:
+                if trainer.sanity_checking and str(error).startswith(("time_steps", "inputs_end")):
+                    raise ValueError(
+                        f"{error}. These are the sequences of the sanity check; if later ones are "
+                        "longer, check them all with the Trainer's num_sanity_val_steps=-1"
+                    ) from error
+                raise
             if trainer.sanity_checking:
                 continue
             report = dataclasses.replace(
@@ -449,22 +459,11 @@ class RelayInformationCallback(Callback):
             levels=self.levels,
             direction=self.direction,
             estimator=self.estimator,
-            time_steps=_present_steps(self.time_steps, states),
+            time_steps=self.time_steps,
             inputs_end=self.inputs_end,
             samples_seen=buffer.seen,
         )
-        report = dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
-        coded = {key: layer for key, layer in states.items() if layer.fitted is not None}
-        if not coded:
-            return report
-        report = dataclasses.replace(
-            report,
-            samples_fitted=self.fit_samples,
-            threshold_agreement={key: layer.agreement() for key, layer in coded.items()},
-            beyond_thresholds={key: layer.left_out() for key, layer in coded.items()},
-        )
-        self._say_what_thresholds_miss(report)
-        return report
+        return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
         """Say what was taken for X_in and X_out, and what is doubtful, once in a run."""
@@ -490,29 +489,6 @@ class RelayInformationCallback(Callback):
                     f"the batches given to {layer!r} have from {min(steps)} to {max(steps)} steps. "
                     "If shorter sequences in them are padded, name lengths=, or else the padding "
                     "is counted",
-                    rank_zero_warn,
-                )
-
-    def _say_what_thresholds_miss(self, report: RelayReport) -> None:
-        mend = (
-            "shuffle the dataloader once, with a fixed seed, raise fit_samples, or hold the "
-            "states of all (storage='states' or 'half')"
-        )
-        for layer, agreement in report.threshold_agreement.items():
-            if agreement < _LOW_AGREEMENT:
-                self._say(
-                    f"{layer!r}: thresholds were fitted to the first {report.samples_fitted} "
-                    f"sequences, and thresholds fitted to a fair sample of all give other codes in "
-                    f"{1 - agreement:.0%} of cases, as where the first sequences are not like the "
-                    f"others; {mend}",
-                    rank_zero_warn,
-                )
-        for layer, beyond in report.beyond_thresholds.items():
-            if beyond:
-                self._say(
-                    f"{layer!r}: {beyond} of {report.samples} sequences are longer than any of the "
-                    f"first {report.samples_fitted}, to which thresholds were fitted; their steps "
-                    f"beyond are left out; {mend}",
                     rank_zero_warn,
                 )
 
@@ -588,19 +564,6 @@ def _raise_empty(stage: str) -> NoReturn:
 def _numbers_of_batches(trainer: Trainer, stage: str) -> Sequence[int | float]:
     """Number of batches of each dataloader; in the sanity check, of the validation to come."""
     return trainer.num_val_batches if stage == "validate" else trainer.num_test_batches
-
-
-def _present_steps(
-    time_steps: Sequence[int] | None, states: Mapping[str, KeptStates]
-) -> Sequence[int] | None:
-    """Those of the steps that some sequence has; all of them if none is, which is an error."""
-    if time_steps is None:
-        return None
-    present = [step for step in time_steps if all(layer.has(step) for layer in states.values())]
-    if present and len(present) < len(time_steps):
-        absent = [step for step in time_steps if step not in present]
-        rank_zero_warn(f"time_steps: no analysed sequence has the steps {absent}; left out")
-    return present or time_steps
 
 
 def _unused_path(directory: Path, prefix: str, report: RelayReport, suffix: str) -> Path:

@@ -38,8 +38,9 @@ class SequenceBuffer:
 
     With ``storage="codes"``, the first ``fit_samples`` sequences are kept as they are. If more
     come, thresholds are fitted to these, once, and from then on only codes are kept: one bit per
-    state for two levels. A fair sample of 256 sequences of the whole stream stays as it is, to tell
-    at the end how many of their codes would be the same with thresholds fitted to them.
+    state for two levels. A step that fewer than 32 of the first sequences have gets no thresholds;
+    the sequences that have it are counted. A fair sample of 256 sequences of the whole stream stays
+    as it is, to tell at the end how well thresholds fitted to it would agree.
 
     Args:
         max_samples: Number of sequences kept at most.
@@ -51,7 +52,8 @@ class SequenceBuffer:
         levels: Number of codes.
         time_steps: Steps kept; a negative one counts back from each sequence's own end. Default:
             all, and -1.
-        max_bytes: Memory that what is kept may take; default: any.
+        max_bytes: Memory that what is kept may take; default: any. What is needed beside for the
+            moment, to fit thresholds and to analyse, is not counted.
         seed: Seed of the buffer's own generator.
 
     Raises:
@@ -79,10 +81,12 @@ class SequenceBuffer:
         check_time_steps(time_steps)
         fit_samples = max_samples if fit_samples is None else fit_samples
         for name, value in {"max_samples": max_samples, "fit_samples": fit_samples}.items():
-            if not isinstance(value, int) or value < 2:
-                raise ValueError(f"{name}: got {value}; it takes at least 2 sequences")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+                raise ValueError(f"{name}: got {value!r}; it takes an integer of at least 2")
         if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
-            raise ValueError(f"max_bytes: got {max_bytes}; it takes a number of bytes")
+            raise ValueError(f"max_bytes: got {max_bytes!r}; it takes an integer number of bytes")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed: got {seed!r}; it takes an integer")
         self._options = KeepOptions(
             max_samples,
             max_samples if storage != "codes" else fit_samples,
@@ -99,6 +103,7 @@ class SequenceBuffer:
         self._checked = Reservoir(CHECKED)
         self._layers: dict[str, KeptLayer] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
+        self._kinds: dict[str, tuple[int, torch.dtype]] = {}
         self._x_in = Numbers(torch.int64)
         self._x_out = Numbers(torch.int64)
 
@@ -146,12 +151,45 @@ class SequenceBuffer:
                 default: as many as may be kept.
 
         Raises:
-            ValueError: If what is to be kept would take more than ``max_bytes``; says how much.
+            TypeError: If labels are not integers.
+            ValueError: If numbers of sequences differ, the layers are others than before, a state
+                is NaN or infinite, or what is to be kept would take more than ``max_bytes``; says
+                how much.
         """
+        self._check_batch(states, x_in, x_out)
+        if len(x_in) == 0:
+            return
         self._check_memory(states, expected)
-        for first, last in self._spans(len(x_in), states.values()):
-            part = {key: _slice(layer, first, last) for key, layer in states.items()}
-            self._add(part, x_in[first:last], x_out[first:last])
+        with torch.inference_mode(False), torch.no_grad():
+            for first, last in self._spans(len(x_in), states.values()):
+                part = {key: _slice(layer, first, last) for key, layer in states.items()}
+                self._add(part, x_in[first:last], x_out[first:last])
+
+    def _check_batch(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
+        """Raise an error unless a batch is of one size and like those before."""
+        if not states:
+            raise ValueError("states: got no layer; it takes hidden states by layer key")
+        for name, labels in {"x_in": x_in, "x_out": x_out}.items():
+            if labels.is_floating_point() or labels.dim() != 1:
+                raise TypeError(
+                    f"{name}: got {labels.dtype} of shape {tuple(labels.shape)}; it takes integer "
+                    "class labels (batch,)"
+                )
+        kinds = {key: (layer.values.shape[2], layer.values.dtype) for key, layer in states.items()}
+        for key, layer in states.items():
+            if not len(layer) == len(x_in) == len(x_out):
+                raise ValueError(
+                    f"states, x_in, x_out: got {len(layer)} sequences of {key!r}, {len(x_in)} and "
+                    f"{len(x_out)} labels; they take as many of each. A recorder keeps all "
+                    "sequences until clear()"
+                )
+            layer.check_finite(key)
+        if self._kinds and kinds != self._kinds:
+            raise ValueError(
+                f"states: got units and dtypes {kinds} after {self._kinds}; they take the same "
+                "layers in every batch"
+            )
+        self._kinds = kinds
 
     def _spans(self, sequences: int, layers: Iterable[HiddenStates]) -> Iterator[tuple[int, int]]:
         """The batch in small parts, one of which ends where thresholds are to be fitted."""
@@ -167,17 +205,17 @@ class SequenceBuffer:
 
     def _add(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
         fitted = self._options.codes_follow and self.seen == self._options.fit_samples
-        held = torch.arange(len(self._kept))
+        held, checked = torch.arange(len(self._kept)), self._checked.slots()
         draws = torch.rand(len(x_in), dtype=torch.float64, generator=self._generator)
         rows, slots = self._kept.place(draws)
         checked_rows, checked_slots = self._checked.place(draws)
         for key, layer_states in states.items():
             layer = self._layers.setdefault(key, KeptLayer(key, self._options))
             if fitted:
-                layer.fit(held)
-            layer.write(layer_states, rows, slots)
+                layer.fit(held, checked, self.expected)
+            layer.write(layer_states, rows, slots, self.expected)
             if self._options.codes_follow:
-                layer.write_checked(layer_states, checked_rows, checked_slots)
+                layer.write_checked(layer_states, checked_rows, checked_slots, self.expected)
         self._x_in.write(slots, x_in.cpu()[rows])
         self._x_out.write(slots, x_out.cpu()[rows])
 
@@ -188,7 +226,10 @@ class SequenceBuffer:
         sequences = max(self.expected, sequences, self.seen + batch)
         sequences = min(self._options.max_samples, sequences)
         shapes = {
-            key: (max(layer.values.shape[1], self._shapes.get(key, (0,))[0]), layer.values.shape[2])
+            key: (
+                max(self._steps(key, layer), self._shapes.get(key, (0,))[0]),
+                layer.values.shape[2],
+            )
             for key, layer in states.items()
         }
         if sequences == self.expected and shapes == self._shapes:
@@ -207,6 +248,12 @@ class SequenceBuffer:
                 "(time_steps) or modules (modules), or raise max_bytes"
             )
         self.expected, self.bytes_needed, self._shapes = sequences, needed, shapes
+
+    def _steps(self, key: str, states: HiddenStates) -> int:
+        """Number of steps of a batch that will be kept, if its sequences are."""
+        kept = self._layers.get(key)
+        steps = states.values.shape[1]
+        return min(steps, max(kept.thresholds, default=0)) if kept and kept.coded else steps
 
 
 def megabytes(count: int) -> str:

@@ -30,6 +30,9 @@ Storage = Literal["codes", "states", "half"]
 CHECKED = 256
 """Sequences whose states are kept to the end to compare the thresholds with."""
 
+_FEWEST = 32
+"""A step that fewer of the first sequences have gets no thresholds, if there are that many."""
+
 
 @dataclass(frozen=True)
 class KeepOptions:
@@ -57,19 +60,22 @@ class KeepOptions:
         size = 2 if self.storage == "half" else size
         row = columns * units * size
         shape = f"{columns} steps × {units} units × {size} B"
-        if not self.codes_follow or sequences <= self.fit_samples:
+        if not self.codes_follow:
             return sequences * row, f"{sequences} sequences × {shape}"
+        checked = f"{min(CHECKED, sequences)} to check thresholds × {shape}"
+        needed = min(CHECKED, sequences) * row
+        if sequences <= self.fit_samples:
+            return sequences * row + needed, f"{sequences} sequences × {shape}, {checked}"
         width = packed_width(units, self.levels) * code_dtype(self.levels).itemsize
-        checked = min(CHECKED, sequences) * row
         fitting = self.fit_samples * (row + columns * width)
         coding = sequences * columns * width
         if fitting > coding:
             how = (
-                f"{self.fit_samples} sequences × {shape} and as codes, while thresholds are fitted"
+                f"{self.fit_samples} to fit thresholds × ({shape} + {columns} × {width} B of codes)"
             )
         else:
             how = f"{sequences} sequences × {columns} steps × {width} B of codes"
-        return max(fitting, coding) + checked, f"{how}, and {min(CHECKED, sequences)} × {shape}"
+        return max(fitting, coding) + needed, f"{how}, {checked}"
 
 
 class KeptLayer:
@@ -83,28 +89,33 @@ class KeptLayer:
         self.checked_lengths = Numbers(torch.int64)
         self.thresholds: dict[int, Thresholds] = {}
         self.coded = False
+        self.expected_agreement = 1.0
         self.values: Blocks | None = None
         self.checked: Blocks | None = None
 
-    def write(self, states: HiddenStates, rows: Tensor, slots: Tensor) -> None:
-        """Keep some rows of a batch in their slots."""
+    def write(self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int) -> None:
+        """Keep some rows of a batch in their slots, of so many expected."""
         self.units = states.values.shape[2]
         if self.values is None:
-            self.values = self._blocks_of_states(states, self.options.storage == "half")
+            half = self.options.storage == "half"
+            expected = min(expected, self.options.fit_samples)
+            self.values = self._blocks_of_states(states, expected, half)
         if len(rows) == 0:
             return
         states = states.select(rows.to(states.values.device))
+        self._check_half(states)
         self.lengths.write(slots, states.lengths)
         for column, step_states in self._columns(states):
             if self.coded:
                 step_states = self._packed(step_states, column)
             self.values.write(slots, step_states, column)
-        self._check_half(states)
 
-    def write_checked(self, states: HiddenStates, rows: Tensor, slots: Tensor) -> None:
+    def write_checked(
+        self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int
+    ) -> None:
         """Keep some rows of a batch as they are, to compare thresholds with."""
         if self.checked is None:
-            self.checked = self._blocks_of_states(states, half=False)
+            self.checked = self._blocks_of_states(states, min(expected, CHECKED), half=False)
         if len(rows) == 0:
             return
         states = states.select(rows.to(states.values.device))
@@ -112,13 +123,14 @@ class KeptLayer:
         for column, step_states in self._columns(states):
             self.checked.write(slots, step_states, column)
 
-    def fit(self, slots: Tensor) -> None:
+    def fit(self, slots: Tensor, checked: Tensor, expected: int) -> None:
         """Fit thresholds to all that is kept, and keep only codes from now on."""
         states = self.values
         if states is None:
             raise RuntimeError("buffer: there are no states to fit thresholds to")
         lengths = self.lengths.read(slots)
         codes = Blocks(
+            expected,
             self.options.columns(int(lengths.max())),
             packed_width(self.units, self.options.levels),
             code_dtype(self.options.levels),
@@ -129,19 +141,22 @@ class KeptLayer:
             codes.write(slots, self._packed(values.unsqueeze(1), column), column)
         self.values = codes
         self.coded = True
+        # Checked against most of themselves the first sequences would agree too well.
+        reference = checked[::2] if 2 * len(checked) > len(slots) else checked
+        self.expected_agreement = self.agreement(reference)
 
     def agreement(self, slots: Tensor) -> float:
-        """Fraction of the codes of the checked sequences that their own thresholds would give."""
-        if self.checked is None or not self.coded:
+        """Lowest fraction, of all steps and units, of codes that own thresholds would give too."""
+        if self.checked is None or not self.thresholds:
             return 1.0
-        same = total = 0
+        lowest = 1.0
         lengths = self.checked_lengths.read(slots)
         for step, column in self._steps(lengths):
             values = self.checked.column(column, slots)[has_step(lengths, step)]
             own = self._fitted(values, torch.ones(len(values), dtype=torch.bool)).codes(values)
-            same += int((own == self.thresholds[column].codes(values)).sum())
-            total += own.numel()
-        return same / total
+            same = own == self.thresholds[column].codes(values)
+            lowest = min(lowest, float(same.double().mean(0).min()))
+        return lowest
 
     def column_of(self, step: int) -> int | None:
         """The column in which a step is kept; None if it is not."""
@@ -166,11 +181,12 @@ class KeptLayer:
                 yield column, states.at(step).values
 
     def _steps(self, lengths: Tensor) -> Iterator[tuple[int, int]]:
-        """Kept steps that sequences of such lengths have, each with its column."""
+        """Kept steps that enough sequences of such lengths have, each with its column."""
         steps = self.options.time_steps
         for step in (-1, *range(int(lengths.max()))) if steps is None else steps:
             column = self.column_of(step)
-            if column is not None and bool(has_step(lengths, step).any()):
+            count = int(has_step(lengths, step).sum())
+            if column is not None and count >= min(_FEWEST, len(lengths)):
                 yield step, column
 
     def _fitted(self, values: Tensor, valid: Tensor) -> Thresholds:
@@ -190,9 +206,10 @@ class KeptLayer:
         )
         return pack_codes(codes.transpose(0, 1).cpu(), self.options.levels)
 
-    def _blocks_of_states(self, states: HiddenStates, half: bool) -> Blocks:
+    def _blocks_of_states(self, states: HiddenStates, expected: int, half: bool) -> Blocks:
         columns = self.options.columns(states.values.shape[1])
-        return Blocks(columns, self.units, torch.float16 if half else states.values.dtype)
+        dtype = torch.float16 if half else states.values.dtype
+        return Blocks(expected, columns, states.values.shape[2], dtype)
 
     def _check_half(self, states: HiddenStates) -> None:
         if self.options.storage != "half":
@@ -210,16 +227,25 @@ class KeptStates:
 
     Attributes:
         lengths: Number of valid steps of each sequence, int64 ``(batch,)``.
+        time_steps: Steps that were to be kept; None for all, and -1.
+        discretization: Method of the codes, if codes were kept.
+        levels: Number of codes.
         fitted: Number of sequences to which thresholds were fitted; None where states were kept,
             and none fitted yet.
+        expected_agreement: What ``agreement`` would be if all sequences were like the first: that
+            of these and a random part of themselves.
     """
 
     def __init__(self, layer: KeptLayer, slots: Tensor, checked: Tensor) -> None:
         self._layer = layer
         self._slots = slots
-        self.lengths = layer.lengths.read(slots)
-        self.fitted = layer.options.fit_samples if layer.coded else None
         self._checked = checked
+        self.lengths = layer.lengths.read(slots)
+        self.time_steps = layer.options.time_steps
+        self.discretization = layer.options.discretization
+        self.levels = layer.options.levels
+        self.fitted = layer.options.fit_samples if layer.coded else None
+        self.expected_agreement = layer.expected_agreement
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -239,6 +265,12 @@ class KeptStates:
         if not bool(valid.any()):
             raise_no_step(step, self.lengths)
         if column is None or layer.values is None:
+            if layer.coded and (self.time_steps is None or step in self.time_steps):
+                raise ValueError(
+                    f"time_steps: got {step}, which fewer than {_FEWEST} of the first "
+                    f"{self.fitted} sequences of {layer.key!r} have, so that there are no "
+                    "thresholds for it; raise fit_samples, or shuffle the sequences once"
+                )
             raise ValueError(f"time_steps: got {step}, which was not kept of {layer.key!r}")
         values = layer.values.column(column, self._slots)
         if layer.coded:
@@ -246,20 +278,28 @@ class KeptStates:
         return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
 
     def agreement(self) -> float:
-        """How far the thresholds fit the whole stream.
+        """How well the thresholds suit a fair sample of the whole stream.
 
         Returns:
-            Fraction of the codes of a fair sample of the sequences that thresholds fitted to that
-            sample would give too; 1 where states were kept.
+            Fraction of the codes of that sample that thresholds fitted to it would give too, at
+            the step and of the unit where it is lowest; 1 where states were kept. Samples differ:
+            compare it with ``expected_agreement``.
         """
-        return self._layer.agreement(self._checked)
+        return self._layer.agreement(self._checked) if self._layer.coded else 1.0
 
     def left_out(self) -> int:
-        """Number of sequences that go on beyond the longest to which thresholds were fitted."""
-        if self.fitted is None or self._layer.options.time_steps is not None:
+        """Number of sequences with a step for which there are no thresholds."""
+        if self.fitted is None:
             return 0
-        longest = next(step for step in count() if self._layer.column_of(step) is None)
-        return int((self.lengths > longest).sum())
+        steps = self.time_steps
+        if steps is None:
+            first = next(step for step in count() if self._layer.column_of(step) is None)
+            steps = (first,)
+        without = [step for step in steps if self._layer.column_of(step) is None]
+        beyond = torch.zeros(len(self.lengths), dtype=torch.bool)
+        for step in without:
+            beyond |= has_step(self.lengths, step)
+        return int(beyond.sum())
 
 
 def check_storage(storage: Storage) -> None:

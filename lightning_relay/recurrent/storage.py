@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,6 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_BLOCK_BYTES = 2**26
-"""Size of a block: large enough to be mapped by the operating system for itself.
-
-Smaller ones would lie among short-lived tensors, and the gaps between them could not be given back.
-"""
 
 
 class Numbers:
@@ -26,7 +21,8 @@ class Numbers:
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self._room = torch.zeros(256, dtype=dtype)
+        with torch.inference_mode(False):  # or else it could only be written to in inference mode
+            self._room = torch.zeros(256, dtype=dtype)
 
     def write(self, slots: Tensor, values: Tensor) -> None:
         """Write values ``(slot,)`` to slots."""
@@ -40,62 +36,88 @@ class Numbers:
 
 
 class Blocks:
-    """Rows of numbers ``(column, width)`` by slot.
+    """Rows of numbers ``(column, width)`` by slot, in blocks that never move.
+
+    Columns and slots beyond those there are get blocks of their own. A block is as large as what is
+    expected, and takes memory only where it is written to: small ones would lie among short-lived
+    tensors, and the gaps between them could not be given back to the operating system.
 
     Args:
-        columns: Number of columns to begin with; more are added as they are written.
+        slots: Number of slots expected.
+        columns: Number of columns expected.
         width: Numbers in a column.
         dtype: What the numbers are kept as.
     """
 
-    def __init__(self, columns: int, width: int, dtype: torch.dtype) -> None:
+    def __init__(self, slots: int, columns: int, width: int, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.width = width
+        self._slots = slots
         self._columns = columns
-        self._slots = max(1, _BLOCK_BYTES // (columns * width * dtype.itemsize))
-        self._blocks: list[Tensor] = []
-        self._written = 0
+        self._groups: list[_ColumnGroup] = []
 
     def write(self, slots: Tensor, rows: Tensor, first_column: int = 0) -> None:
         """Write rows ``(row, column, width)`` to slots, from a column on."""
-        columns = first_column + rows.shape[1]
         rows = rows.to("cpu", self.dtype)
+        last_column = first_column + rows.shape[1]
+        end = self._groups[-1].columns.stop if self._groups else 0
+        if end < last_column:
+            self._groups.append(_ColumnGroup(range(end, max(last_column, self._columns)), []))
+        for group in self._groups:
+            start = max(first_column, group.columns.start)
+            stop = min(last_column, group.columns.stop)
+            if start < stop:
+                self._write(
+                    group, slots, rows[:, start - first_column : stop - first_column], start
+                )
+
+    def _write(self, group: _ColumnGroup, slots: Tensor, rows: Tensor, start: int) -> None:
+        inside = slice(start - group.columns.start, start - group.columns.start + rows.shape[1])
         numbers = slots // self._slots
         for number in numbers.unique().tolist():
-            self._make_room(number, columns)
+            while len(group.blocks) <= number:
+                shape = (self._slots, len(group.columns), self.width)
+                group.blocks.append(_zeros(shape, self.dtype))
             here = numbers == number
-            at = slots[here] % self._slots
-            self._blocks[number][at, first_column:columns] = rows[here]
-        self._written = max(self._written, int(slots.max()) + 1)
-
-    def _make_room(self, number: int, columns: int) -> None:
-        columns = self._columns = max(columns, self._columns)
-        while len(self._blocks) <= number:
-            self._blocks.append(_zeros((self._slots, columns, self.width), self.dtype))
-        block = self._blocks[number]
-        if block.shape[1] < columns:
-            used = min(self._slots, self._written - number * self._slots)
-            self._blocks[number] = _zeros((self._slots, columns, self.width), self.dtype)
-            self._blocks[number][:used, : block.shape[1]] = block[:used]
+            group.blocks[number][slots[here] % self._slots, inside] = rows[here]
 
     def column(self, column: int, slots: Tensor) -> Tensor:
         """One column of some slots, ``(row, width)``; zeros where nothing was written."""
         found = torch.zeros(len(slots), self.width, dtype=self.dtype)
-        for number, block in enumerate(self._blocks):
-            here = (slots // self._slots == number).nonzero().squeeze(1)
-            if column < block.shape[1]:
-                found[here] = block[slots[here] % self._slots, column]
+        for group in self._groups:
+            if column in group.columns:
+                for number, block in enumerate(group.blocks):
+                    here = slots // self._slots == number
+                    found[here] = block[slots[here] % self._slots, column - group.columns.start]
         return found
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the blocks take when all their slots are written to."""
+        return sum(block.nbytes for group in self._groups for block in group.blocks)
+
+
+@dataclass(frozen=True)
+class _ColumnGroup:
+    """Some columns of all slots.
+
+    Attributes:
+        columns: Which.
+        blocks: Blocks ``(slot, column, width)``, one for every so many slots.
+    """
+
+    columns: range
+    blocks: list[Tensor]
 
 
 def _zeros(shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Zeros that take memory only where they are written to."""
+    """Zeros; large ones take memory only where they are written to."""
     count = math.prod(shape) * dtype.itemsize
     return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).reshape(shape)
 
 
 def code_dtype(levels: int) -> torch.dtype:
-    """Smallest dtype for codes below ``levels``."""
+    """Dtype that holds codes below ``levels``."""
     return torch.uint8 if levels <= 2**8 else torch.int32
 
 

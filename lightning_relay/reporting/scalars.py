@@ -29,7 +29,8 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
     - ``{layer}/threshold_agreement``: where thresholds were fitted to the first sequences only,
-      the fraction of the codes of a fair sample that thresholds fitted to it would give too.
+      the fraction of the codes of a fair sample that thresholds fitted to it would give too, at
+      the step and of the unit where it is lowest.
 
     Raises:
         ValueError: If at every analysed step the states of some sequence had not seen all input.
@@ -64,7 +65,7 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
 def _last_step(time_steps: NDArray[np.int64], reverse: bool) -> int:
     """Place, among the analysed steps, of the one that a layer computes last."""
     if reverse:
-        return int(np.argmin(np.where(time_steps < 0, np.inf, time_steps)))
+        return int(np.lexsort((time_steps, time_steps < 0))[0])
     return int(np.argmax(np.where(time_steps == -1, np.inf, time_steps)))
 
 

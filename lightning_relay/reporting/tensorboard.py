@@ -80,7 +80,9 @@ def _thresholds(report: RelayReport, layer: str) -> str:
         return ""
     return (
         f"Thresholds were fitted to the first {report.samples_fitted} sequences; of a fair sample "
-        f"of all, {report.threshold_agreement[layer]:.1%} of the codes are those that thresholds "
-        f"fitted to it would give; {report.beyond_thresholds[layer]} sequences have later steps "
-        "without codes. "
+        "of all, thresholds fitted to it would give "
+        f"{report.threshold_agreement[layer]:.1%} of the codes, at the step and of the unit where "
+        "they agree least; expected were "
+        f"{report.expected_agreement[layer]:.1%}. {report.beyond_thresholds[layer]} sequences have "
+        "steps without thresholds, which are left out. "
     )

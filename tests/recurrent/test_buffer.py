@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lightning_relay.discretization import discretize
 from lightning_relay.recurrent import HiddenStates, SequenceBuffer
-from lightning_relay.recurrent.buffer import CHECKED
 
 LAYER = "rnn.l0"
 
@@ -121,7 +120,7 @@ def test_states_are_kept_as_they_are_where_all_fit(
         layer.at(-3)
 
 
-METHODS = [("kmeans", 2), ("median", 2), ("sign", 2), ("quantile", 5)]
+METHODS = [("kmeans", 2), ("median", 2), ("sign", 2), ("quantile", 5), ("quantile", 300)]
 
 
 @pytest.mark.parametrize(("method", "levels"), METHODS)
@@ -132,16 +131,16 @@ def test_codes_are_those_of_thresholds_fitted_to_the_first_sequences(
 ) -> None:
     states = stream(ragged=True)
     options: dict[str, Any] = {"discretization": method, "levels": levels}
-    buffer = given(states, 64, max_samples, fit_samples=100, time_steps=time_steps, **options)
+    buffer = given(states, 64, max_samples, fit_samples=250, time_steps=time_steps, **options)
     layer = buffer.states[LAYER]
-    assert layer.fitted == 100
+    assert layer.fitted == 250
     chosen = states.select(buffer.x_in)
-    first = states.select(torch.arange(100))
+    first = states.select(torch.arange(250))
     for step in time_steps or [*range(5), -1]:
         found, later = layer.at(step), chosen.at(step)
         together = torch.cat([first.at(step).values, later.values])[:, 0]
         valid = torch.cat([first.at(step).valid[:, 0], torch.zeros(len(chosen)).bool()])
-        expected = discretize(together, method, levels=levels, valid=valid)[100:]
+        expected = discretize(together, method, levels=levels, valid=valid)[250:]
         mask = later.valid[:, 0]
         assert not found.values.is_floating_point()
         assert torch.equal(found.values[mask, 0].long(), expected[mask])
@@ -163,8 +162,8 @@ def test_streamed_codes_are_those_of_two_passes_where_the_first_sequences_tell_a
 @pytest.mark.parametrize("batch", [1, 7, 64, 600])
 def test_codes_do_not_depend_on_the_division_into_batches(batch: int) -> None:
     states = stream(ragged=True)
-    one = given(states, batch, 300, fit_samples=100)
-    other = given(states, 50, 300, fit_samples=100)
+    one = given(states, batch, 300, fit_samples=250)
+    other = given(states, 50, 300, fit_samples=250)
     assert kept(one) == kept(other)
     for step in (*range(5), -1):
         valid = one.states[LAYER].at(step).valid
@@ -185,25 +184,66 @@ def test_half_precision_is_rounding_and_nothing_else() -> None:
         add(SequenceBuffer(10, storage="half"), torch.arange(2), large)
 
 
-def test_thresholds_that_do_not_suit_the_rest_of_the_stream_are_told() -> None:
-    states = stream(2000)
-    shifted = HiddenStates(states.values.clone(), states.valid)
-    shifted.values[200:] += 1.0
-    alike = given(states, 64, 2000, fit_samples=500).states[LAYER].agreement()
-    other = given(shifted, 64, 2000, fit_samples=200).states[LAYER].agreement()
-    assert alike > 0.93
-    assert other < 0.75
+@pytest.mark.parametrize(("method", "levels"), [("kmeans", 2), ("median", 2), ("quantile", 8)])
+@pytest.mark.parametrize("fit_samples", [100, 500])
+def test_thresholds_agree_as_expected_where_all_sequences_are_alike(
+    method: str, levels: int, fit_samples: int
+) -> None:
+    options: dict[str, Any] = {"discretization": method, "levels": levels}
+    layer = given(stream(3000), 64, 3000, fit_samples=fit_samples, **options).states[LAYER]
+    assert layer.agreement() < 1
+    assert layer.agreement() > layer.expected_agreement - 0.1
 
 
-def test_steps_beyond_the_first_sequences_are_left_out_and_counted() -> None:
-    short, long = stream(50, steps=3), stream(30, steps=6)
-    buffer = SequenceBuffer(100, fit_samples=40)
-    add(buffer, torch.arange(50), short)
-    add(buffer, torch.arange(30), long)
-    layer = buffer.states[LAYER]
-    assert layer.left_out() == 30
+def test_one_unit_whose_thresholds_do_not_suit_the_rest_of_the_stream_is_told() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = 0.1 * torch.randn(2000, 5, 100, generator=generator)
+    values += torch.randn(2000, 5, 100, generator=generator).sign()
+    values[:, :, 7] = 0.1 * torch.randn(2000, 5, generator=generator)
+    values[1000:, :, 7] += 2.0  # ordered by class, and one unit tells the class
+    states = HiddenStates.of_lengths(values, torch.full((2000,), 5))
+    layer = given(states, 64, 2000, fit_samples=500).states[LAYER]
+    assert layer.agreement() < layer.expected_agreement - 0.1
+    shuffled = states.select(torch.randperm(2000, generator=generator))
+    layer = given(shuffled, 64, 2000, fit_samples=500).states[LAYER]
+    assert layer.agreement() > layer.expected_agreement - 0.1
+
+
+def test_steps_that_few_of_the_first_sequences_have_are_left_out_and_counted() -> None:
+    lengths = torch.full((200,), 3)
+    lengths[:31] = 5  # fewer than 32 of the first 100
+    lengths[120:150] = 6
+    states = HiddenStates.of_lengths(stream(200, steps=6).values, lengths)
+    layer = given(states, 50, 200, fit_samples=100).states[LAYER]
+    assert layer.left_out() == 61
     assert [layer.has(step) for step in (-1, 2, 3, 5)] == [True, True, False, False]
-    assert layer.agreement() > 0.5
+    with pytest.raises(
+        ValueError, match=r"got 3, which fewer than 32 of the first 100 sequences of"
+    ):
+        layer.at(3)
+    layer = given(states, 50, 200, fit_samples=100, time_steps=[5, 0]).states[LAYER]
+    assert layer.left_out() == 30
+    assert [layer.has(step) for step in (0, 5)] == [True, False]
+    layer = given(states, 50, 200, fit_samples=100, time_steps=[5]).states[LAYER]
+    assert (layer.agreement(), layer.left_out()) == (1.0, 30)
+
+
+@pytest.mark.parametrize("options", [{}, {"fit_samples": 60}, {"fit_samples": 60, "levels": 2}])
+def test_longer_sequences_may_come_later(options: dict[str, Any]) -> None:
+    values = stream(200, steps=40).values
+    lengths = torch.tensor([2] * 20 + [5] * 20 + [40] * 160)
+    states = HiddenStates.of_lengths(values, lengths)
+    buffer = given(states, 20, 200, **options)
+    layer = buffer.states[LAYER]
+    for step in (0, 1, 4, -1):
+        found, expected = layer.at(step), states.at(step)
+        valid = expected.valid[:, 0]
+        if layer.fitted is None:
+            assert torch.equal(found.values[valid], expected.values[valid])
+        else:
+            first = expected.valid[:, 0] & (torch.arange(200) < 60)
+            codes = discretize(expected.values[:, 0], valid=first)
+            assert torch.equal(found.values[valid, 0].long(), codes[valid])
 
 
 # Memory
@@ -220,12 +260,14 @@ def test_what_would_take_too_much_memory_is_refused_with_the_arithmetic() -> Non
     coded = SequenceBuffer(50_000, fit_samples=100, max_bytes=1000)
     with pytest.raises(
         ValueError,
-        match=r"50000 sequences × 10 steps × 2 B of codes, and 256 × 10 steps × 16 units × 4 B = 1",
+        match=r"50000 sequences × 10 steps × 2 B of codes, 256 to check thresholds × 10 steps ×",
     ):
         add(coded, torch.arange(8), states)
     assert len(coded) == 0
     fitting = SequenceBuffer(5000, fit_samples=4000, max_bytes=1000)
-    with pytest.raises(ValueError, match="4000 sequences × 10 steps × 16 units × 4 B and as codes"):
+    with pytest.raises(
+        ValueError, match=r"4000 to fit thresholds × \(10 steps × 16 units × 4 B \+ 10"
+    ):
         add(fitting, torch.arange(8), states)
     with pytest.raises(ValueError, match=r"5000 sequences × 2 steps × 16 units × 2 B = 0\.3 MB"):
         add(
@@ -255,12 +297,65 @@ def test_codes_take_as_many_bytes_as_estimated(levels: int, width: int) -> None:
     layer = buffer._layers[LAYER]
     assert layer.values is not None
     assert layer.checked is not None
-    row, checked = layer.values._blocks[0][0], layer.checked._blocks[0][0]
-    assert row.nbytes == 6 * width
-    assert buffer.bytes_needed in (
-        512 * row.nbytes + CHECKED * checked.nbytes,
-        256 * (row.nbytes + 6 * 11 * 4) + CHECKED * checked.nbytes,
-    )
+    codes, checked = 512 * 6 * width, 256 * 6 * 11 * 4
+    assert (layer.values.nbytes, layer.checked.nbytes) == (codes, checked)
+    fitting = 256 * (6 * 11 * 4 + 6 * width)
+    assert buffer.bytes_needed == max(codes, fitting) + checked
+
+
+def test_states_kept_before_thresholds_are_fitted_take_as_many_bytes_as_estimated() -> None:
+    buffer = SequenceBuffer(1000, fit_samples=600)
+    add(buffer, torch.arange(500), stream(500), expected=500)
+    layer = buffer._layers[LAYER]
+    assert layer.values is not None
+    assert layer.checked is not None
+    assert buffer.bytes_needed == layer.values.nbytes + layer.checked.nbytes
+
+
+def test_a_short_batch_before_long_ones_takes_no_more_room() -> None:
+    buffer = SequenceBuffer(100, max_bytes=40_000_000)
+    add(buffer, torch.arange(10), stream(10, steps=2, units=64))
+    add(buffer, torch.arange(10), stream(10, steps=1400, units=64))
+    values = buffer._layers[LAYER].values
+    assert values is not None
+    assert values.nbytes <= buffer.bytes_needed
+
+
+def test_long_sequences_after_fitting_take_no_room_for_their_last_steps() -> None:
+    buffer = SequenceBuffer(5000, fit_samples=64, max_bytes=1_000_000)
+    for _ in range(3):
+        add(buffer, torch.arange(64), stream(64, steps=5, units=64))
+    add(buffer, torch.arange(1), stream(1, steps=400, units=64))
+    assert buffer.states[LAYER].left_out() == 1
+
+
+def test_batches_that_do_not_fit_are_refused_before_anything_is_kept() -> None:
+    buffer = SequenceBuffer(100)
+    states = stream(6)
+    add(buffer, torch.arange(6), states)
+    with pytest.raises(
+        ValueError, match=r"got 6 sequences of 'rnn.l0', 3 and 3 labels; .*clear\(\)"
+    ):
+        add(buffer, torch.arange(3), states)
+    with pytest.raises(
+        TypeError, match=r"x_in: got torch.float32 of shape \(6,\); it takes integer"
+    ):
+        add(buffer, torch.rand(6), states)
+    with pytest.raises(
+        ValueError, match=r"states: got units and dtypes .* after .*the same layers"
+    ):
+        add(buffer, torch.arange(6), stream(6, units=1))
+    with pytest.raises(ValueError, match=r"states: got no layer"):
+        buffer.add({}, torch.arange(1), torch.arange(1))
+    states.values[2, 3, 4] = torch.nan
+    with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 3, unit 4"):
+        add(buffer, torch.arange(6), states)
+    add(buffer, torch.arange(0), stream(6).select(torch.arange(0)))
+    assert (buffer.seen, len(buffer)) == (6, 6)
+    with torch.inference_mode():
+        add(buffer, torch.arange(6), stream(6))
+    add(buffer, torch.arange(6), stream(6))
+    assert len(buffer) == 18
 
 
 def test_bad_options_are_refused() -> None:
@@ -270,3 +365,7 @@ def test_bad_options_are_refused() -> None:
         SequenceBuffer(10, storage="disk")
     with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
         SequenceBuffer(10, levels=3)
+    with pytest.raises(ValueError, match=r"max_samples: got 100.0; it takes an integer of at leas"):
+        SequenceBuffer(1e2)
+    with pytest.raises(TypeError, match=r"seed: got 'a'; it takes an integer"):
+        SequenceBuffer(10, seed="a")

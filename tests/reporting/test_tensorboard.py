@@ -51,9 +51,13 @@ def test_the_table_says_what_thresholds_were_fitted_to() -> None:
     report = dataclasses.replace(
         small_report(),
         samples_fitted=30,
-        threshold_agreement={"rnn.l0": 0.987},
+        threshold_agreement={"rnn.l0": 0.887},
+        expected_agreement={"rnn.l0": 0.912},
         beyond_thresholds={"rnn.l0": 4},
     )
     note = relay_table(report, "rnn.l0", "joint").splitlines()[0]
-    assert "fitted to the first 30 sequences; of a fair sample of all, 98.7% of the codes" in note
-    assert "; 4 sequences have later steps without codes." in note
+    assert "fitted to the first 30 sequences; of a fair sample of all, thresholds fitted to" in note
+    assert (
+        "give 88.7% of the codes, at the step and of the unit where they agree least; exp" in note
+    )
+    assert "expected were 91.2%. 4 sequences have steps without thresholds, which are left" in note
