@@ -39,7 +39,8 @@ def stream_memory(sequences: int) -> None:
         f"{len(kept):,} sequences × {STEPS} steps × {UNITS} units: estimated "
         f"{buffer.bytes_needed / 1e6:.0f} MB, process grew by {grown / 1e6:.0f} MB; as float32 it "
         f"would be {sequences * STEPS * UNITS * 4 / 1e6:,.0f} MB; agreement of thresholds "
-        f"{kept.agreement():.3f}; {share:.0%} of the time in the buffer, the rest in making noise"
+        f"{kept.agreement():.2f}, expected {kept.expected_agreement:.2f}; {share:.0%} of the time "
+        "in the buffer, the rest in making noise"
     )
 
 

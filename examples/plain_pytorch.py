@@ -88,8 +88,9 @@ def main() -> None:
 
     steps = next(iter(report.layers.values())).time_steps
     print("\nRelay information of all units, bits, at every step (* input still to come)")
+    print("The upper layer is read out; the lower need not hold everything to the end.")
     marked = "".join(f"{step}{'*' if step < BITS - 1 else ''}".rjust(6) for step in steps)
-    print(f"layer         units{marked}  top units at the last step")
+    print(f"layer         units{marked}  top units at the last step (≈ another was as good)")
     for key, layer in report.layers.items():
         relay = layer.concepts["joint"]
         values = "".join(f"{bits:6.2f}" for bits in relay.information[:, 0])

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ELEMENTS_AT_ONCE = 2**19
+"""States are looked through in blocks of sequences of about this many values."""
+
+
 class LayerStates(Protocol):
     """States of one recurrent layer that can be read step by step, wherever they are kept."""
 
@@ -131,13 +135,25 @@ class HiddenStates:
 
     def check_finite(self, layer: str) -> None:
         """Raise a ValueError that says where, if a valid state is NaN or infinite."""
-        wrong = ~torch.isfinite(self.values) & self.valid.unsqueeze(-1)
+        at_once = max(1, _ELEMENTS_AT_ONCE // max(1, self.values[:1].numel()))
+        wrong = torch.cat(
+            [
+                (~torch.isfinite(values) & valid.unsqueeze(-1)).any(2).any(1)
+                for values, valid in zip(
+                    self.values.split(at_once), self.valid.split(at_once), strict=True
+                )
+            ]
+        )
         if bool(wrong.any()):
-            sequence, step, unit = wrong.nonzero()[0].tolist()
+            sequence = int(wrong.nonzero()[0])
+            states = self.values[sequence]
+            step, unit = (
+                (~torch.isfinite(states) & self.valid[sequence].unsqueeze(-1)).nonzero()[0].tolist()
+            )
             raise ValueError(
-                f"states of {layer!r}: {float(self.values[sequence, step, unit])} at step {step}, "
-                f"unit {unit} (in {int(wrong.any(2).any(1).sum())} of {len(self.values)} "
-                "sequences states are not finite); look for diverging weights or non-finite inputs"
+                f"states of {layer!r}: {float(states[step, unit])} at step {step}, unit {unit} (in "
+                f"{int(wrong.sum())} of {len(wrong)} sequences states are not finite); look for "
+                "diverging weights or non-finite inputs"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,8 +40,8 @@ class Blocks:
     """Rows of numbers ``(column, width)`` by slot, in blocks that never move.
 
     Columns and slots beyond those there are get blocks of their own. A block is as large as what is
-    expected, and takes memory only where it is written to: small ones would lie among short-lived
-    tensors, and the gaps between them could not be given back to the operating system.
+    expected, and takes memory only where it is written to, which goes back to the operating system
+    with the block.
 
     Args:
         slots: Number of slots expected.
@@ -111,9 +112,9 @@ class _ColumnGroup:
 
 
 def _zeros(shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Zeros; large ones take memory only where they are written to."""
-    count = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).reshape(shape)
+    """Zeros in memory mapped for them alone, which is taken where and when they are written to."""
+    memory = mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
+    return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape)).reshape(shape)
 
 
 def code_dtype(levels: int) -> torch.dtype:

@@ -299,6 +299,27 @@ def test_steps_that_no_analysed_sequence_has_are_left_out_with_a_warning() -> No
     assert callback.reports[0].layers["rnn.l0"].time_steps.tolist() == [0, 3]
 
 
+def test_cells_in_the_methods_of_the_model_itself_need_nothing_named() -> None:
+    class Unrolled(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTMCell(1, 6)
+            del self.rnn
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            state = None
+            for inputs in batch[0].unbind(1):
+                state = self.lstm(inputs, state)
+            assert state is not None
+            self.loss(self.head(state[0]), batch[1])
+
+    callback = RelayInformationCallback(states=("hidden", "cell"))
+    quiet_trainer(callback).validate(Unrolled(), loader(), verbose=False)
+    (report,) = callback.reports
+    assert report.x_out == "argmax of 'head', 4 classes"
+    assert [layer.samples.tolist() for layer in report.layers.values()] == [[48] * STEPS] * 2
+
+
 # What is held in memory
 
 
@@ -329,7 +350,7 @@ def test_thresholds_fitted_to_the_first_sequences_are_reported_and_doubted() -> 
 def test_sequences_longer_than_the_first_are_reported_and_warned_of() -> None:
     batches = [(INPUTS[:40, :4], LABELS[:40]), (INPUTS[40:], LABELS[40:])]
     callback = RelayInformationCallback(fit_samples=20)
-    with pytest.warns(UserWarning) as record:
+    with pytest.warns(UserWarning, match="sequences") as record:
         quiet_trainer(callback).validate(
             Classifier(), DataLoader(batches, batch_size=None), verbose=False
         )
