@@ -184,6 +184,8 @@ class SequenceBuffer:
                     "sequences until clear()"
                 )
             layer.check_finite(key)
+            if self._options.storage == "half":
+                _check_half(key, layer)
         if self._kinds and kinds != self._kinds:
             raise ValueError(
                 f"states: got units and dtypes {kinds} after {self._kinds}; they take the same "
@@ -259,6 +261,15 @@ class SequenceBuffer:
 def megabytes(count: int) -> str:
     """A number of bytes in words."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _check_half(key: str, states: HiddenStates) -> None:
+    largest = float(states.values[states.valid].abs().max()) if len(states) else 0.0
+    if largest > torch.finfo(torch.float16).max:
+        raise ValueError(
+            f"storage: a state of {key!r} is {largest:.3g}, beyond the range of half precision; "
+            "use storage='states' or 'codes'"
+        )
 
 
 def _slice(states: HiddenStates, first: int, last: int) -> HiddenStates:

@@ -103,7 +103,6 @@ class KeptLayer:
         if len(rows) == 0:
             return
         states = states.select(rows.to(states.values.device))
-        self._check_half(states)
         self.lengths.write(slots, states.lengths)
         for column, step_states in self._columns(states):
             if self.coded:
@@ -210,16 +209,6 @@ class KeptLayer:
         columns = self.options.columns(states.values.shape[1])
         dtype = torch.float16 if half else states.values.dtype
         return Blocks(expected, columns, states.values.shape[2], dtype)
-
-    def _check_half(self, states: HiddenStates) -> None:
-        if self.options.storage != "half":
-            return
-        largest = float(states.values[states.valid].abs().max())
-        if largest > torch.finfo(torch.float16).max:
-            raise ValueError(
-                f"storage: a state of {self.key!r} is {largest:.3g}, beyond the range of half "
-                "precision; use storage='states' or 'codes'"
-            )
 
 
 class KeptStates:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from mmap import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,10 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_BLOCK_BYTES = 2**28
+"""A block has no more slots than this many bytes hold of the expected columns."""
 
 
 class Numbers:
@@ -39,9 +42,9 @@ class Numbers:
 class Blocks:
     """Rows of numbers ``(column, width)`` by slot, in blocks that never move.
 
-    Columns and slots beyond those there are get blocks of their own. A block is as large as what is
-    expected, and takes memory only where it is written to, which goes back to the operating system
-    with the block.
+    Columns and slots beyond those there are get blocks of their own. A block is as large as what
+    is expected, up to a bound, and takes memory only where it is written to: small ones would lie
+    among short-lived tensors, and the gaps between them could not be given back.
 
     Args:
         slots: Number of slots expected.
@@ -53,7 +56,7 @@ class Blocks:
     def __init__(self, slots: int, columns: int, width: int, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.width = width
-        self._slots = slots
+        self._slots = max(1, min(slots, _BLOCK_BYTES // (columns * width * dtype.itemsize)))
         self._columns = columns
         self._groups: list[_ColumnGroup] = []
 
@@ -112,9 +115,9 @@ class _ColumnGroup:
 
 
 def _zeros(shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Zeros in memory mapped for them alone, which is taken where and when they are written to."""
-    memory = mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
-    return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape)).reshape(shape)
+    """Zeros; many of them take memory only where they are written to."""
+    count = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).reshape(shape)
 
 
 def code_dtype(levels: int) -> torch.dtype:

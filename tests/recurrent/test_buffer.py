@@ -159,6 +159,17 @@ def test_streamed_codes_are_those_of_two_passes_where_the_first_sequences_tell_a
         assert torch.equal(layer.at(step).values[:, 0].long(), codes[step])
 
 
+@pytest.mark.parametrize("block_bytes", [1, 3000])
+def test_small_blocks_hold_the_same(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = stream(ragged=True)
+    expected = given(states, 64, 300, fit_samples=250).states[LAYER]
+    monkeypatch.setattr("lightning_relay.recurrent.storage._BLOCK_BYTES", block_bytes)
+    found = given(states, 64, 300, fit_samples=250).states[LAYER]
+    for step in (*range(5), -1):
+        valid = expected.at(step).valid
+        assert torch.equal(found.at(step).values[valid], expected.at(step).values[valid])
+
+
 @pytest.mark.parametrize("batch", [1, 7, 64, 600])
 def test_codes_do_not_depend_on_the_division_into_batches(batch: int) -> None:
     states = stream(ragged=True)
@@ -178,10 +189,12 @@ def test_half_precision_is_rounding_and_nothing_else() -> None:
     assert layer.fitted is None
     assert torch.equal(layer.at(2).values[:, 0], states.values[:, 2].half())
     large = HiddenStates(torch.full((2, 1, 1), 1e5), torch.ones(2, 1).bool())
+    buffer = SequenceBuffer(10, storage="half")
     with pytest.raises(
         ValueError, match=r"storage: a state of 'rnn.l0' is 1e\+05, beyond the range of half prec"
     ):
-        add(SequenceBuffer(10, storage="half"), torch.arange(2), large)
+        add(buffer, torch.arange(2), large)
+    assert (buffer.seen, len(buffer)) == (0, 0)
 
 
 @pytest.mark.parametrize(("method", "levels"), [("kmeans", 2), ("median", 2), ("quantile", 8)])
