@@ -232,7 +232,8 @@ class RelayInformationCallback(Callback):
                 "hooks that are set after an evaluation without them; it takes 1, or any number "
                 f"once you set {HOOK_GUARDS} before training"
             )
-        self._new_capture(pl_module, None)
+        with self._new_capture(pl_module, None):
+            pass
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before the first epoch that there will be something to analyse."""

@@ -120,6 +120,18 @@ def test_a_fair_sample_is_taken_and_what_is_left_out_is_counted() -> None:
     assert report.layers["rnn.l0"].samples.tolist() == [20] * STEPS
 
 
+def test_the_sample_depends_on_the_seed_only() -> None:
+    information = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        callback = RelayInformationCallback(
+            max_samples=20, seed=seed, prediction=lambda _: LABELS[:16]
+        )
+        quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
+        information.append(callback.reports[0].mutual_information["joint"])
+    assert information[0] == information[1] != information[2]
+
+
 def test_options_reach_the_analysis() -> None:
     options: dict[str, Any] = {
         "concepts": {"low": lambda label: label & 1},
@@ -742,7 +754,9 @@ def test_a_module_called_twice_or_never_in_a_step_is_refused() -> None:
 def test_compiled_modules_that_would_leave_out_hooks_are_refused_before_training() -> None:
     torch.compiler.reset()
     with pytest.raises(RuntimeError, match=r"recorder: 'rnn.cell' may be compiled, and compiled c"):
-        quiet_trainer(RelayInformationCallback()).fit(CompiledLoop(), loader(), loader())
+        quiet_trainer(RelayInformationCallback(), num_sanity_val_steps=0).fit(
+            CompiledLoop(), loader(), loader()
+        )
     with pytest.raises(
         ValueError, match=r"every_n_epochs: got 2 with compiled modules, .*hook_guards = False bef"
     ):
