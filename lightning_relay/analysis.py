@@ -116,6 +116,7 @@ def relay_report(
                 f"states, x_in, x_out: got {len(layer_states)} sequences of {layer!r}, "
                 f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
             )
+    _check_ends(inputs_end, states)
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
     layers = {}
     for layer, layer_states in states.items():
@@ -172,6 +173,16 @@ def _labels(name: str, labels: Tensor) -> Tensor:
     if labels.dim() != 1:
         raise ValueError(f"{name}: got shape {tuple(labels.shape)}; it takes (batch,)")
     return labels.long()
+
+
+def _check_ends(inputs_end: InputsEnd | None, states: Mapping[str, LayerStates]) -> None:
+    modules = {StateKey.parse(layer).module for layer in states}
+    unknown = set(inputs_end) - modules if isinstance(inputs_end, Mapping) else set()
+    if unknown:
+        raise ValueError(
+            f"inputs_end: no recorded module {', '.join(map(repr, sorted(unknown)))}; there are: "
+            f"{', '.join(map(repr, sorted(modules)))}"
+        )
 
 
 def _check_codes(layer: str, states: KeptStates, discretization: Method, levels: int) -> None:

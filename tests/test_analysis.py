@@ -270,6 +270,11 @@ def test_modules_with_steps_of_their_own_have_ends_of_their_own(tmp_path: Path) 
         match=r"inputs_end: got 5, but the longest sequence has 2 steps in 'decoder.l0'; w",
     ):
         relay_report(states, labels, labels, inputs_end=5)
+    with pytest.raises(
+        ValueError,
+        match=r"inputs_end: no recorded module 'encodr'; there are: 'decoder', 'encoder'",
+    ):
+        relay_report(states, labels, labels, inputs_end={"encodr": -2, "decoder": 0})
     report = relay_report(states, labels, labels, inputs_end={"encoder": -2, "decoder": 0})
     ended = {key: layer.inputs_ended.tolist() for key, layer in report.layers.items()}
     assert ended == {

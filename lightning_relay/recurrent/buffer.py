@@ -1,4 +1,4 @@
-"""Sequences gathered from a stream of batches, in memory that is bounded and known beforehand."""
+"""Sequences gathered from a stream of batches, in memory that is bounded and estimated before."""
 
 from __future__ import annotations
 

@@ -184,8 +184,8 @@ class KeptLayer:
         steps = self.options.time_steps
         for step in (-1, *range(int(lengths.max()))) if steps is None else steps:
             column = self.column_of(step)
-            count = int(has_step(lengths, step).sum())
-            if column is not None and count >= min(_FEWEST, len(lengths)):
+            long_enough = int(has_step(lengths, step).sum())
+            if column is not None and long_enough >= min(_FEWEST, len(lengths)):
                 yield step, column
 
     def _fitted(self, values: Tensor, valid: Tensor) -> Thresholds:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import nn
 
 from lightning_relay.hooks import HOOK_GUARDS, TransientHook, ignores_new_hooks, is_compiled
 from lightning_relay.recurrent.calls import Call, given_state, read_call
@@ -18,12 +17,14 @@ from lightning_relay.recurrent.layers import (
     recurrent_modules,
     wanted_keys,
 )
+from lightning_relay.recurrent.replay import runs_pytorch_forward
 from lightning_relay.recurrent.states import HiddenStates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
 
@@ -114,7 +115,8 @@ class HiddenStateRecorder:
         recordings = list(self._recordings.values())
         for recording in recordings:
             recording.begin()
-        if all(module is not self._model for module in self._modules.values()):
+        itself = getattr(self._model, "_orig_mod", self._model)
+        if all(module is not itself for module in self._modules.values()):
             self._handles.append(self._model.register_forward_pre_hook(_NewPass(recordings)))
         compiled = is_compiled(self._model)
         for name, module in self._modules.items():
@@ -124,7 +126,7 @@ class HiddenStateRecorder:
     def _check_hooks_are_heard(self) -> None:
         """Compiled code calls fused modules as they are, but may leave out hooks of others."""
         others = [
-            name for name, module in self._modules.items() if not isinstance(module, nn.RNNBase)
+            name for name, module in self._modules.items() if not runs_pytorch_forward(module)
         ]
         if others and ignores_new_hooks(self._model):
             raise RuntimeError(

@@ -85,12 +85,17 @@ def needs_replay(module: nn.RNNBase, keys: Collection[StateKey]) -> bool:
     return any(key.cell or key.layer < module.num_layers - 1 for key in keys)
 
 
+def runs_pytorch_forward(module: nn.Module) -> bool:
+    """Whether a module is called as nn.RNN, nn.GRU or nn.LSTM is, without a forward of its own."""
+    return type(module).forward in _FORWARDS and "forward" not in vars(module)
+
+
 def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) -> None:
     """Raise a ValueError if a call of a module cannot be replayed for the states of ``keys``.
 
     That is so if its forward is not PyTorch's, or random dropout stands before a replayed layer.
     """
-    if type(module).forward not in _FORWARDS or "forward" in vars(module):
+    if not runs_pytorch_forward(module):
         raise ValueError(
             f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, so "
             "states that it does not return cannot be replayed; record only layers='last' and "

@@ -85,6 +85,8 @@ class HiddenStates:
     @classmethod
     def concatenate(cls, parts: Sequence[HiddenStates]) -> HiddenStates:
         """One batch of all sequences, padded at the end to the longest."""
+        if len(parts) == 1:
+            return parts[0]
         longest = max(part.values.shape[1] for part in parts)
         missing = [longest - part.values.shape[1] for part in parts]
         return cls(

@@ -390,6 +390,32 @@ def test_compiled_code_that_would_leave_out_hooks_is_refused(backend: str) -> No
         torch.testing.assert_close(states, expected)
 
 
+def test_calls_of_a_compiled_cell_are_steps_too() -> None:
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        cell = torch.compile(nn.GRUCell(2, 3), backend="eager")
+        with torch.no_grad(), HiddenStateRecorder(cell) as recorder:
+            h = None
+            for x in torch.ones(4, 5, 2):
+                h = cell(x, h)
+    assert recorder.batches == {"l0": 1}
+    assert recorder.states["l0"].values.shape == (5, 4, 3)
+
+
+def test_compiled_subclasses_with_a_forward_of_their_own_may_leave_out_hooks() -> None:
+    class Scaled(nn.GRU):
+        def forward(self, *args: Tensor) -> object:
+            return super().forward(2 * args[0])
+
+    torch.compiler.reset()
+    compiled = torch.compile(nn.Sequential(Scaled(2, 3)), backend="eager")
+    compiled(torch.ones(4, 1, 2))
+    with pytest.raises(
+        RuntimeError, match=r"recorder: '0' may be compiled, and compiled code leav"
+    ):
+        HiddenStateRecorder(compiled).__enter__()
+
+
 def test_fused_modules_are_heard_in_compiled_code() -> None:
     torch.compiler.reset()
     model = nn.Sequential(nn.GRU(2, 3), nn.Identity())
