@@ -10,21 +10,21 @@ from lightning_relay import RelayReport
 from tests.reports import small_report
 
 
-def assert_equal(first: object, second: object) -> None:
+def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
     """Equality of reports, which hold arrays."""
     if dataclasses.is_dataclass(first):
         assert type(first) is type(second)
         for field in dataclasses.fields(first):
-            assert_equal(getattr(first, field.name), getattr(second, field.name))
+            assert_equal(getattr(first, field.name), getattr(second, field.name), atol)
     elif isinstance(first, dict):
         assert isinstance(second, dict)
         assert list(first) == list(second)
         for key in first:
-            assert_equal(first[key], second[key])
+            assert_equal(first[key], second[key], atol)
     elif isinstance(first, np.ndarray):
         assert isinstance(second, np.ndarray)
         assert first.dtype == second.dtype
-        np.testing.assert_array_equal(first, second)
+        np.testing.assert_allclose(first, second, atol=atol, rtol=0)
     else:
         assert first == second
 

@@ -21,7 +21,7 @@ from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method
 from lightning_relay.hooks import HOOK_GUARDS, ignores_new_hooks
-from lightning_relay.information.entropy import Estimator, entropy_estimator
+from lightning_relay.information.estimators import Estimator, check_estimator
 from lightning_relay.information.ordering import Direction, check_direction
 from lightning_relay.recurrent.buffer import SequenceBuffer, megabytes
 from lightning_relay.recurrent.kept import KeptStates, Storage
@@ -161,7 +161,7 @@ class RelayInformationCallback(Callback):
         check_states(states)
         check_concepts(concepts)
         check_direction(direction)
-        entropy_estimator(estimator)
+        check_estimator(estimator)
         check_modules(modules)
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):

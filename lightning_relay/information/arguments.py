@@ -45,6 +45,16 @@ def check_valid(valid: Tensor | None, hidden: Tensor) -> None:
     _check_samples("valid", valid, hidden)
 
 
+def check_weights(weights: Tensor | None, hidden: Tensor) -> None:
+    """Raise unless ``weights`` is None or integers from 0, broadcastable to the samples."""
+    if weights is None:
+        return
+    _check_integers("weights", weights, "give how many times each sample counts")
+    _check_samples("weights", weights, hidden)
+    if weights.numel() and bool((weights < 0).any()):
+        raise ValueError(f"weights: got {int(weights.min())}; it takes numbers of samples from 0")
+
+
 def _check_integers(name: str, tensor: Tensor, mend: str) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}; it takes a tensor of integers")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.arguments import check_codes, check_valid
-from lightning_relay.information.counts import count_rows
+from lightning_relay.information.arguments import check_codes
+from lightning_relay.information.estimators import (
+    Estimator,
+    chao_shen_terms,
+    check_estimator,
+    entropy_from_psi,
+    is_additive,
+    psi_table,
+)
+from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
-
-Estimator = Literal["plugin"]
-"""How an entropy is estimated from counts: ``"plugin"`` takes the observed frequencies."""
 
 
 def entropy(
-    hidden: Tensor, *, valid: Tensor | None = None, estimator: Estimator = "plugin"
+    hidden: Tensor,
+    *,
+    valid: Tensor | None = None,
+    weights: Tensor | None = None,
+    estimator: Estimator = "plugin",
 ) -> Tensor:
     r"""Joint entropy of the units' states, in bits.
 
@@ -28,25 +35,39 @@ def entropy(
     Args:
         hidden: Integer codes of shape ``(…, samples, units)``; any values, any number of levels.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        estimator: How entropies are estimated from counts.
+        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
+            default: once.
+        estimator: How the entropy is estimated from counts.
 
     Returns:
         float64 tensor of shape ``(…)``, in bits.
 
     Raises:
-        TypeError: If ``hidden`` does not hold integers.
-        ValueError: If a shape does not fit, or there is no sample to count.
+        TypeError: If ``hidden`` or ``weights`` do not hold integers.
+        ValueError: If a shape does not fit, a weight is negative, the estimator is unknown, or
+            there is no sample to count.
 
     Example:
         >>> import torch
         >>> entropy(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]))
         tensor(2., dtype=torch.float64)
+        >>> entropy(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]), estimator="miller_madow")
+        tensor(2.5410, dtype=torch.float64)
     """
-    estimate = entropy_estimator(estimator)
-    check_codes(hidden)
-    check_valid(valid, hidden)
-    rows = count_rows(hidden.unbind(-1), valid)
-    return estimate(rows.multiplicity, rows.index, rows.samples).reshape(rows.leading)
+    check_estimator(estimator)
+    samples = _unlabelled(hidden, valid, weights)
+    rows = samples.rows()
+
+    def by_index(values: Tensor) -> Tensor:
+        return torch.zeros_like(rows.samples, dtype=torch.float64).index_add_(0, rows.index, values)
+
+    if is_additive(estimator):
+        psi = psi_table(estimator, rows.largest, rows.index.device)
+        values = entropy_from_psi(estimator, by_index(psi[rows.weight]), rows.samples)
+    else:
+        alone = by_index((rows.weight == 1).double())[rows.index]
+        values = by_index(chao_shen_terms(rows.weight, alone, rows.samples[rows.index]))
+    return values.reshape(samples.leading)
 
 
 def distinct_states(hidden: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -68,31 +89,12 @@ def distinct_states(hidden: Tensor, *, valid: Tensor | None = None) -> Tensor:
         >>> distinct_states(torch.tensor([[0, 0], [0, 1], [0, 1]]))
         tensor(2)
     """
+    samples = _unlabelled(hidden, valid, None)
+    rows = samples.rows()
+    return torch.bincount(rows.index, minlength=rows.indices).reshape(samples.leading)
+
+
+def _unlabelled(hidden: Tensor, valid: Tensor | None, weights: Tensor | None) -> Samples:
     check_codes(hidden)
-    check_valid(valid, hidden)
-    rows = count_rows(hidden.unbind(-1), valid)
-    return torch.bincount(rows.index, minlength=rows.samples.numel()).reshape(rows.leading)
-
-
-def entropy_estimator(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The estimator called ``name``.
-
-    An estimator takes the positive counts of the states ``(states,)``, the index that each state
-    belongs to ``(states,)`` and the number of samples of each index ``(indices,)``; it returns the
-    entropy of each index in bits, float64 ``(indices,)``.
-
-    Raises:
-        ValueError: If there is no estimator of that name; lists those there are.
-    """
-    if name not in _ESTIMATORS:
-        legal = ", ".join(repr(legal) for legal in get_args(Estimator))
-        raise ValueError(f"estimator: got {name!r}; it takes {legal}")
-    return _ESTIMATORS[name]
-
-
-def _plugin(counts: Tensor, index: Tensor, samples: Tensor) -> Tensor:
-    weighted = torch.zeros_like(samples).index_add_(0, index, counts * counts.log2())
-    return samples.log2() - weighted / samples
-
-
-_ESTIMATORS = {"plugin": _plugin}
+    label = hidden.new_zeros(hidden.shape[-2], dtype=torch.uint8)
+    return Samples.of(label, label, hidden, valid, weights)

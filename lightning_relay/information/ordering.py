@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from lightning_relay.information.mutual_information import Condition, labelled_rows
+from lightning_relay.information.chain import ChainEvidence
+from lightning_relay.information.condition import Condition
+from lightning_relay.information.estimators import check_estimator
+from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lightning_relay.information.entropy import Estimator
+    from lightning_relay.information.estimators import Estimator
+    from lightning_relay.information.rows import Rows
 
 Direction = Literal["shrink", "grow"]
 """Which way a greedy order is found: by taking units out of R, or by putting them in."""
@@ -20,13 +24,18 @@ Direction = Literal["shrink", "grow"]
 TIE = 1e-9
 """Candidates whose information differs by no more than this many bits are tied."""
 
+_ELEMENTS_AT_ONCE = 2**20
+"""Leading indices are ordered together as long as samples times units stay below this."""
+
 
 @dataclass(frozen=True, eq=False)
 class RelayOrder:
-    """A greedy order of the units, for every leading index apart.
+    """A greedy order of the units, for every leading index apart, and the evidence for it.
 
     It reads the same whichever way it was found: the least important unit comes first, and entry
-    k of ``information`` is the value with the first k units outside R.
+    k of ``information`` is the value with the first k units outside R. The *condition* of entry k
+    is what its value was conditioned on: the first k units of a shrinking order, the others of a
+    growing one.
 
     Attributes:
         units: Unit indices in the order in which they leave R, least important first, int64
@@ -39,6 +48,17 @@ class RelayOrder:
             ``(…, units)``: at some step it was as good as another, chosen or not.
         scores: Aggregated relay information by unit index, float64 ``(…, units)``, as a fraction
             of the largest; 0 for all units where no unit's sum is positive.
+        coverage: Good–Turing coverage of the joint states of X_in and condition or of X_out and
+            condition, whichever is lower, as a fraction of 1, float64 ``(…, units + 1)``.
+        distinct_states: Number of different states of the condition, int64 ``(…, units + 1)``.
+        alone: Fraction of the samples that are alone in their state of the condition, float64
+            ``(…, units + 1)``.
+        gap: Corrected minus plug-in estimate of the information conditional on the condition, in
+            bits, float64 ``(…, units + 1)``; the corrected one is Grassberger's for an order by
+            plug-in, otherwise that of the order.
+        resolved: Whether the data can tell the place of the unit at this place, bool
+            ``(…, units)``: the conditions from the empty one to that with which the unit was
+            chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``.
     """
 
     units: Tensor
@@ -46,6 +66,40 @@ class RelayOrder:
     tied: Tensor
     ambiguous: Tensor
     scores: Tensor
+    coverage: Tensor
+    distinct_states: Tensor
+    alone: Tensor
+    gap: Tensor
+    resolved: Tensor
+
+    def shortfall(self, of_all_subsets: Tensor) -> Tensor:
+        """How much less the sets of this order relay than the best sets of the same size.
+
+        Args:
+            of_all_subsets: Bits of all subsets of the same data, ``(…, 2**units)``, from
+                ``relay_information_of_all_subsets``.
+
+        Returns:
+            Bits, float64 ``(…, units + 1)``, entry k for the set that is left when k units have
+            gone; 0 where the order is the best.
+
+        Raises:
+            ValueError: If the shape does not fit.
+        """
+        units = self.units.shape[-1]
+        wanted = (*self.units.shape[:-1], 2**units)
+        if tuple(of_all_subsets.shape) != wanted:
+            raise ValueError(
+                f"of_all_subsets: got shape {tuple(of_all_subsets.shape)}; it takes {wanted}, from "
+                "relay_information_of_all_subsets of the data that the order is of"
+            )
+        subsets = torch.arange(2**units, device=of_all_subsets.device)
+        size = sum((subsets >> unit) & 1 for unit in range(units))
+        best = torch.stack(
+            [of_all_subsets[..., size == left].amax(-1) for left in range(units, -1, -1)], dim=-1
+        )
+        gone = torch.cat([torch.zeros_like(self.units[..., :1]), (1 << self.units).cumsum(-1)], -1)
+        return best - of_all_subsets.gather(-1, 2**units - 1 - gone)
 
 
 def relay_order(
@@ -54,8 +108,12 @@ def relay_order(
     hidden: Tensor,
     *,
     direction: Direction = "shrink",
+    beam_width: int = 1,
     valid: Tensor | None = None,
+    weights: Tensor | None = None,
     estimator: Estimator = "plugin",
+    min_coverage: float = 0.9,
+    max_gap: float = 0.1,
 ) -> RelayOrder:
     r"""Greedy order of the units by their contribution to the relay information.
 
@@ -78,52 +136,56 @@ def relay_order(
         hidden: Integer codes of the units' states, ``(…, samples, units)``; any values, any number
             of levels and of units.
         direction: ``"shrink"`` (of the source) or ``"grow"``.
+        beam_width: Number of orders that are followed at the same time; those with the largest
+            sum of ``information`` so far (for ``"grow"``: after, not before, each addition) are
+            kept, and the best is returned. 1 is greedy.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
+        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
+            default: once.
         estimator: How entropies are estimated from counts.
+        min_coverage: A condition with a lower coverage resolves nothing, fraction of 1.
+        max_gap: Nor does one whose corrected and plug-in information differ by more, bits.
 
     Returns:
-        Order, information in bits, ties, ambiguity and scores, with the leading dimensions of the
-        arguments.
+        The order and its evidence, with the leading dimensions of the arguments.
 
     Raises:
-        TypeError: If labels or codes are not integers.
-        ValueError: If shapes do not fit, an option is unknown, or there is no sample to count.
+        TypeError: If labels, codes or weights are not integers.
+        ValueError: If shapes do not fit, an option is unknown or out of range, a weight is
+            negative, or there is no sample to count.
 
     Example:
         Unit 1 copies a fair bit, unit 0 is always off:
 
         >>> import torch
-        >>> bit = torch.tensor([0, 1, 0, 1])
+        >>> bit = torch.tensor([0, 1]).repeat(20)
         >>> order = relay_order(bit, bit, torch.stack([torch.zeros_like(bit), bit], dim=-1))
         >>> order.units.tolist(), order.information.tolist(), order.scores.tolist()
         ([0, 1], [1.0, 1.0, 0.0], [0.0, 1.0])
+        >>> order.resolved.tolist(), order.distinct_states.tolist()
+        ([True, True], [1, 1, 2])
 
     Source:
         Hintze and Adami, Entropy 25(3):401 (2023), Algorithm 1 (as in its authors' program). The
-        growing order is this project's own.
+        growing order, beams and the rule for ``resolved`` are this project's own.
     """
     check_direction(direction)
-    rows = labelled_rows(x_in, x_out, hidden, valid)
-    start = Condition.empty(rows, estimator)
-    unconditioned = start.information().unsqueeze(1)
-    moved, tied, ambiguous, conditioned = _grow_condition(start, largest=direction == "shrink")
-
-    if direction == "shrink":
-        units = moved
-        information = torch.cat([unconditioned, conditioned], dim=1) - conditioned[:, -1:]
-    else:
-        units, tied, ambiguous = moved.flip(1), tied.flip(1), ambiguous.flip(1)
-        information = unconditioned - torch.cat([unconditioned, conditioned], dim=1).flip(1)
-
-    def shaped(tensor: Tensor) -> Tensor:
-        return tensor.reshape(*rows.leading, tensor.shape[1])
-
+    check_estimator(estimator)
+    check_evidence_rule(min_coverage, max_gap)
+    _check_beam_width(beam_width)
+    samples = Samples.of(x_in, x_out, hidden, valid, weights)
+    with torch.inference_mode():
+        parts = [
+            _ordered(rows, direction, beam_width, estimator, min_coverage, max_gap)
+            for rows in samples.blocks(_ELEMENTS_AT_ONCE if beam_width == 1 else 1)
+        ]
     return RelayOrder(
-        units=shaped(units),
-        information=shaped(information),
-        tied=shaped(tied),
-        ambiguous=shaped(ambiguous),
-        scores=shaped(_scores(units, information)),
+        **{
+            field.name: torch.cat([getattr(part, field.name) for part in parts]).reshape(
+                *samples.leading, -1
+            )
+            for field in fields(RelayOrder)
+        }
     )
 
 
@@ -133,36 +195,132 @@ def check_direction(direction: str) -> None:
         raise ValueError(f"direction: got {direction!r}; it takes 'shrink' or 'grow'")
 
 
-def _grow_condition(
-    condition: Condition, *, largest: bool
+def check_evidence_rule(min_coverage: float, max_gap: float) -> None:
+    """Raise a ValueError unless ``min_coverage`` is a fraction and ``max_gap`` not negative."""
+    if not 0 <= min_coverage <= 1:
+        raise ValueError(f"min_coverage: got {min_coverage!r}; it takes a fraction from 0 to 1")
+    if not max_gap >= 0:
+        raise ValueError(f"max_gap: got {max_gap!r}; it takes bits from 0")
+
+
+def _check_beam_width(beam_width: int) -> None:
+    if isinstance(beam_width, bool) or not isinstance(beam_width, int) or beam_width < 1:
+        raise ValueError(f"beam_width: got {beam_width!r}; it takes a number of orders from 1")
+
+
+def _ordered(
+    rows: Rows,
+    direction: Direction,
+    beam_width: int,
+    estimator: Estimator,
+    min_coverage: float,
+    max_gap: float,
+) -> RelayOrder:
+    """The order of every leading index of the rows, ``(indices, …)``."""
+    largest = direction == "shrink"
+    empty = Condition.empty(rows, estimator)
+    chosen = None if beam_width == 1 else _best_chain(empty, beam_width, largest=largest)
+    moved, tied, ambiguous, conditioned = _grow(empty, chosen, largest=largest)
+    evidence = ChainEvidence.of(rows, moved)
+    gap = (evidence.corrected if estimator == "plugin" else conditioned) - evidence.plugin
+    good = (evidence.coverage >= min_coverage) & (gap.abs() <= max_gap)
+    resolved = good.cummin(1).values[:, 1:]
+
+    def by_place(values: Tensor) -> Tensor:
+        return values if largest else values.flip(1)
+
+    if largest:
+        information = conditioned - conditioned[:, -1:]
+    else:
+        information = conditioned[:, :1] - conditioned.flip(1)
+    units = by_place(moved)
+    return RelayOrder(
+        units=units,
+        information=information,
+        tied=by_place(tied),
+        ambiguous=by_place(ambiguous),
+        scores=_scores(units, information),
+        coverage=by_place(evidence.coverage),
+        distinct_states=by_place(evidence.distinct_states),
+        alone=by_place(evidence.alone),
+        gap=by_place(gap),
+        resolved=by_place(resolved),
+    )
+
+
+def _grow(
+    condition: Condition, chosen: Tensor | None, *, largest: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Put the units into the condition, each time the one that leaves the most or least.
+    """Put the units into the condition: the chosen ones, or those that leave most or least.
 
     Returns:
         Units in the order in which they went, whether each was tied when it went, whether it was
-        ever as good as another, and I(X_in; X_out | S) after it; all ``(indices, units)``.
+        ever as good as another, all ``(indices, units)``, and I(X_in; X_out | S) before the first
+        and after each, ``(indices, units + 1)``.
     """
-    indices, units = condition.rows.samples.numel(), condition.rows.codes.shape[1] - 2
-    left = torch.arange(units, device=condition.rows.codes.device).expand(indices, units)
-    open_places = torch.zeros_like(left, dtype=torch.bool)
-    moved, tied, conditioned = [], [], []
-    for _ in range(units):
-        rows = condition.rows
-        codes = rows.codes.gather(1, 2 + left[rows.index])
-        values = condition.information_with(codes)
-        best = values.amax(1, keepdim=True) if largest else values.amin(1, keepdim=True)
+    units = condition.rows.units
+    open_places = torch.zeros_like(condition.columns.candidates, dtype=torch.bool)
+    worst = -torch.inf if largest else torch.inf
+    moved, tied, conditioned = [], [], [condition.information().unsqueeze(1)]
+    for step in range(units):
+        candidates = condition.columns.candidates
+        values = condition.with_candidates().masked_fill(~condition.open, worst)
+        if chosen is None:
+            best = values.amax(1, keepdim=True) if largest else values.amin(1, keepdim=True)
+        else:
+            best = values.gather(1, (candidates == chosen[:, step, None]).byte().argmax(1)[:, None])
         as_good = (values - best).abs() <= TIE
-        pick = as_good.byte().argmax(1, keepdim=True)
-        moved.append(left.gather(1, pick))
+        if chosen is None:
+            unit = candidates.gather(1, as_good.byte().argmax(1, keepdim=True))
+            best = values.gather(1, as_good.byte().argmax(1, keepdim=True))
+        else:
+            unit = chosen[:, step, None]
+        moved.append(unit)
         tied.append(as_good.sum(1, keepdim=True) > 1)
-        open_places |= torch.zeros_like(open_places).scatter_(1, left, as_good & tied[-1])
-        conditioned.append(values.gather(1, pick))
-        condition = condition.extended(codes.gather(1, pick[rows.index]).squeeze(1))
-        others = torch.arange(left.shape[1] - 1, device=left.device)
-        left = left.gather(1, others + (others >= pick))
+        rivals = torch.zeros_like(open_places).scatter_(1, candidates, as_good & tied[-1])
+        open_places |= rivals
+        conditioned.append(best)
+        condition = condition.with_units(unit.squeeze(1))
     order = torch.cat(moved, dim=1)
-    ambiguous = open_places.gather(1, order)
-    return order, torch.cat(tied, dim=1), ambiguous, torch.cat(conditioned, dim=1)
+    return (
+        order,
+        torch.cat(tied, dim=1),
+        open_places.gather(1, order),
+        torch.cat(conditioned, dim=1),
+    )
+
+
+def _best_chain(empty: Condition, beam_width: int, *, largest: bool) -> Tensor:
+    """The order with the largest (smallest) sum of information in a beam, ``(1, units)``."""
+    sign = 1.0 if largest else -1.0
+    beams: list[tuple[float, tuple[int, ...], Condition]] = [(0.0, (), empty)]
+    for _ in range(empty.rows.units):
+        best: dict[frozenset[int], tuple[float, tuple[int, ...], Condition]] = {}
+        for total, order, condition in beams:
+            values = (sign * condition.with_candidates()[0]).tolist()
+            candidates = condition.columns.candidates[0].tolist()
+            for value, unit, is_open in zip(
+                values, candidates, condition.open[0].tolist(), strict=True
+            ):
+                found = (total + value, (*order, unit), condition)
+                key = frozenset(found[1])
+                if is_open and (key not in best or _rank(found) < _rank(best[key])):
+                    best[key] = found
+        beams = [
+            (
+                total,
+                order,
+                condition.with_units(torch.tensor([order[-1]], device=empty.open.device)),
+            )
+            for total, order, condition in sorted(best.values(), key=_rank)[:beam_width]
+        ]
+    return torch.tensor([beams[0][1]], device=empty.open.device)
+
+
+def _rank(found: tuple[float, tuple[int, ...], Condition]) -> tuple[int, tuple[int, ...]]:
+    """Best first; sums that are tied in the order of their units."""
+    total, order, _ = found
+    return -round(total / TIE), order
 
 
 def _scores(units: Tensor, information: Tensor) -> Tensor:

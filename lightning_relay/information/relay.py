@@ -5,14 +5,16 @@ from __future__ import annotations
 from operator import index
 from typing import TYPE_CHECKING
 
-from lightning_relay.information.mutual_information import Condition, labelled_rows
+import torch
+
+from lightning_relay.information.estimators import Estimator, check_estimator
+from lightning_relay.information.mutual_information import ELEMENTS_AT_ONCE, information_given
+from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-    from lightning_relay.information.entropy import Estimator
 
 
 def relay_information(
@@ -22,6 +24,7 @@ def relay_information(
     relay_units: Sequence[int] | None = None,
     *,
     valid: Tensor | None = None,
+    weights: Tensor | None = None,
     estimator: Estimator = "plugin",
 ) -> Tensor:
     r"""Relay information I_R of a set R of units, in bits.
@@ -41,15 +44,17 @@ def relay_information(
             of levels and of units.
         relay_units: Indices of the units in R; default: all units.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
+        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
+            default: once.
         estimator: How entropies are estimated from counts.
 
     Returns:
         float64 tensor of shape ``(…)``, in bits.
 
     Raises:
-        TypeError: If labels, codes or unit indices are not integers.
-        ValueError: If shapes do not fit, a unit is out of range or named twice, or there is no
-            sample to count.
+        TypeError: If labels, codes, weights or unit indices are not integers.
+        ValueError: If shapes do not fit, a weight is negative, a unit is out of range or named
+            twice, the estimator is unknown, or there is no sample to count.
 
     Example:
         A fair bit and a unit that copies it, beside a unit that is always off:
@@ -66,19 +71,22 @@ def relay_information(
         Hintze and Adami, Detecting Information Relays in Deep Neural Networks, Entropy 25(3):401
         (2023); Hintze, Najam and Schossau, arXiv 2510.01271 (2025).
     """
-    rows = labelled_rows(x_in, x_out, hidden, valid)
+    check_estimator(estimator)
+    samples = Samples.of(x_in, x_out, hidden, valid, weights)
     units = hidden.shape[-1]
-    relays = list(range(units)) if relay_units is None else _checked(relay_units, units)
-    condition = Condition.empty(rows, estimator)
-    for unit in sorted(set(range(units)) - set(relays)):
-        condition = condition.with_unit(unit)
-    given_others = condition.information()
-    for unit in relays:
-        condition = condition.with_unit(unit)
-    return (given_others - condition.information()).reshape(rows.leading)
+    relays = list(range(units)) if relay_units is None else checked_units(relay_units, units)
+    others = sorted(set(range(units)) - set(relays))
+    with torch.inference_mode():
+        parts = [
+            information_given(rows, estimator, [*others, *relays])
+            for rows in samples.blocks(ELEMENTS_AT_ONCE)
+        ]
+        values = [part[len(others)] - part[-1] for part in parts]
+    return torch.cat(values).reshape(samples.leading)
 
 
-def _checked(relay_units: Sequence[int], units: int) -> list[int]:
+def checked_units(relay_units: Sequence[int], units: int) -> list[int]:
+    """The indices in ``relay_units``, each once and below ``units``; raises if they are not."""
     relays = []
     for unit in relay_units.tolist() if hasattr(relay_units, "tolist") else relay_units:
         if isinstance(unit, bool) or not hasattr(unit, "__index__"):

@@ -69,9 +69,9 @@ def test_bad_arguments_say_what_is_taken() -> None:
     with pytest.raises(ValueError, match=r"valid: got shape \(2,\) for hidden \(3, 1\)"):
         entropy(torch.zeros(3, 1).long(), valid=torch.ones(2).bool())
     mask = torch.tensor([[True, True], [False, False]])
-    with pytest.raises(ValueError, match=r"no sample is valid at leading index \(1,\)"):
+    with pytest.raises(ValueError, match=r"no sample is counted at leading index \(1,\)"):
         entropy(torch.zeros(2, 2, 1).long(), valid=mask)
-    with pytest.raises(ValueError, match=r"valid: no sample is valid; leave that index out"):
+    with pytest.raises(ValueError, match=r"valid, weights: no sample is counted; leave that"):
         entropy(torch.zeros(2, 1).long(), valid=mask[1])
     with pytest.raises(ValueError, match=r"valid: got shape \(3, 2\), which does not broadcast"):
         entropy(torch.zeros(2, 2, 1).long(), valid=torch.ones(3, 2).bool())

@@ -1,11 +1,8 @@
-import sys
-
 import pytest
 import torch
 from hypothesis import given
 
 from lightning_relay.information import entropy, mutual_information
-from lightning_relay.information.mutual_information import Condition, labelled_rows
 from tests.information.reference import conditional_information, rows_of
 from tests.information.strategies import Data, discrete_data
 
@@ -30,20 +27,6 @@ def test_is_symmetric_and_bounded(data: Data) -> None:
     assert forward == pytest.approx(backward, abs=1e-12)
     smaller = min(float(entropy(x.unsqueeze(1))) for x in (data.x_in, data.x_out))
     assert -1e-12 <= forward <= smaller + 1e-12
-
-
-def test_candidates_in_blocks_equal_candidates_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randint(3, (4, 50, 7), generator=generator)
-    labels = torch.randint(4, (50,), generator=generator)
-    rows = labelled_rows(labels, labels, hidden, None)
-    condition = Condition.empty(rows, "plugin")
-    together = condition.information_with(rows.codes[:, 2:])
-    for unit in range(7):
-        alone = mutual_information(labels, labels, hidden[..., [unit]])
-        torch.testing.assert_close(together[:, unit], alone, atol=1e-12, rtol=0)
-    monkeypatch.setattr(sys.modules[Condition.__module__], "_ELEMENTS_AT_ONCE", 1)
-    assert torch.equal(condition.information_with(rows.codes[:, 2:]), together)
 
 
 def test_large_sparse_codes_are_sorted_instead_of_tabulated() -> None:

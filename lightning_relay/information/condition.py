@@ -1,0 +1,300 @@
+r"""I(X_in; X_out | S), and the same with each of all other units in S, while S grows unit by unit.
+
+Everything the project measures asks one question again and again: what is
+:math:`I(X_{in}; X_{out} | S \cup \{j\})` for every unit j? With a function psi of counts (see
+``estimators``) it is a sum over bags of samples that are alike (see ``strata``):
+
+.. math:: I(X_{in}; X_{out} | S) = \frac{1}{N} \Big( \sum_{in, out, s} \psi(c) + \sum_s \psi(c)
+    - \sum_{in, s} \psi(c) - \sum_{out, s} \psi(c) \Big)
+
+What makes this fast: all units are counted at once, by adding rows of a table, and larger bags are
+sums of smaller ones; a stratum in which X_in or X_out is constant adds 0 for ever and is dropped; a
+bag of a single row adds the same whatever joins S; where X_in and X_out determine each other, two
+of the four sums cancel; units that are in S are left out of the table now and then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_relay.information.estimators import chao_shen_terms, is_additive, psi_table
+from lightning_relay.information.strata import Bags, Strata
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_relay.information.estimators import Estimator
+    from lightning_relay.information.rows import Rows
+
+_ELEMENTS_AT_ONCE = 2**18
+"""Bags times units are looked up in blocks of this size."""
+
+_LARGEST_EXACT = 2**24
+"""float32 counts exactly up to here."""
+
+_SMALL_BAG = 255
+"""For bags up to this size psi of both parts is looked up at once."""
+
+_MANY_LEVELS = 32
+"""Units with more codes are not counted all at once: each is tried by splitting the strata."""
+
+_COMPACT = 0.75
+"""Columns are left out when no more than this fraction of them is needed."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The codes of candidate units, laid out for counting.
+
+    Attributes:
+        of_unit: Codes of all units, ``(units, rows)``.
+        candidates: Units that may join S, in rising order, int64 ``(indices, candidates)``.
+        counted: Number of candidates that are counted: all or none.
+        summands: What each row adds to the counts, ``(rows, (levels - 1) * counted + 2)``: for
+            each level but the first whether a candidate has it, times the weight of the row; the
+            weight of the row; 1.
+    """
+
+    of_unit: Tensor
+    candidates: Tensor
+    counted: int
+    summands: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, *, with_candidates: bool) -> Columns:
+        """All units as candidates, or none."""
+        units = rows.units if with_candidates and rows.levels <= _MANY_LEVELS else 0
+        summands = rows.codes.new_ones(
+            rows.codes.shape[0],
+            (rows.levels - 1) * units + 2,
+            dtype=torch.float32 if rows.largest < _LARGEST_EXACT else torch.float64,
+        )
+        for level in range(1, rows.levels if units else 1):
+            block = summands[:, (level - 1) * units : level * units]
+            block.copy_(rows.codes if rows.levels == 2 else rows.codes == level)
+        if rows.repeated:
+            summands[:, :-1] *= rows.weight.unsqueeze(1)
+        candidates = torch.arange(rows.units if with_candidates else 0, device=rows.codes.device)
+        return cls(rows.codes.T.contiguous(), candidates.expand(rows.indices, -1), units, summands)
+
+    def select(self, kept: Tensor, levels: int) -> Columns:
+        """Some of the candidates of a single leading index, int64 ``(kept,)``."""
+        blocks = torch.arange(levels - 1, device=kept.device).unsqueeze(1)
+        before = self.counted
+        ends = torch.arange((levels - 1) * before, self.summands.shape[1], device=kept.device)
+        wanted = torch.cat([(blocks * before + kept).flatten(), ends])
+        return replace(
+            self,
+            candidates=self.candidates.index_select(1, kept),
+            counted=kept.numel(),
+            summands=self.summands.index_select(1, wanted),
+        )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A set S of units, one for each leading index, that I(X_in; X_out | S) is conditioned on.
+
+    Attributes:
+        rows: The counted samples.
+        estimator: How entropies are estimated from counts.
+        columns: The units that are candidates.
+        open: Whether a candidate is not in S, bool ``(indices, candidates)``.
+        strata: The rows by the state of S; those that cannot matter any more are left out.
+        strata_left: Number of these strata.
+        values: I(X_in; X_out | S ∪ {j}) for each counted candidate j, and at the end
+            I(X_in; X_out | S), in bits, float64 ``(indices, counted + 1)``.
+    """
+
+    rows: Rows
+    estimator: Estimator
+    columns: Columns
+    open: Tensor
+    strata: Strata
+    strata_left: int
+    values: Tensor
+
+    @classmethod
+    def empty(cls, rows: Rows, estimator: Estimator, *, candidates: bool = True) -> Condition:
+        """No unit in the condition.
+
+        Args:
+            rows: The counted samples.
+            estimator: How entropies are estimated from counts.
+            candidates: Whether to look at what each unit would do; if not, only
+                I(X_in; X_out | S) is followed.
+        """
+        columns = Columns.of(rows, with_candidates=candidates)
+        strata = Strata.of(rows, bijective=is_additive(estimator) and _bijective(rows))
+        nothing = rows.samples.new_zeros((), dtype=torch.float64)
+        opened = torch.ones_like(columns.candidates, dtype=torch.bool)
+        return cls(rows, estimator, columns, opened, strata, 0, nothing)._with(strata)
+
+    def information(self) -> Tensor:
+        """I(X_in; X_out | S) in bits, float64 ``(indices,)``."""
+        return self.values[:, -1]
+
+    def with_candidates(self) -> Tensor:
+        """I(X_in; X_out | S ∪ {j}) in bits by candidate, float64 ``(indices, candidates)``."""
+        if self.columns.counted:
+            return self.values[:, :-1]
+        each = self.columns.candidates.unbind(1)
+        return torch.stack([self.with_units(unit).information() for unit in each], dim=1)
+
+    def with_units(self, units: Tensor) -> Condition:
+        """The condition with one more unit for each leading index, int64 ``(indices,)``."""
+        closed = self._without(units)
+        strata, rows = closed.strata, closed.rows
+        if not strata.row.numel():
+            return closed
+        if rows.indices == 1:
+            code = closed.columns.of_unit[int(units)].index_select(0, strata.row)
+        else:
+            unit = units.index_select(0, strata.index)
+            place = unit * rows.codes.shape[0] + strata.row
+            code = closed.columns.of_unit.view(-1).index_select(0, place)
+        return closed._with(strata.split(code, rows.levels))
+
+    def _without(self, units: Tensor) -> Condition:
+        opened = self.open & (self.columns.candidates != units.unsqueeze(1))
+        candidates = self.columns.counted
+        if self.rows.indices == 1 and candidates:
+            kept = opened[0].nonzero().squeeze(1)
+            if kept.numel() <= _COMPACT * candidates:
+                ends = torch.cat([kept, kept.new_tensor([candidates])])
+                return replace(
+                    self,
+                    open=opened.index_select(1, kept),
+                    columns=self.columns.select(kept, self.rows.levels),
+                    values=self.values.index_select(1, ends),
+                )
+        return replace(self, open=opened)
+
+    def _with(self, strata: Strata) -> Condition:
+        """The same units with strata that are at least as fine."""
+        if not strata.row.numel():
+            return replace(self, strata=strata)
+        bags = Bags.of(strata)
+        if bags.varying.numel() == self.strata_left:
+            return replace(self, strata=strata)
+        counts = self._counts(strata, bags)
+        if not is_additive(self.estimator):
+            values = self._chao_shen(bags, counts)
+            return replace(self, strata=strata, strata_left=bags.varying.numel(), values=values)
+        values = self._sums(bags, counts) / self.rows.samples.unsqueeze(1)
+        left = int(bags.varying.sum())
+        if left < bags.varying.numel():
+            kept = bags.varying.index_select(0, bags.stratum)
+            strata = strata.select(
+                kept.repeat_interleave(bags.members, output_size=strata.row.numel())
+            )
+        return replace(self, strata=strata, strata_left=left, values=values)
+
+    def _counts(self, strata: Strata, bags: Bags) -> Tensor:
+        """Sums of the summands over each bag, ``(bags, columns)``."""
+        cells = _row_sums(self.columns.summands, strata.row, bags.members)
+        return torch.cat([cells, _row_sums(cells, bags.cells, bags.larger)])
+
+    def _sums(self, bags: Bags, counts: Tensor) -> Tensor:
+        """Sum over bags of signed psi, float64 ``(indices, counted + 1)``."""
+        rows = self.rows
+        psi = _psi(self.estimator, rows.largest.bit_length(), counts.device)
+        sums = psi.new_zeros(rows.indices, self.columns.counted + 1)
+        several = (counts[:, -1] > 1).nonzero().squeeze(1)
+        if rows.repeated or self.estimator != "plugin":
+            alone = (counts[:, -1] == 1).nonzero().squeeze(1)
+            constant = psi[counts[:, -2].index_select(0, alone).long()] * bags.signs[alone]
+            sums += (
+                sums.new_zeros(rows.indices)
+                .index_add_(0, bags.index.index_select(0, alone), constant)
+                .unsqueeze(1)
+            )
+        for block in several.split(max(1, _ELEMENTS_AT_ONCE // counts.shape[1])):
+            if not block.numel():
+                break
+            values = self._psi_of_parts(psi, counts.index_select(0, block)[:, :-1])
+            sign = bags.signs.index_select(0, block)
+            if rows.indices == 1:
+                sums[0] += sign @ values
+            else:
+                index = bags.index.index_select(0, block)
+                sums.index_add_(0, index, values * sign.unsqueeze(1))
+        return sums
+
+    def _psi_of_parts(self, psi: Tensor, counts: Tensor) -> Tensor:
+        """Sum of psi over the parts that each candidate makes of each bag, and psi of the bag."""
+        size = counts[:, -1:]
+        if self.rows.levels == 2:
+            if int(size.amax()) <= _SMALL_BAG:
+                table = _psi_of_two(self.estimator, counts.device)
+                place = torch.add(counts, size, alpha=_SMALL_BAG + 1)
+                return table.index_select(0, place.long().view(-1)).view(counts.shape)
+            values = psi.index_select(0, counts.long().view(-1))
+            values += psi.index_select(0, (size - counts).long().view(-1))
+            return values.view(counts.shape)
+        parts = counts[:, :-1].unflatten(1, (self.rows.levels - 1, -1)).long()
+        rest = size.long() - parts.sum(1)
+        return torch.cat([psi[parts].sum(1) + psi[rest], psi[size.long()]], dim=1)
+
+    def _chao_shen(self, bags: Bags, counts: Tensor) -> Tensor:
+        """I(X_in; X_out | S) with each candidate and without, ``(indices, counted + 1)``."""
+        rows = self.rows
+        samples = rows.samples.unsqueeze(1)
+        information = torch.zeros_like(samples, dtype=torch.float64)
+        for sign, kind in zip(_KIND_SIGNS, bags.kinds(), strict=True):
+            parts = self._parts(counts[kind, :-1])
+            index = bags.index[kind]
+
+            def by_index(values: Tensor, index: Tensor = index) -> Tensor:
+                zeros = values.new_zeros(rows.indices, values.shape[1], dtype=torch.float64)
+                return zeros.index_add_(0, index, values.double())
+
+            alone = by_index((parts == 1).sum(1))
+            terms = chao_shen_terms(
+                parts, alone[index].unsqueeze(1), samples[index].unsqueeze(1)
+            ).sum(1)
+            information = information - sign * by_index(terms)
+        return information
+
+    def _parts(self, counts: Tensor) -> Tensor:
+        """Numbers of samples of all parts, float64 ``(bags, levels, candidates + 1)``."""
+        size = counts[:, -1:].double()
+        parts = counts[:, :-1].double().unflatten(1, (self.rows.levels - 1, -1))
+        whole = torch.zeros_like(parts[:, :, :1])
+        parts = torch.cat([parts, whole], dim=2)
+        return torch.cat([size.unsqueeze(1) - parts.sum(1, keepdim=True), parts], dim=1)
+
+
+_KIND_SIGNS = (1.0, 1.0, -1.0, -1.0)
+"""With what sign cells, strata, and the bags alike in X_in and X_out enter the information."""
+
+
+def _bijective(rows: Rows) -> bool:
+    """Whether X_in and X_out determine each other."""
+    outs = int(rows.x_out.max()) + 1
+    pairs = torch.unique(rows.x_in * outs + rows.x_out)
+    ins = torch.unique(pairs.div(outs, rounding_mode="floor")).numel()
+    return bool(ins == pairs.numel() == torch.unique(pairs % outs).numel())
+
+
+def _row_sums(table: Tensor, places: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of as many rows of the table, one after the other, as ``lengths`` says."""
+    offsets = lengths.cumsum(0) - lengths
+    return torch.embedding_bag(table, places, offsets, mode=0)[0]
+
+
+@lru_cache(maxsize=16)
+def _psi(estimator: Estimator, bits: int, device: torch.device) -> Tensor:
+    return psi_table(estimator, 2**bits, device)
+
+
+@lru_cache(maxsize=16)
+def _psi_of_two(estimator: Estimator, device: torch.device) -> Tensor:
+    """psi(c) + psi(size - c) at place size * (_SMALL_BAG + 1) + c, float64."""
+    psi = psi_table(estimator, _SMALL_BAG, device)
+    counts = torch.arange(_SMALL_BAG + 1, device=device)
+    return (psi + psi[(counts.unsqueeze(1) - counts).clamp(min=0)]).flatten()

@@ -1,0 +1,301 @@
+"""Samples as weighted rows: equal ones are counted once, however many variables there are.
+
+A joint state is never packed into one machine word: a chunk of units is, together with the number
+of the state of the units before it, and the states are numbered anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_relay.information.arguments import (
+    check_codes,
+    check_labels,
+    check_valid,
+    check_weights,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+_SMALL_RANGE = 256
+"""Codes within a range of this many integers are numbered by a table, others by sorting."""
+
+_KEY_BITS = 62
+
+_CHUNK_BITS = 52
+"""A chunk of units is packed by a product of floats, which is exact up to this many bits."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Checked arguments, whose leading dimensions broadcast.
+
+    Attributes:
+        leading: Shape of the leading dimensions; flattened, it has ``indices`` entries.
+        x_in: Labels of the input, broadcastable to ``(…, samples)``; likewise
+        x_out: labels of the output,
+        valid: a mask of the samples that count, or None,
+        weights: how many times each counts, or None.
+        hidden: Codes of the units, ``(…, samples, units)``.
+    """
+
+    leading: torch.Size
+    x_in: Tensor
+    x_out: Tensor
+    hidden: Tensor
+    valid: Tensor | None
+    weights: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        x_in: Tensor,
+        x_out: Tensor,
+        hidden: Tensor,
+        valid: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Samples:
+        """Check the arguments.
+
+        Raises:
+            TypeError: If labels, codes or weights are not integers, or the mask is not one.
+            ValueError: If a shape does not fit or a weight is negative.
+        """
+        check_codes(hidden)
+        check_labels("x_in", x_in, hidden)
+        check_labels("x_out", x_out, hidden)
+        check_valid(valid, hidden)
+        check_weights(weights, hidden)
+        given = [part for part in (x_in, x_out, valid, weights) if part is not None]
+        shape = torch.broadcast_shapes(hidden.shape[:-1], *(part.shape for part in given))
+        return cls(shape[:-1], x_in, x_out, hidden, valid, weights)
+
+    @property
+    def indices(self) -> int:
+        """Number of flattened leading indices."""
+        return self.leading.numel()
+
+    def rows(self) -> Rows:
+        """The different rows of all leading indices."""
+        return self._rows(0, self.indices)
+
+    def blocks(self, elements: int) -> Iterator[Rows]:
+        """The different rows of a few leading indices at a time.
+
+        Args:
+            elements: Samples times units that a block takes; one index takes more if it must.
+        """
+        each = max(1, self.hidden.shape[-2] * self.hidden.shape[-1])
+        at_once = max(1, elements // each)
+        for start in range(0, self.indices, at_once):
+            yield self._rows(start, min(start + at_once, self.indices))
+
+    def _rows(self, start: int, stop: int) -> Rows:
+        def block(part: Tensor, own: int) -> Tensor:
+            flat = part.reshape(-1, *part.shape[part.dim() - own :])
+            if flat.shape[0] == self.indices:
+                return flat[start:stop]
+            shape = part.shape[: part.dim() - own]
+            place = torch.arange(flat.shape[0], device=part.device).reshape(shape)
+            return flat[place.expand(self.leading).reshape(-1)[start:stop]]
+
+        return _count_rows(
+            block(self.x_in, 1),
+            block(self.x_out, 1),
+            block(self.hidden, 2),
+            None if self.valid is None else block(self.valid, 1),
+            None if self.weights is None else block(self.weights, 1),
+            (self.leading, start),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The different rows (X_in, X_out, Y) of some leading indices, and how often each is there.
+
+    Attributes:
+        codes: Codes of the units from 0, ``(rows, units)``, uint8 or int64.
+        levels: A number that every code stays below, at least 2.
+        x_in: Labels of the input from 0, int64 ``(rows,)``.
+        x_out: Labels of the output from 0, int64 ``(rows,)``.
+        index: Leading index of each row, int64 ``(rows,)``; rows are in rising order of index,
+            X_in, X_out and codes.
+        weight: Number of samples equal to each row, at least 1, int64 ``(rows,)``.
+        samples: Number of samples of each index, int64 ``(indices,)``.
+    """
+
+    codes: Tensor
+    levels: int
+    x_in: Tensor
+    x_out: Tensor
+    index: Tensor
+    weight: Tensor
+    samples: Tensor
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.codes.shape[1]
+
+    @property
+    def indices(self) -> int:
+        """Number of leading indices."""
+        return self.samples.numel()
+
+    @cached_property
+    def largest(self) -> int:
+        """Largest number of samples of an index."""
+        return int(self.samples.max())
+
+    @cached_property
+    def repeated(self) -> bool:
+        """Whether a row stands for several samples."""
+        return int(self.samples.sum()) > self.weight.numel()
+
+
+def _count_rows(
+    x_in: Tensor,
+    x_out: Tensor,
+    hidden: Tensor,
+    valid: Tensor | None,
+    weights: Tensor | None,
+    place: tuple[torch.Size, int],
+) -> Rows:
+    indices, _, units = hidden.shape
+    codes, levels = _codes_from_zero(hidden.reshape(-1, units))
+    labels_in, count_in = _labels_from_zero(x_in)
+    labels_out, count_out = _labels_from_zero(x_out)
+    index = torch.arange(indices, device=hidden.device).unsqueeze(1)
+    label = ((index * count_in + labels_in) * count_out + labels_out).reshape(-1)
+    weight = None if weights is None else weights.reshape(-1).long()
+    if valid is not None or weight is not None:
+        counts = torch.ones_like(label, dtype=torch.bool) if valid is None else valid.reshape(-1)
+        counted = (counts if weight is None else counts & (weight > 0)).nonzero().squeeze(1)
+        codes, label = codes[counted], label[counted]
+        weight = None if weight is None else weight[counted]
+        if not label.numel():
+            _raise_no_samples(*place, 0)
+
+    order, differs = first_differences(label, indices * count_in * count_out, codes, levels)
+    starts = (differs <= units).nonzero().squeeze(1)
+    ends = torch.cat([starts[1:], starts.new_tensor([order.numel()])])
+    if weight is None:
+        weight = ends - starts
+    else:
+        total = torch.cat([weight.new_zeros(1), weight[order].cumsum(0)])
+        weight = total[ends] - total[starts]
+    first = order if starts.numel() == order.numel() else order[starts]
+    label = label.index_select(0, first)
+    pair = label % (count_in * count_out)
+    index = label.div(count_in * count_out, rounding_mode="floor")
+    totals = torch.zeros(indices, dtype=torch.int64, device=index.device)
+    totals.index_add_(0, index, weight)
+    if not bool((totals > 0).all()):
+        _raise_no_samples(*place, int((totals == 0).nonzero()[0]))
+    return Rows(
+        codes=codes.index_select(0, first),
+        levels=levels,
+        x_in=pair.div(count_out, rounding_mode="floor"),
+        x_out=pair % count_out,
+        index=index,
+        weight=weight,
+        samples=totals,
+    )
+
+
+def _codes_from_zero(codes: Tensor) -> tuple[Tensor, int]:
+    if codes.dtype == torch.bool:
+        return codes.view(torch.uint8), 2
+    lowest, highest = (int(bound) for bound in torch.aminmax(codes))
+    if highest - lowest < 2:
+        return (codes - lowest if lowest else codes).to(torch.uint8), 2
+    if highest - lowest < _SMALL_RANGE:
+        shifted = codes.long() - lowest
+        present = torch.bincount(shifted.flatten(), minlength=_SMALL_RANGE) > 0
+        number = (present.cumsum(0) - 1).to(torch.uint8)
+        return number[shifted], max(2, int(present.sum()))
+    columns = [torch.unique(column, return_inverse=True) for column in codes.unbind(-1)]
+    levels = max(values.numel() for values, _ in columns)
+    return torch.stack([numbers for _, numbers in columns], dim=-1), max(2, levels)
+
+
+def _labels_from_zero(labels: Tensor) -> tuple[Tensor, int]:
+    labels = labels.long()
+    lowest, highest = (int(bound) for bound in torch.aminmax(labels))
+    if highest - lowest < _SMALL_RANGE:
+        return (labels - lowest if lowest else labels), highest - lowest + 1
+    values, codes = torch.unique(labels, return_inverse=True)
+    return codes, values.numel()
+
+
+def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int, int]]:
+    """Codes packed a few units at a time, the first unit in the highest bits.
+
+    Args:
+        codes: Codes below ``levels``, ``(rows, units)``.
+        levels: A number that every code stays below.
+        bits: No chunk takes more bits, unless a single unit does.
+
+    Yields:
+        The values of each chunk, int64 ``(rows,)``, its units, and the bits that each takes.
+    """
+    each = (levels - 1).bit_length()
+    for block in codes.split(max(1, min(bits, _CHUNK_BITS) // each), dim=1):
+        units = block.shape[1]
+        powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device))
+        yield (block.double() @ powers.double()).long(), units, each
+
+
+def first_differences(
+    label: Tensor, labels: int, codes: Tensor, levels: int
+) -> tuple[Tensor, Tensor]:
+    """Rows in rising order of label and codes, and where each first differs from the one before.
+
+    Args:
+        label: Numbers below ``labels``, int64 ``(rows,)``.
+        labels: A number that every label stays below.
+        codes: Codes below ``levels``, ``(rows, units)``.
+        levels: A number that every code stays below.
+
+    Returns:
+        The order, int64 ``(rows,)``; and for each place of it 0 if the label differs from that at
+        the place before (or there is none), j + 1 if unit j is the first to differ, units + 1 if
+        nothing does, int64 ``(rows,)``.
+    """
+    number, order = label, label
+    bits = _KEY_BITS - max(labels, label.numel()).bit_length()
+    never = codes.shape[1] + 1
+    differs = torch.full_like(label, never)
+    before = 0
+    for values, units, each in packed(codes, levels, bits):
+        width = units * each
+        key, order = ((number << width) | values).sort()
+        difference = (key[1:] ^ key[:-1]).clamp(max=1 << width)
+        highest = torch.frexp(difference.double()).exponent.long() - 1
+        at = before + units - highest.div(each, rounding_mode="floor")
+        at = torch.where(highest == width, 0, at)
+        at = torch.where(difference == 0, never, at)
+        differs[1:] = torch.where(differs[1:] < never, differs[1:], at)
+        if before == 0:
+            differs[:1] = 0
+        before += units
+        if int(differs.max()) < never or before == codes.shape[1]:
+            break
+        number = torch.empty_like(number)
+        number[order] = (differs < never).cumsum(0) - 1
+    return order, differs
+
+
+def _raise_no_samples(leading: torch.Size, start: int, index: int) -> None:
+    where = ""
+    if leading:
+        place = torch.unravel_index(torch.tensor(start + index), leading)
+        where = f" at leading index {tuple(int(part) for part in place)}"
+    raise ValueError(f"valid, weights: no sample is counted{where}; leave that index out")

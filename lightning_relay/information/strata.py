@@ -1,0 +1,168 @@
+"""Samples grouped by the state of a condition S that grows, and within it by input and output.
+
+Four kinds of bags of samples make up I(X_in; X_out | S): alike in S, X_in and X_out (*cells*), in S
+and X_in, in S and X_out, and in S alone (*strata*). Samples stand in the order of one number that
+holds, from its highest bits to its lowest, the state of S, the leading index, X_in and X_out: so
+cells, bags alike in X_in, and strata are runs of equal neighbours once the lower bits are left out.
+For the bags alike in X_out the cells are ordered once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_relay.information.rows import Rows
+
+_KEY_BITS = 62
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Number of bits of each part of a key, from the lowest."""
+
+    x_out: int
+    x_in: int
+    index: int
+    state: int = 0
+
+    @property
+    def labels(self) -> int:
+        """Number of bits below those of the stratum."""
+        return self.x_out + self.x_in
+
+    @property
+    def total(self) -> int:
+        """Number of all bits."""
+        return self.labels + self.index + self.state
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Rows in the order of state, leading index, X_in and X_out.
+
+    Attributes:
+        row: Row of each member, int64 ``(members,)``.
+        key: State, leading index, X_in and X_out of each, rising, int64 ``(members,)``.
+        layout: Which bits of the key say what.
+        bijective: Whether X_in and X_out determine each other in all samples.
+    """
+
+    row: Tensor
+    key: Tensor
+    layout: Layout
+    bijective: bool
+
+    @classmethod
+    def of(cls, rows: Rows, *, bijective: bool) -> Strata:
+        """One stratum for each leading index."""
+        layout = Layout(*(_bits(part) for part in (rows.x_out, rows.x_in, rows.index)))
+        row = torch.arange(rows.index.numel(), device=rows.index.device)
+        label = (rows.x_in << layout.x_out) | rows.x_out
+        return cls(row, (rows.index << layout.labels) | label, layout, bijective)
+
+    @property
+    def index(self) -> Tensor:
+        """Leading index of each member, int64 ``(members,)``."""
+        return self.index_of(self.key)
+
+    def index_of(self, key: Tensor) -> Tensor:
+        """Leading index of keys."""
+        return (key >> self.layout.labels) & ((1 << self.layout.index) - 1)
+
+    def split(self, code: Tensor, levels: int) -> Strata:
+        """Strata within which a further variable is constant too.
+
+        Args:
+            code: Its code for each member, below ``levels``, ``(members,)``.
+            levels: A number that the codes stay below.
+        """
+        bits = (levels - 1).bit_length()
+        room = self if self.layout.total + bits <= _KEY_BITS else self._renumbered()
+        key, order = torch.add(room.key, code, alpha=1 << room.layout.total).sort()
+        layout = replace(room.layout, state=room.layout.state + bits)
+        return Strata(room.row.index_select(0, order), key, layout, self.bijective)
+
+    def select(self, members: Tensor) -> Strata:
+        """Some of the members, bool ``(members,)``."""
+        return replace(self, row=self.row[members], key=self.key[members])
+
+    def _renumbered(self) -> Strata:
+        """The same, with states numbered without gaps."""
+        layout = self.layout
+        below = layout.labels + layout.index
+        state = torch.unique_consecutive(self.key >> below, return_inverse=True)[1]
+        key = (state << below) | (self.key & ((1 << below) - 1))
+        return replace(self, key=key, layout=replace(layout, state=_bits(state)))
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The bags of some strata: first the cells, then larger ones that consist of cells.
+
+    Attributes:
+        index: Leading index of each bag, int64 ``(all bags,)``.
+        members: Number of members of each cell, int64 ``(cells,)``.
+        larger: Number of cells of each larger bag, int64 ``(larger bags,)``.
+        cells: The cells of the larger bags, one after the other.
+        signs: With what sign each bag enters the information, float64 ``(all bags,)``.
+        stratum: Stratum of each cell, int64 ``(cells,)``.
+        varying: Whether X_in and X_out both vary in a stratum, bool ``(strata,)``.
+        alike_in: Number of the bags alike in X_in.
+    """
+
+    index: Tensor
+    members: Tensor
+    larger: Tensor
+    cells: Tensor
+    signs: Tensor
+    stratum: Tensor
+    varying: Tensor
+    alike_in: int
+
+    @classmethod
+    def of(cls, strata: Strata) -> Bags:
+        """All bags of the strata.
+
+        Where X_in and X_out determine each other, cells and the bags alike in one of them are the
+        same, and the first cancel with one of the second.
+        """
+        layout = strata.layout
+        key, members = torch.unique_consecutive(strata.key, return_counts=True)
+        state, stratum, cells = torch.unique_consecutive(
+            key >> layout.labels, return_inverse=True, return_counts=True
+        )
+        order = torch.arange(key.numel(), device=key.device)
+        signs = torch.ones(key.numel() + cells.numel(), dtype=torch.float64, device=key.device)
+        if strata.bijective:
+            signs[: key.numel()] = -1.0
+            index = strata.index_of(torch.cat([key, state << layout.labels]))
+            return cls(index, members, cells, order, signs, stratum, cells > 1, 0)
+        in_key, alike_in = torch.unique_consecutive(key >> layout.x_out, return_counts=True)
+        no_x_in = ~(((1 << layout.x_in) - 1) << layout.x_out)
+        out_key, by_out = (key & no_x_in).sort()
+        out_key, alike_out = torch.unique_consecutive(out_key, return_counts=True)
+        _, ins = torch.unique_consecutive(in_key >> layout.x_in, return_counts=True)
+        _, outs = torch.unique_consecutive(out_key >> layout.labels, return_counts=True)
+        larger = torch.cat([cells, alike_in, alike_out])
+        signs = torch.cat([signs, signs.new_full((larger.numel() - cells.numel(),), -1.0)])
+        order = torch.cat([order, order, by_out])
+        varying = torch.minimum(ins, outs) > 1
+        keys = [key, state << layout.labels, in_key << layout.x_out, out_key]
+        index = strata.index_of(torch.cat(keys))
+        return cls(index, members, larger, order, signs, stratum, varying, in_key.numel())
+
+    def kinds(self) -> tuple[slice, slice, slice, slice]:
+        """Where the cells, the strata, and the bags alike in X_in and in X_out are."""
+        ends = self.members.numel(), self.varying.numel(), self.alike_in
+        cells, strata, alike_in = (sum(ends[: end + 1]) for end in range(3))
+        return slice(cells), slice(cells, strata), slice(strata, alike_in), slice(alike_in, None)
+
+
+def _bits(codes: Tensor) -> int:
+    return max(1, int(codes.max()).bit_length())
