@@ -63,7 +63,7 @@ class ChainEvidence:
         with_out = _Seen.of(rows, rows.index * outs + rows.x_out, rows.indices * outs, codes)
         pair = (rows.index * ins + rows.x_in) * outs + rows.x_out
         with_both = _Seen.of(rows, pair, rows.indices * ins * outs, codes)
-        samples = rows.samples.unsqueeze(1)
+        samples = rows.samples.unsqueeze(1).double()
         plugin, corrected = (
             (with_both.psi + state.psi - with_in.psi - with_out.psi) / samples
         ).unbind(0)

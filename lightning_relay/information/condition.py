@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _ELEMENTS_AT_ONCE = 2**18
 """Bags times units are looked up in blocks of this size."""
 
-_LARGEST_EXACT = 2**24
+LARGEST_EXACT = 2**24
 """float32 counts exactly up to here."""
 
 _SMALL_BAG = 255
@@ -71,7 +71,7 @@ class Columns:
         summands = rows.codes.new_ones(
             rows.codes.shape[0],
             (rows.levels - 1) * units + 2,
-            dtype=torch.float32 if rows.largest < _LARGEST_EXACT else torch.float64,
+            dtype=torch.float32 if rows.largest < LARGEST_EXACT else torch.float64,
         )
         for level in range(1, rows.levels if units else 1):
             block = summands[:, (level - 1) * units : level * units]
@@ -129,7 +129,7 @@ class Condition:
                 I(X_in; X_out | S) is followed.
         """
         columns = Columns.of(rows, with_candidates=candidates)
-        strata = Strata.of(rows, bijective=is_additive(estimator) and _bijective(rows))
+        strata = Strata.of(rows, bijective=is_additive(estimator) and rows.bijective)
         nothing = rows.samples.new_zeros((), dtype=torch.float64)
         opened = torch.ones_like(columns.candidates, dtype=torch.bool)
         return cls(rows, estimator, columns, opened, strata, 0, nothing)._with(strata)
@@ -181,23 +181,17 @@ class Condition:
         bags = Bags.of(strata)
         if bags.varying.numel() == self.strata_left:
             return replace(self, strata=strata)
-        counts = self._counts(strata, bags)
+        counts = bags.sums(self.columns.summands, strata.row)
         if not is_additive(self.estimator):
             values = self._chao_shen(bags, counts)
             return replace(self, strata=strata, strata_left=bags.varying.numel(), values=values)
         values = self._sums(bags, counts) / self.rows.samples.unsqueeze(1)
-        left = int(bags.varying.sum())
-        if left < bags.varying.numel():
-            kept = bags.varying.index_select(0, bags.stratum)
-            strata = strata.select(
-                kept.repeat_interleave(bags.members, output_size=strata.row.numel())
-            )
+        kept = bags.members_that_vary()
+        if kept is None:
+            left = bags.varying.numel()
+        else:
+            strata, left = strata.select(kept), int(bags.varying.sum())
         return replace(self, strata=strata, strata_left=left, values=values)
-
-    def _counts(self, strata: Strata, bags: Bags) -> Tensor:
-        """Sums of the summands over each bag, ``(bags, columns)``."""
-        cells = _row_sums(self.columns.summands, strata.row, bags.members)
-        return torch.cat([cells, _row_sums(cells, bags.cells, bags.larger)])
 
     def _sums(self, bags: Bags, counts: Tensor) -> Tensor:
         """Sum over bags of signed psi, float64 ``(indices, counted + 1)``."""
@@ -236,7 +230,7 @@ class Condition:
             values = psi.index_select(0, counts.long().view(-1))
             values += psi.index_select(0, (size - counts).long().view(-1))
             return values.view(counts.shape)
-        parts = counts[:, :-1].unflatten(1, (self.rows.levels - 1, -1)).long()
+        parts = counts[:, :-1].unflatten(1, (self.rows.levels - 1, self.columns.counted)).long()
         rest = size.long() - parts.sum(1)
         return torch.cat([psi[parts].sum(1) + psi[rest], psi[size.long()]], dim=1)
 
@@ -263,28 +257,14 @@ class Condition:
     def _parts(self, counts: Tensor) -> Tensor:
         """Numbers of samples of all parts, float64 ``(bags, levels, candidates + 1)``."""
         size = counts[:, -1:].double()
-        parts = counts[:, :-1].double().unflatten(1, (self.rows.levels - 1, -1))
-        whole = torch.zeros_like(parts[:, :, :1])
+        parts = counts[:, :-1].double().unflatten(1, (self.rows.levels - 1, self.columns.counted))
+        whole = parts.new_zeros(*parts.shape[:2], 1)
         parts = torch.cat([parts, whole], dim=2)
         return torch.cat([size.unsqueeze(1) - parts.sum(1, keepdim=True), parts], dim=1)
 
 
 _KIND_SIGNS = (1.0, 1.0, -1.0, -1.0)
 """With what sign cells, strata, and the bags alike in X_in and X_out enter the information."""
-
-
-def _bijective(rows: Rows) -> bool:
-    """Whether X_in and X_out determine each other."""
-    outs = int(rows.x_out.max()) + 1
-    pairs = torch.unique(rows.x_in * outs + rows.x_out)
-    ins = torch.unique(pairs.div(outs, rounding_mode="floor")).numel()
-    return bool(ins == pairs.numel() == torch.unique(pairs % outs).numel())
-
-
-def _row_sums(table: Tensor, places: Tensor, lengths: Tensor) -> Tensor:
-    """Sums of as many rows of the table, one after the other, as ``lengths`` says."""
-    offsets = lengths.cumsum(0) - lengths
-    return torch.embedding_bag(table, places, offsets, mode=0)[0]
 
 
 @lru_cache(maxsize=16)

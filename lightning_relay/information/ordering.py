@@ -220,25 +220,22 @@ def _ordered(
     largest = direction == "shrink"
     empty = Condition.empty(rows, estimator)
     chosen = None if beam_width == 1 else _best_chain(empty, beam_width, largest=largest)
-    moved, tied, ambiguous, conditioned = _grow(empty, chosen, largest=largest)
-    evidence = ChainEvidence.of(rows, moved)
-    gap = (evidence.corrected if estimator == "plugin" else conditioned) - evidence.plugin
+    grown = grow(empty, chosen, largest=largest)
+    evidence = ChainEvidence.of(rows, grown.units)
+    gap = (evidence.corrected if estimator == "plugin" else grown.conditioned) - evidence.plugin
     good = (evidence.coverage >= min_coverage) & (gap.abs() <= max_gap)
     resolved = good.cummin(1).values[:, 1:]
 
     def by_place(values: Tensor) -> Tensor:
         return values if largest else values.flip(1)
 
-    if largest:
-        information = conditioned - conditioned[:, -1:]
-    else:
-        information = conditioned[:, :1] - conditioned.flip(1)
-    units = by_place(moved)
+    information = information_along(grown.conditioned, direction)
+    units = by_place(grown.units)
     return RelayOrder(
         units=units,
         information=information,
-        tied=by_place(tied),
-        ambiguous=by_place(ambiguous),
+        tied=by_place(grown.tied),
+        ambiguous=by_place(grown.ambiguous),
         scores=_scores(units, information),
         coverage=by_place(evidence.coverage),
         distinct_states=by_place(evidence.distinct_states),
@@ -248,15 +245,45 @@ def _ordered(
     )
 
 
-def _grow(
-    condition: Condition, chosen: Tensor | None, *, largest: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def information_along(conditioned: Tensor, direction: Direction) -> Tensor:
+    """Information of the sets of an order, all units first, from that of its conditions.
+
+    Args:
+        conditioned: I(X_in; X_out | S) before the first unit joins S and after each, float64
+            ``(indices, units + 1)``.
+        direction: Direction of the order.
+    """
+    if direction == "shrink":
+        return conditioned - conditioned[:, -1:]
+    return conditioned[:, :1] - conditioned.flip(1)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """How a condition grew.
+
+    Attributes:
+        units: Units in the order in which they joined, int64 ``(indices, units)``.
+        tied: Whether each was tied when it joined, bool ``(indices, units)``.
+        ambiguous: Whether it was ever as good as another, bool ``(indices, units)``.
+        conditioned: I(X_in; X_out | S) before the first joined and after each, bits, float64
+            ``(indices, units + 1)``.
+    """
+
+    units: Tensor
+    tied: Tensor
+    ambiguous: Tensor
+    conditioned: Tensor
+
+
+def grow(condition: Condition, chosen: Tensor | None = None, *, largest: bool) -> Grown:
     """Put the units into the condition: the chosen ones, or those that leave most or least.
 
-    Returns:
-        Units in the order in which they went, whether each was tied when it went, whether it was
-        ever as good as another, all ``(indices, units)``, and I(X_in; X_out | S) before the first
-        and after each, ``(indices, units + 1)``.
+    Args:
+        condition: The empty condition.
+        chosen: Units in the order in which they join, int64 ``(indices, units)``; None: each time
+            the best.
+        largest: Whether the best leaves the largest information, or the smallest.
     """
     units = condition.rows.units
     open_places = torch.zeros_like(condition.columns.candidates, dtype=torch.bool)
@@ -282,11 +309,8 @@ def _grow(
         conditioned.append(best)
         condition = condition.with_units(unit.squeeze(1))
     order = torch.cat(moved, dim=1)
-    return (
-        order,
-        torch.cat(tied, dim=1),
-        open_places.gather(1, order),
-        torch.cat(conditioned, dim=1),
+    return Grown(
+        order, torch.cat(tied, dim=1), open_places.gather(1, order), torch.cat(conditioned, dim=1)
     )
 
 

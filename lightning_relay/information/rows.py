@@ -82,6 +82,30 @@ class Samples:
         """Number of flattened leading indices."""
         return self.leading.numel()
 
+    def at(self, index: int) -> Samples:
+        """Those of one flattened leading index, without leading dimensions."""
+        return Samples(
+            torch.Size(()),
+            self._block(self.x_in, 1, index, index + 1)[0],
+            self._block(self.x_out, 1, index, index + 1)[0],
+            self._block(self.hidden, 2, index, index + 1)[0],
+            None if self.valid is None else self._block(self.valid, 1, index, index + 1)[0],
+            None if self.weights is None else self._block(self.weights, 1, index, index + 1)[0],
+        )
+
+    def resampled(self, weights: Tensor, order: Tensor | None = None) -> Samples:
+        """Resamples of a single leading index, as leading indices.
+
+        Args:
+            weights: How often each sample is in each resample, ``(resamples, samples)``.
+            order: An order of the units for each resample, ``(resamples, units)``; default: as
+                they are.
+        """
+        hidden = self.hidden.expand(len(weights), -1, -1)
+        if order is not None:
+            hidden = hidden.gather(2, order.unsqueeze(1).expand(hidden.shape))
+        return Samples(weights.shape[:1], self.x_in, self.x_out, hidden, self.valid, weights)
+
     def rows(self) -> Rows:
         """The different rows of all leading indices."""
         return self._rows(0, self.indices)
@@ -98,22 +122,23 @@ class Samples:
             yield self._rows(start, min(start + at_once, self.indices))
 
     def _rows(self, start: int, stop: int) -> Rows:
-        def block(part: Tensor, own: int) -> Tensor:
-            flat = part.reshape(-1, *part.shape[part.dim() - own :])
-            if flat.shape[0] == self.indices:
-                return flat[start:stop]
-            shape = part.shape[: part.dim() - own]
-            place = torch.arange(flat.shape[0], device=part.device).reshape(shape)
-            return flat[place.expand(self.leading).reshape(-1)[start:stop]]
-
         return _count_rows(
-            block(self.x_in, 1),
-            block(self.x_out, 1),
-            block(self.hidden, 2),
-            None if self.valid is None else block(self.valid, 1),
-            None if self.weights is None else block(self.weights, 1),
+            self._block(self.x_in, 1, start, stop),
+            self._block(self.x_out, 1, start, stop),
+            self._block(self.hidden, 2, start, stop),
+            None if self.valid is None else self._block(self.valid, 1, start, stop),
+            None if self.weights is None else self._block(self.weights, 1, start, stop),
             (self.leading, start),
         )
+
+    def _block(self, part: Tensor, own: int, start: int, stop: int) -> Tensor:
+        """A part of some leading indices; its last ``own`` dimensions are not leading ones."""
+        flat = part.reshape(-1, *part.shape[part.dim() - own :])
+        if flat.shape[0] == self.indices:
+            return flat[start:stop]
+        shape = part.shape[: part.dim() - own]
+        place = torch.arange(flat.shape[0], device=part.device).reshape(shape)
+        return flat[place.expand(self.leading).reshape(-1)[start:stop]]
 
 
 @dataclass(frozen=True)
@@ -153,6 +178,14 @@ class Rows:
     def largest(self) -> int:
         """Largest number of samples of an index."""
         return int(self.samples.max())
+
+    @cached_property
+    def bijective(self) -> bool:
+        """Whether X_in and X_out determine each other."""
+        outs = int(self.x_out.max()) + 1
+        pairs = torch.unique(self.x_in * outs + self.x_out)
+        ins = torch.unique(pairs.div(outs, rounding_mode="floor")).numel()
+        return bool(ins == pairs.numel() == torch.unique(pairs % outs).numel())
 
     @cached_property
     def repeated(self) -> bool:

@@ -88,6 +88,30 @@ class Strata:
         layout = replace(room.layout, state=room.layout.state + bits)
         return Strata(room.row.index_select(0, order), key, layout, self.bijective)
 
+    def branched(self, code: Tensor, levels: int, bit: int) -> tuple[Strata, Strata]:
+        """The same strata, and finer ones with another leading index.
+
+        Args:
+            code: Code of the further variable for each member, below ``levels``, ``(members,)``.
+            levels: A number that the codes stay below.
+            bit: Bit of the leading index that says which of the two a stratum belongs to.
+
+        Returns:
+            Strata that leave the variable out, whose bit is not set, and strata within which it is
+            constant, whose bit is.
+        """
+        marked = replace(self, key=self.key | (1 << (self.layout.labels + bit)))
+        finer = marked.split(code, levels)
+        if finer.layout.state < self.layout.state:
+            coarser = self._renumbered()
+            return replace(coarser, layout=finer.layout), finer
+        return replace(self, layout=finer.layout), finer
+
+    def joined(self, other: Strata) -> Strata:
+        """These and others of the same layout, with other leading indices."""
+        key, order = torch.cat([self.key, other.key]).sort()
+        return replace(self, row=torch.cat([self.row, other.row])[order], key=key)
+
     def select(self, members: Tensor) -> Strata:
         """Some of the members, bool ``(members,)``."""
         return replace(self, row=self.row[members], key=self.key[members])
@@ -157,11 +181,34 @@ class Bags:
         index = strata.index_of(torch.cat(keys))
         return cls(index, members, larger, order, signs, stratum, varying, in_key.numel())
 
+    def sums(self, table: Tensor, row: Tensor) -> Tensor:
+        """Sum of the table's rows over each bag, ``(all bags, columns)``.
+
+        Args:
+            table: Numbers whose sums floating point holds exactly, ``(rows, columns)``.
+            row: Row of each member, int64 ``(members,)``.
+        """
+        cells = _sums_of_runs(table, row, self.members)
+        return torch.cat([cells, _sums_of_runs(cells, self.cells, self.larger)])
+
+    def members_that_vary(self) -> Tensor | None:
+        """Which members are in strata in which X_in and X_out vary, bool; None if all are."""
+        if bool(self.varying.all()):
+            return None
+        kept = self.varying.index_select(0, self.stratum)
+        return kept.repeat_interleave(self.members)
+
     def kinds(self) -> tuple[slice, slice, slice, slice]:
         """Where the cells, the strata, and the bags alike in X_in and in X_out are."""
         ends = self.members.numel(), self.varying.numel(), self.alike_in
         cells, strata, alike_in = (sum(ends[: end + 1]) for end in range(3))
         return slice(cells), slice(cells, strata), slice(strata, alike_in), slice(alike_in, None)
+
+
+def _sums_of_runs(table: Tensor, places: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of as many rows of the table, one after the other, as ``lengths`` says."""
+    offsets = lengths.cumsum(0) - lengths
+    return torch.embedding_bag(table, places, offsets, mode=0)[0]
 
 
 def _bits(codes: Tensor) -> int:

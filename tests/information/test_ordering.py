@@ -1,3 +1,6 @@
+from dataclasses import fields
+from itertools import permutations
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,6 +8,7 @@ from hypothesis import strategies as st
 
 from lightning_relay.information import (
     Direction,
+    Estimator,
     RelayOrder,
     mutual_information,
     relay_information,
@@ -176,3 +180,126 @@ def test_the_result_is_frozen_and_the_direction_checked() -> None:
         order.units = bit
     with pytest.raises(ValueError, match=r"direction: got 'up'; it takes 'shrink' or 'grow'"):
         relay_order(bit, bit, bit.unsqueeze(1), direction="up")
+
+
+@given(discrete_data(), st.sampled_from(["shrink", "grow"]), st.integers(1, 3))
+def test_a_weight_is_as_many_samples(data: Data, direction: Direction, beam_width: int) -> None:
+    weights = torch.arange(len(data.x_in)) % 3 + 1
+    weighted = relay_order(*data, weights=weights, direction=direction, beam_width=beam_width)
+    repeated = relay_order(
+        *(part.repeat_interleave(weights, dim=0) for part in data),
+        direction=direction,
+        beam_width=beam_width,
+    )
+    for field in fields(RelayOrder):
+        first, second = (getattr(order, field.name) for order in (weighted, repeated))
+        torch.testing.assert_close(first, second, atol=1e-9, rtol=0)
+
+
+@given(discrete_data(max_units=4), st.sampled_from(["shrink", "grow"]))
+def test_a_beam_that_drops_nothing_finds_the_best_chain(data: Data, direction: Direction) -> None:
+    units = range(data.hidden.shape[1])
+    found = relay_order(*data, direction=direction, beam_width=100)
+    sums = []
+    for chain in permutations(units):
+        if direction == "shrink":
+            values = [relay_information(*data, chain[gone:]) for gone in range(len(chain))]
+        else:
+            total = float(mutual_information(data.x_in, data.x_out))
+            values = [
+                total - mutual_information(data.x_in, data.x_out, data.hidden[:, chain[gone:]])
+                for gone in range(len(chain))
+            ]
+        sums.append(float(sum(values)))
+    assert float(found.information.sum()) == pytest.approx(max(sums), abs=1e-8)
+
+
+@pytest.mark.parametrize("direction", ["shrink", "grow"])
+def test_units_are_resolved_while_the_conditions_are_covered(direction: Direction) -> None:
+    """Three exact relays of 8 classes beside 20 coin flips: what METHOD's table is about."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(8, (1000,), generator=generator)
+    hidden = torch.randint(2, (1000, 23), generator=generator)
+    hidden[:, 20:] = label.unsqueeze(1) >> torch.arange(3) & 1
+    order = relay_order(label, label, hidden, direction=direction)
+    good = (order.coverage >= 0.9) & (order.gap.abs() <= 0.1)
+    if direction == "shrink":
+        expected = good.long().cumprod(0)[1:].bool()
+        assert expected[0]
+        assert not expected[10:].any()
+    else:
+        expected = good.flip(0).long().cumprod(0).flip(0)[:-1].bool()
+        assert expected[-3:].all()
+        assert sorted(order.units[-3:].tolist()) == [20, 21, 22]
+    assert torch.equal(order.resolved, expected)
+    strict = relay_order(label, label, hidden, direction=direction, min_coverage=1.0, max_gap=0.0)
+    assert int(strict.resolved.sum()) < int(order.resolved.sum())
+    lax = relay_order(label, label, hidden, direction=direction, min_coverage=0.0, max_gap=9.0)
+    assert bool(lax.resolved.all())
+
+
+def test_units_of_many_levels_are_tried_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (200,), generator=generator)
+    hidden = torch.randint(100, (2, 200, 4), generator=generator)
+    hidden[0, :, 2] = labels * 10**9
+    order = relay_order(labels, labels, hidden)
+    for step in range(2):
+        expected = reference.shrinking_order(
+            labels.tolist(), labels.tolist(), hidden[step].tolist()
+        )
+        assert order.units[step].tolist() == expected[0]
+        assert order.information[step].tolist() == pytest.approx(expected[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["plugin", "miller_madow", "grassberger", "chao_shen"])
+def test_bits_of_the_state_are_renumbered_in_time(
+    estimator: Estimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(4, (100,), generator=generator)
+    hidden = torch.randint(3, (3, 100, 9), generator=generator)
+    expected = relay_order(labels, labels.flip(0), hidden, estimator=estimator)
+    monkeypatch.setattr("lightning_relay.information.strata._KEY_BITS", 16)
+    monkeypatch.setattr("lightning_relay.information.condition._ELEMENTS_AT_ONCE", 30)
+    monkeypatch.setattr("lightning_relay.information.condition._SMALL_BAG", 10)
+    found = relay_order(labels, labels.flip(0), hidden, estimator=estimator)
+    torch.testing.assert_close(found.information, expected.information, atol=1e-12, rtol=0)
+    assert torch.equal(found.units, expected.units)
+
+
+def test_counts_beyond_the_precision_of_float32_are_exact() -> None:
+    bit = torch.tensor([0, 1, 0, 1, 1])
+    hidden = torch.stack([bit, torch.tensor([0, 0, 1, 1, 0])], dim=1)
+    weights = torch.tensor([2**24 + 1, 2**24 + 3, 1, 5, 7])
+    order = relay_order(bit, bit, hidden, weights=weights)
+    counts = weights.double() / weights.sum()
+    label = torch.stack([counts[bit == value].sum() for value in (0, 1)])
+    entropy_of_label = -(label * label.log2()).sum()
+    assert float(order.information[0]) == pytest.approx(float(entropy_of_label), abs=1e-12)
+
+
+def test_options_are_checked() -> None:
+    bit = torch.tensor([0, 1])
+    arguments = bit, bit, bit.unsqueeze(1)
+    with pytest.raises(ValueError, match=r"beam_width: got 0; it takes a number of orders from 1"):
+        relay_order(*arguments, beam_width=0)
+    with pytest.raises(ValueError, match=r"min_coverage: got 2; it takes a fraction from 0 to 1"):
+        relay_order(*arguments, min_coverage=2)
+    with pytest.raises(ValueError, match=r"max_gap: got -1; it takes bits from 0"):
+        relay_order(*arguments, max_gap=-1)
+    with pytest.raises(ValueError, match=r"weights: got -3; it takes numbers of samples from 0"):
+        relay_order(*arguments, weights=torch.tensor([1, -3]))
+    with pytest.raises(TypeError, match=r"weights: got torch.float32; it takes integers"):
+        relay_order(*arguments, weights=torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match=r"valid, weights: no sample is counted; leave"):
+        relay_order(*arguments, weights=torch.tensor([0, 0]))
+
+
+def test_tensors_need_not_be_contiguous() -> None:
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.randint(4, (2, 30), generator=generator).T[:, 0]
+    hidden = torch.randint(2, (5, 3, 30), generator=generator).permute(1, 2, 0)
+    found = relay_order(labels, labels, hidden)
+    expected = relay_order(labels.contiguous(), labels.contiguous(), hidden.contiguous())
+    assert torch.equal(found.units, expected.units)

@@ -1,0 +1,223 @@
+"""Intervals for relay information and the stability of orders, by resampling sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_relay.information.condition import Condition
+from lightning_relay.information.estimators import Estimator, check_estimator
+from lightning_relay.information.mutual_information import information_given
+from lightning_relay.information.ordering import (
+    Direction,
+    RelayOrder,
+    check_direction,
+    grow,
+    information_along,
+    relay_order,
+)
+from lightning_relay.information.rows import Samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ELEMENTS_AT_ONCE = 2**22
+"""Resamples are looked at together as long as their samples times units stay below this."""
+
+
+@dataclass(frozen=True, eq=False)
+class BootstrapIntervals:
+    """How much an order and its information change with the sample.
+
+    Attributes:
+        order: The order of all samples.
+        lower: Lower ends of intervals of ``order.information``, bits, float64 ``(…, units + 1)``.
+        upper: Upper ends, bits, float64 ``(…, units + 1)``.
+        rank_lower: Lower ends of intervals of the place of each unit in the order, by unit index,
+            float64 ``(…, units)``; place 0 leaves first and is the least important.
+        rank_upper: Upper ends, float64 ``(…, units)``.
+        rank_stability: Mean rank correlation (Spearman) of the orders of the resamples with
+            ``order``, float64 ``(…)``; 1 for a single unit.
+        confidence: Fraction of samples for which an interval should hold the true value.
+        n_bootstraps: Number of resamples.
+        seed: Seed of the resampling.
+    """
+
+    order: RelayOrder
+    lower: Tensor
+    upper: Tensor
+    rank_lower: Tensor
+    rank_upper: Tensor
+    rank_stability: Tensor
+    confidence: float
+    n_bootstraps: int
+    seed: int
+
+
+def bootstrap(
+    x_in: Tensor,
+    x_out: Tensor,
+    hidden: Tensor,
+    *,
+    direction: Direction = "shrink",
+    n_bootstraps: int = 200,
+    confidence: float = 0.95,
+    valid: Tensor | None = None,
+    estimator: Estimator = "plugin",
+    seed: int = 0,
+) -> BootstrapIntervals:
+    r"""Bootstrap intervals of relay information and of the places of the units in an order.
+
+    The same samples (sequences) are drawn at all leading indices (time steps), as often as there
+    are, with replacement. The information of the sets of the order of all samples is computed from
+    each resample, and a new order found. Intervals of the information are basic bootstrap
+    intervals, :math:`2 \hat I - q_{1 - \alpha/2} \dots 2 \hat I - q_{\alpha/2}` with quantiles q of
+    the resamples: they also undo the bias of the estimator as far as resampling shows it. Those of
+    the places are quantiles; ties are broken at random in each resample, so that units that the
+    data do not order have wide ones.
+
+    Args:
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
+            values.
+        x_out: Integer labels of the output, of a shape like that of ``x_in``.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``.
+        direction: Direction of the order, as for ``relay_order``.
+        n_bootstraps: Number of resamples.
+        confidence: Confidence of the intervals, fraction of 1.
+        valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
+            Resamples in which a leading index has no sample are drawn anew.
+        estimator: How entropies are estimated from counts.
+        seed: Seed of the resampling; no other random state is touched.
+
+    Returns:
+        Intervals and stability, with the leading dimensions of the arguments.
+
+    Raises:
+        TypeError: If labels or codes are not integers.
+        ValueError: If shapes do not fit, an option is unknown or out of range, there is no sample
+            to count, or too few resamples for the confidence.
+
+    Example:
+        >>> import torch
+        >>> bit = torch.tensor([0, 1]).repeat(50)
+        >>> found = bootstrap(bit, bit, torch.stack([torch.zeros_like(bit), bit], dim=-1))
+        >>> bool(found.lower[0] > 0.9), found.rank_lower.tolist(), found.rank_upper.tolist()
+        (True, [0.0, 1.0], [0.0, 1.0])
+
+    Source:
+        Davison and Hinkley, Bootstrap Methods and their Application (1997), section 5.2.
+    """
+    check_direction(direction)
+    check_estimator(estimator)
+    _check_resamples(n_bootstraps, confidence)
+    samples = Samples.of(x_in, x_out, hidden, valid)
+    order = relay_order(x_in, x_out, hidden, direction=direction, valid=valid, estimator=estimator)
+    generator = torch.Generator().manual_seed(seed)
+    weights = _drawn(n_bootstraps, hidden.shape[-2], valid, generator)
+    moved = torch.stack(
+        [torch.randperm(hidden.shape[-1], generator=generator) for _ in range(n_bootstraps)]
+    )
+    parts = []
+    with torch.inference_mode():
+        for index in range(samples.indices):
+            units = order.units.reshape(samples.indices, -1)[index]
+            parts.append(
+                _resampled(
+                    samples.at(index),
+                    weights.to(hidden.device),
+                    moved.to(hidden.device),
+                    units,
+                    direction,
+                    estimator,
+                )
+            )
+    information, places = (
+        torch.stack(part).reshape(*samples.leading, n_bootstraps, -1)
+        for part in zip(*parts, strict=True)
+    )
+    tail = (1 - confidence) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=hidden.device)
+    low, high = torch.quantile(information, ends, dim=-2)
+    rank_lower, rank_upper = torch.quantile(places, ends, dim=-2)
+    return BootstrapIntervals(
+        order=order,
+        lower=2 * order.information - high,
+        upper=2 * order.information - low,
+        rank_lower=rank_lower,
+        rank_upper=rank_upper,
+        rank_stability=_spearman(places, order.units.argsort(-1).double().unsqueeze(-2)).mean(-1),
+        confidence=confidence,
+        n_bootstraps=n_bootstraps,
+        seed=seed,
+    )
+
+
+def _check_resamples(n_bootstraps: int, confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: got {confidence!r}; it takes a fraction between 0 and 1")
+    if isinstance(n_bootstraps, bool) or not isinstance(n_bootstraps, int):
+        raise TypeError(f"n_bootstraps: got {n_bootstraps!r}; it takes a number of resamples")
+    fewest = round(2 / (1 - confidence))
+    if n_bootstraps < fewest:
+        raise ValueError(
+            f"n_bootstraps: got {n_bootstraps}; for a confidence of {confidence} it takes at least "
+            f"{fewest}, so that a resample lies beyond each end"
+        )
+
+
+def _drawn(
+    n_bootstraps: int, samples: int, valid: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """How often each sample is in each resample, int64 ``(resamples, samples)``."""
+    counted = torch.ones(1, samples) if valid is None else valid.reshape(-1, samples).cpu().float()
+    drawn = []
+    while len(drawn) < n_bootstraps:
+        places = torch.randint(samples, (samples,), generator=generator)
+        weights = torch.bincount(places, minlength=samples)
+        if bool(((counted @ weights.float()) > 0).all()):
+            drawn.append(weights)
+    return torch.stack(drawn)
+
+
+def _resampled(
+    samples: Samples,
+    weights: Tensor,
+    moved: Tensor,
+    units: Tensor,
+    direction: Direction,
+    estimator: Estimator,
+) -> tuple[Tensor, Tensor]:
+    """Of each resample, the information of the order's sets and the places of the units.
+
+    Args:
+        samples: Those of one leading index.
+        weights: How often each sample is in each resample, ``(resamples, samples)``.
+        moved: An order of the units for each resample, which breaks ties, ``(resamples, units)``.
+        units: The order of all samples, ``(units,)``.
+        direction: Direction of the orders.
+        estimator: How entropies are estimated from counts.
+
+    Returns:
+        Bits, ``(resamples, units + 1)``, and places, both float64, ``(resamples, units)``.
+    """
+    largest = direction == "shrink"
+    chain = units if largest else units.flip(0)
+    at_once = max(1, _ELEMENTS_AT_ONCE // samples.hidden.numel())
+    information, places = [], []
+    for some, order in zip(weights.split(at_once), moved.split(at_once), strict=True):
+        rows = samples.resampled(some).rows()
+        values = information_given(rows, estimator, chain.tolist())
+        information.append(information_along(torch.stack(values, dim=1), direction))
+        shuffled = samples.resampled(some, order).rows()
+        found = order.gather(1, grow(Condition.empty(shuffled, estimator), largest=largest).units)
+        places.append((found if largest else found.flip(1)).argsort(1).double())
+    return torch.cat(information), torch.cat(places)
+
+
+def _spearman(first: Tensor, second: Tensor) -> Tensor:
+    """Rank correlation of two orders without ties, over the last dimension."""
+    units = first.shape[-1]
+    distance = (first - second).square().sum(-1)
+    return 1 - 6 * distance / max(1, units * (units**2 - 1))
