@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,16 @@ from lightning_relay.discretization import Method, check_method, discretize
 from lightning_relay.information import (
     Direction,
     Estimator,
+    bootstrap,
+    chance_level,
     distinct_states,
     mutual_information,
     relay_order,
 )
 from lightning_relay.information.arguments import check_label_tensor
+from lightning_relay.information.bootstrapping import check_resamples
+from lightning_relay.information.ordering import check_evidence_rule
+from lightning_relay.information.permutation import check_permutations
 from lightning_relay.recurrent.kept import KeptStates
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
@@ -39,6 +45,8 @@ InputsEnd = int | Mapping[str, int]
 _CODES_AT_ONCE = 2**22
 """Steps are analysed in blocks of about this many codes."""
 
+_INTERVALS = ("lower", "upper", "rank_lower", "rank_upper", "rank_stability")
+
 _LOWER_AGREEMENT = 0.1
 """A warning comes where thresholds agree less than expected by this much."""
 
@@ -54,6 +62,11 @@ def relay_report(
     levels: int = 2,
     direction: Direction = "shrink",
     estimator: Estimator = "plugin",
+    min_coverage: float = 0.9,
+    max_gap: float = 0.1,
+    n_permutations: int = 0,
+    n_bootstraps: int = 0,
+    seed: int = 0,
     time_steps: Sequence[int] | None = None,
     inputs_end: InputsEnd | None = None,
     samples_seen: int | None = None,
@@ -73,6 +86,13 @@ def relay_report(
         levels: Number of codes; only ``"quantile"`` takes more than 2.
         direction: Direction of the greedy order.
         estimator: How entropies are estimated from counts.
+        min_coverage: Units are resolved only by conditions with at least this coverage, fraction.
+        max_gap: And whose corrected and plug-in information differ by no more than this, bits.
+        n_permutations: Number of permutations for chance levels of all units and of each alone; 0
+            for none.
+        n_bootstraps: Number of resamples of the sequences for intervals of information and places;
+            0 for none.
+        seed: Seed of permutations and resamples; no other random state is touched.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
             step that no sequence of a layer has is left out of it with a warning, unless none is
             left. Default: every step up to the end of the longest sequence and, where the
@@ -117,7 +137,11 @@ def relay_report(
                 f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
             )
     _check_ends(inputs_end, states)
+    check_evidence(min_coverage, max_gap, n_permutations, n_bootstraps)
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
+    options = _Options(
+        direction, estimator, min_coverage, max_gap, n_permutations, n_bootstraps, seed
+    )
     layers = {}
     for layer, layer_states in states.items():
         if isinstance(layer_states, HiddenStates):
@@ -126,20 +150,29 @@ def relay_report(
             _check_codes(layer, layer_states, discretization, levels)
         steps = _steps(layer, layer_states, time_steps)
         samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
-        parts = []
+        parts, all_hidden = [], []
         for block in _blocks(layer_states, steps):
             valid = torch.cat([part.valid for part in block], dim=1).T
             hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
             if hidden.is_floating_point():
                 hidden = discretize(hidden, discretization, levels=levels, valid=valid, layer=layer)
-            parts.append(_measured(codes, hidden, valid, direction, estimator))
+            parts.append(_measured(codes, hidden, valid, options))
+            if n_permutations:
+                all_hidden.append(hidden)
         measured, concept_parts = zip(*parts, strict=True)
+        relays = {name: _joined([part[name] for part in concept_parts]) for name in codes}
+        if n_permutations:
+            hidden, valid = torch.cat(all_hidden), samples.to(all_hidden[0].device)
+            relays = {
+                name: _with_chance(relay, codes[name], hidden, valid, options)
+                for name, relay in relays.items()
+            }
         layers[layer] = LayerRelay(
             time_steps=np.array(steps, dtype=np.int64),
             inputs_ended=_inputs_ended(layer, states, steps, inputs_end).cpu().numpy(),
             samples=samples.sum(1).cpu().numpy(),
             distinct_states=np.concatenate(measured),
-            concepts={name: _joined([relays[name] for relays in concept_parts]) for name in codes},
+            concepts=relays,
         )
     coded = {
         layer: kept
@@ -162,10 +195,25 @@ def relay_report(
         levels=levels,
         direction=direction,
         estimator=estimator,
+        min_coverage=min_coverage,
+        max_gap=max_gap,
+        n_permutations=n_permutations,
+        n_bootstraps=n_bootstraps,
         inputs_end=inputs_end,
     )
     _warn_of_thresholds(report)
     return report
+
+
+def check_evidence(
+    min_coverage: float, max_gap: float, n_permutations: int, n_bootstraps: int
+) -> None:
+    """Raise unless the options are in their ranges; 0 permutations or resamples are none."""
+    check_evidence_rule(min_coverage, max_gap)
+    if n_permutations != 0:
+        check_permutations(n_permutations)
+    if n_bootstraps != 0:
+        check_resamples(n_bootstraps)
 
 
 def _labels(name: str, labels: Tensor) -> Tensor:
@@ -239,29 +287,81 @@ def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenSt
         yield [states.at(step) for step in steps[start : start + at_once]]
 
 
+@dataclass(frozen=True)
+class _Options:
+    """How relay information is measured."""
+
+    direction: Direction
+    estimator: Estimator
+    min_coverage: float
+    max_gap: float
+    n_permutations: int
+    n_bootstraps: int
+    seed: int
+
+
 def _measured(
-    codes: Mapping[str, tuple[Tensor, Tensor]],
-    hidden: Tensor,
-    valid: Tensor,
-    direction: Direction,
-    estimator: Estimator,
+    codes: Mapping[str, tuple[Tensor, Tensor]], hidden: Tensor, valid: Tensor, options: _Options
 ) -> tuple[NDArray[np.int64], dict[str, ConceptRelay]]:
     """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
     relays = {}
     for name, (concept_in, concept_out) in codes.items():
         order = relay_order(
-            concept_in, concept_out, hidden, direction=direction, valid=valid, estimator=estimator
+            concept_in,
+            concept_out,
+            hidden,
+            direction=options.direction,
+            valid=valid,
+            estimator=options.estimator,
+            min_coverage=options.min_coverage,
+            max_gap=options.max_gap,
         )
-        information = mutual_information(concept_in, concept_out, valid=valid, estimator=estimator)
+        information = mutual_information(
+            concept_in, concept_out, valid=valid, estimator=options.estimator
+        )
+        measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
+        if options.n_bootstraps:
+            intervals = bootstrap(
+                concept_in,
+                concept_out,
+                hidden,
+                direction=options.direction,
+                n_bootstraps=options.n_bootstraps,
+                valid=valid,
+                estimator=options.estimator,
+                seed=options.seed,
+            )
+            measured |= {name: getattr(intervals, name) for name in _INTERVALS}
         relays[name] = ConceptRelay(
-            information=order.information.cpu().numpy(),
-            units=order.units.cpu().numpy(),
-            tied=order.tied.cpu().numpy(),
-            ambiguous=order.ambiguous.cpu().numpy(),
-            scores=order.scores.cpu().numpy(),
             mutual_information=information.cpu().numpy(),
+            **{name: values.cpu().numpy() for name, values in measured.items()},
         )
     return distinct_states(hidden, valid=valid).cpu().numpy(), relays
+
+
+def _with_chance(
+    relay: ConceptRelay,
+    labels: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    valid: Tensor,
+    options: _Options,
+) -> ConceptRelay:
+    """The results with chance levels over all steps, codes ``(step, batch, unit)``."""
+    units = range(hidden.shape[-1])
+    chance = chance_level(
+        *labels,
+        hidden,
+        [list(units), *([unit] for unit in units)],
+        n_permutations=options.n_permutations,
+        valid=valid,
+        seed=options.seed,
+    )
+    return dataclasses.replace(
+        relay,
+        chance_level=chance.threshold.cpu().numpy(),
+        chance_p_values=chance.family_p_values.cpu().numpy(),
+        movable=chance.movable.cpu().numpy(),
+    )
 
 
 def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:
@@ -270,6 +370,7 @@ def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:
         **{
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
             for field in dataclasses.fields(ConceptRelay)
+            if getattr(parts[0], field.name) is not None
         }
     )
 

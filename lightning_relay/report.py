@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
-from itertools import islice
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from zipfile import is_zipfile
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; a file of a later one is refused."""
 
 
@@ -38,6 +39,34 @@ class ConceptRelay:
             step, float64 ``(step, unit)``.
         mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64
             ``(step,)``.
+        corrected: ``information`` by an estimator that corrects for the bias of small samples,
+            bits, float64 ``(step, unit + 1)``: Grassberger's where the report's is the plug-in,
+            otherwise the report's.
+        gap: Corrected minus plug-in I(X_in; X_out | condition), bits, float64
+            ``(step, unit + 1)``; the condition of a place are the units that it takes as known.
+        coverage: Good–Turing coverage of the joint states of X_in, or of X_out, and the condition,
+            whichever is lower, fraction of 1, float64 ``(step, unit + 1)``.
+        distinct_states: Number of different states of the condition, int64 ``(step, unit + 1)``.
+        alone: Fraction of the sequences that are alone in their state of the condition, float64
+            ``(step, unit + 1)``.
+        resolved: Whether the data can tell the place of the unit at this place of ``units``, bool
+            ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of the report.
+        lower: Lower ends of bootstrap intervals of ``information``, bits, float64
+            ``(step, unit + 1)``; None, like the following, where no resamples were asked for.
+        upper: Upper ends, bits, float64 ``(step, unit + 1)``.
+        rank_lower: Lower ends of intervals of the places of the units in the order, by unit index,
+            float64 ``(step, unit)``; place 0 is the least important.
+        rank_upper: Upper ends, float64 ``(step, unit)``.
+        rank_stability: Mean rank correlation of the orders of the resamples with this one, float64
+            ``(step,)``.
+        chance_level: The value that I(X_in; X_out | the units outside a set) exceeds with the
+            probability .05 if X_out is permuted among sequences that are alike in these units,
+            bits, float64 ``(step, unit + 1)``: first for the set of all units, then for each unit
+            alone; None, like the following, where no permutations were asked for.
+        chance_p_values: Probability, with X_out permuted, of a value as large as that observed in
+            any of these sets at any step, float64 ``(step, unit + 1)``.
+        movable: Fraction of the sequences that a permutation can move to any effect, float64
+            ``(step, unit + 1)``; where it is 0, nothing was tested and p is 1.
     """
 
     information: NDArray[np.float64]
@@ -46,19 +75,49 @@ class ConceptRelay:
     ambiguous: NDArray[np.bool]
     scores: NDArray[np.float64]
     mutual_information: NDArray[np.float64]
+    corrected: NDArray[np.float64]
+    gap: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    distinct_states: NDArray[np.int64]
+    alone: NDArray[np.float64]
+    resolved: NDArray[np.bool]
+    lower: NDArray[np.float64] | None = None
+    upper: NDArray[np.float64] | None = None
+    rank_lower: NDArray[np.float64] | None = None
+    rank_upper: NDArray[np.float64] | None = None
+    rank_stability: NDArray[np.float64] | None = None
+    chance_level: NDArray[np.float64] | None = None
+    chance_p_values: NDArray[np.float64] | None = None
+    movable: NDArray[np.float64] | None = None
 
     def most_important(self, place: int, count: int) -> str:
         """The most important units at one of the analysed steps, in words.
 
         Args:
             place: Place of the step among the analysed ones.
-            count: Number of units.
+            count: Number of units; of units that are not ranked all are named, or none.
 
         Returns:
-            Unit indices, most important first, with ≈ before an ambiguous one.
+            Unit indices, most important first, with ≈ before an ambiguous one. Units whose places
+            the data do not resolve stand in brackets, in the order of their indices.
         """
-        order = zip(self.units[place, ::-1], self.ambiguous[place, ::-1], strict=True)
-        return " ".join(f"{'≈' if tied else ''}{unit}" for unit, tied in islice(order, count))
+        order = list(
+            zip(self.units[place], self.ambiguous[place], self.resolved[place], strict=True)
+        )
+        words: list[str] = []
+        named = 0
+        for resolved, group in groupby(reversed(order), key=itemgetter(2)):
+            some = list(group)
+            if resolved:
+                some = some[: count - named]
+                words += [f"{'≈' if tied else ''}{unit}" for unit, tied, _ in some]
+            else:
+                units = sorted(int(unit) for unit, _, _ in some)
+                words.append(f"({' '.join(map(str, units))})")
+            named += len(some)
+            if named >= count:
+                break
+        return " ".join(words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +164,10 @@ class RelayReport:
         levels: Number of codes asked of it.
         direction: Direction of the greedy order.
         estimator: Estimator of the entropies.
+        min_coverage: Conditions with a lower coverage resolve nothing.
+        max_gap: Nor do those whose corrected and plug-in information differ by more, bits.
+        n_permutations: Number of permutations for chance levels.
+        n_bootstraps: Number of resamples for intervals.
         inputs_end: Step at which the last input was presented, or these steps by module name; None
             where it was not given.
         x_in: Where X_in was found, in words; None outside a Trainer.
@@ -124,6 +187,10 @@ class RelayReport:
     levels: int
     direction: str
     estimator: str
+    min_coverage: float
+    max_gap: float
+    n_permutations: int = 0
+    n_bootstraps: int = 0
     inputs_end: int | Mapping[str, int] | None = None
     x_in: str | None = None
     x_out: str | None = None
@@ -192,14 +259,12 @@ class RelayReport:
 
 
 def _arrays(result: ConceptRelay | LayerRelay) -> dict[str, NDArray[Any]]:
-    return {
-        part.name: getattr(result, part.name) for part in fields(result) if part.name != "concepts"
-    }
+    parts = {part.name: getattr(result, part.name) for part in fields(result)}
+    return {name: part for name, part in parts.items() if name != "concepts" and part is not None}
 
 
 def _read(
     file: Mapping[str, NDArray[Any]], kind: type[ConceptRelay | LayerRelay], prefix: str
 ) -> dict[str, NDArray[Any]]:
-    return {
-        part.name: file[f"{prefix}/{part.name}"] for part in fields(kind) if part.name != "concepts"
-    }
+    names = {part.name: f"{prefix}/{part.name}" for part in fields(kind)}
+    return {name: file[key] for name, key in names.items() if name != "concepts" and key in file}

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_relay.analysis import relay_report
+from lightning_relay.analysis import check_evidence, relay_report
 from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method
@@ -88,7 +88,14 @@ class RelayInformationCallback(Callback):
             ``"quantile"``, fitted per unit and step.
         levels: Number of codes; only ``"quantile"`` takes more than 2.
         direction: Direction of the greedy order, ``"shrink"`` or ``"grow"``.
-        estimator: How entropies are estimated from counts.
+        estimator: How entropies are estimated from counts: ``"plugin"`` (of the source),
+            ``"miller_madow"``, ``"grassberger"`` or ``"chao_shen"``.
+        min_coverage: Units whose place rests on a condition with a lower coverage are not ranked,
+            fraction of 1.
+        max_gap: Nor are those whose place rests on a condition where the corrected and the plug-in
+            estimate differ by more than this, bits.
+        n_permutations: Number of permutations of X_out for chance levels; 0 for none.
+        n_bootstraps: Number of resamples of the sequences for intervals; 0 for none.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
             Default: all and, for sequences of different lengths, -1. A step that no analysed
             sequence has is left out with a warning.
@@ -145,6 +152,10 @@ class RelayInformationCallback(Callback):
         levels: int = 2,
         direction: Direction = "shrink",
         estimator: Estimator = "plugin",
+        min_coverage: float = 0.9,
+        max_gap: float = 0.1,
+        n_permutations: int = 0,
+        n_bootstraps: int = 0,
         time_steps: Sequence[int] | None = None,
         inputs_end: int | Mapping[str, int] | None = None,
         max_samples: int = 4096,
@@ -162,6 +173,7 @@ class RelayInformationCallback(Callback):
         check_concepts(concepts)
         check_direction(direction)
         check_estimator(estimator)
+        check_evidence(min_coverage, max_gap, n_permutations, n_bootstraps)
         check_modules(modules)
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
@@ -185,6 +197,10 @@ class RelayInformationCallback(Callback):
         self.levels = levels
         self.direction = direction
         self.estimator = estimator
+        self.min_coverage = min_coverage
+        self.max_gap = max_gap
+        self.n_permutations = n_permutations
+        self.n_bootstraps = n_bootstraps
         self.time_steps = time_steps
         self.inputs_end = inputs_end
         self.max_samples = max_samples
@@ -460,6 +476,11 @@ class RelayInformationCallback(Callback):
             levels=self.levels,
             direction=self.direction,
             estimator=self.estimator,
+            min_coverage=self.min_coverage,
+            max_gap=self.max_gap,
+            n_permutations=self.n_permutations,
+            n_bootstraps=self.n_bootstraps,
+            seed=self.seed,
             time_steps=self.time_steps,
             inputs_end=self.inputs_end,
             samples_seen=buffer.seen,

@@ -16,6 +16,17 @@ _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torc
 def check_codes(hidden: Tensor) -> None:
     """Raise unless ``hidden`` is an integer tensor ``(…, samples, units)`` with a unit."""
     _check_integers("hidden", hidden, "discretize the states first")
+    _check_units(hidden)
+
+
+def check_states(hidden: Tensor) -> None:
+    """Raise unless ``hidden`` is a real tensor ``(…, samples, units)`` with a unit."""
+    if not isinstance(hidden, torch.Tensor) or hidden.is_complex():
+        raise TypeError(f"hidden: got {type(hidden).__name__}; it takes a tensor of real numbers")
+    _check_units(hidden)
+
+
+def _check_units(hidden: Tensor) -> None:
     if hidden.dim() < 2 or hidden.numel() == 0:
         raise ValueError(
             f"hidden: got shape {tuple(hidden.shape)}; it takes (…, samples, units) with at least "

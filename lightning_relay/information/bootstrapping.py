@@ -111,7 +111,7 @@ def bootstrap(
     """
     check_direction(direction)
     check_estimator(estimator)
-    _check_resamples(n_bootstraps, confidence)
+    check_resamples(n_bootstraps, confidence)
     samples = Samples.of(x_in, x_out, hidden, valid)
     order = relay_order(x_in, x_out, hidden, direction=direction, valid=valid, estimator=estimator)
     generator = torch.Generator().manual_seed(seed)
@@ -154,7 +154,8 @@ def bootstrap(
     )
 
 
-def _check_resamples(n_bootstraps: int, confidence: float) -> None:
+def check_resamples(n_bootstraps: int, confidence: float = 0.95) -> None:
+    """Raise unless there are enough resamples for intervals of this confidence."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: got {confidence!r}; it takes a fraction between 0 and 1")
     if isinstance(n_bootstraps, bool) or not isinstance(n_bootstraps, int):
@@ -172,7 +173,7 @@ def _drawn(
 ) -> Tensor:
     """How often each sample is in each resample, int64 ``(resamples, samples)``."""
     counted = torch.ones(1, samples) if valid is None else valid.reshape(-1, samples).cpu().float()
-    drawn = []
+    drawn: list[Tensor] = []
     while len(drawn) < n_bootstraps:
         places = torch.randint(samples, (samples,), generator=generator)
         weights = torch.bincount(places, minlength=samples)

@@ -196,7 +196,7 @@ class Condition:
     def _sums(self, bags: Bags, counts: Tensor) -> Tensor:
         """Sum over bags of signed psi, float64 ``(indices, counted + 1)``."""
         rows = self.rows
-        psi = _psi(self.estimator, rows.largest.bit_length(), counts.device)
+        psi = psi_table(self.estimator, rows.largest, counts.device)
         sums = psi.new_zeros(rows.indices, self.columns.counted + 1)
         several = (counts[:, -1] > 1).nonzero().squeeze(1)
         if rows.repeated or self.estimator != "plugin":
@@ -268,13 +268,8 @@ _KIND_SIGNS = (1.0, 1.0, -1.0, -1.0)
 
 
 @lru_cache(maxsize=16)
-def _psi(estimator: Estimator, bits: int, device: torch.device) -> Tensor:
-    return psi_table(estimator, 2**bits, device)
-
-
-@lru_cache(maxsize=16)
 def _psi_of_two(estimator: Estimator, device: torch.device) -> Tensor:
     """psi(c) + psi(size - c) at place size * (_SMALL_BAG + 1) + c, float64."""
-    psi = psi_table(estimator, _SMALL_BAG, device)
+    psi = psi_table(estimator, _SMALL_BAG, device)[: _SMALL_BAG + 1]
     counts = torch.arange(_SMALL_BAG + 1, device=device)
     return (psi + psi[(counts.unsqueeze(1) - counts).clamp(min=0)]).flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import log
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -20,6 +21,12 @@ Estimator = Literal["plugin", "miller_madow", "grassberger", "chao_shen"]
 having been seen and scales the frequencies by the coverage.
 """
 
+SetEstimator = Estimator | Literal["decoder"]
+"""How the information of a given set of units is estimated: from counts, or by decoders.
+
+``"decoder"`` takes states as they are, without codes: see ``decoded_information``.
+"""
+
 _EULER_GAMMA = 0.5772156649015329
 
 
@@ -27,6 +34,13 @@ def check_estimator(name: str) -> None:
     """Raise a ValueError unless there is an estimator called ``name``; lists those there are."""
     if name not in get_args(Estimator):
         legal = ", ".join(repr(legal) for legal in get_args(Estimator))
+        if name == "decoder":
+            raise ValueError(
+                "estimator: got 'decoder', which mutual_information and relay_information take for "
+                f"given sets of units; here it takes {legal}. To order wide layers, order with one "
+                "of these and ask relay_information(…, estimator='decoder') about the sets that "
+                "matter"
+            )
         raise ValueError(f"estimator: got {name!r}; it takes {legal}")
 
 
@@ -48,8 +62,15 @@ def psi_table(name: Estimator, largest: int, device: torch.device) -> Tensor:
         device: Where the table shall lie.
 
     Returns:
-        float64 tensor ``(largest + 1,)`` in bits; 0 for a count of 0.
+        float64 tensor in bits with at least ``largest + 1`` entries; 0 for a count of 0. It is
+        kept for later calls and must not be changed.
     """
+    return _psi_table(name, max(8, largest.bit_length()), device)
+
+
+@lru_cache(maxsize=16)
+def _psi_table(name: Estimator, bits: int, device: torch.device) -> Tensor:
+    largest = 2**bits - 1
     counts = torch.arange(largest + 1, dtype=torch.float64, device=device)
     if name == "grassberger":
         return counts * _grassberger_logarithm(largest, device) / log(2)

@@ -8,11 +8,12 @@ import torch
 
 from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.information.condition import Condition
-from lightning_relay.information.estimators import Estimator, check_estimator
+from lightning_relay.information.decoding import decoded_information
+from lightning_relay.information.estimators import Estimator, SetEstimator, check_estimator
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -29,7 +30,7 @@ def mutual_information(
     *,
     valid: Tensor | None = None,
     weights: Tensor | None = None,
-    estimator: Estimator = "plugin",
+    estimator: SetEstimator = "plugin",
 ) -> Tensor:
     r"""Mutual information of input and output, conditional on units where they are given, in bits.
 
@@ -40,10 +41,12 @@ def mutual_information(
         x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
         x_out: Integer labels of the output, of a shape like that of ``x_in``.
         given: Integer codes of the units conditioned on, ``(…, samples, units)``; default: none.
+            With ``"decoder"`` they may be real states.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
         weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
             default: once.
-        estimator: How entropies are estimated from counts.
+        estimator: How entropies are estimated from counts; or ``"decoder"``: by decoders, of the
+            states as they are (``decoded_information``, which says what its value bounds).
 
     Returns:
         float64 tensor of shape ``(…)``, in bits.
@@ -62,6 +65,10 @@ def mutual_information(
         tensor(0., dtype=torch.float64)
     """
     check_label_tensor("x_in", x_in)
+    if estimator == "decoder":
+        states = x_in.new_zeros((*x_in.shape, 1)) if given is None else given
+        units = () if given is None else tuple(range(given.shape[-1]))
+        return decoded(x_in, x_out, states, [units], valid, weights)[0]
     check_estimator(estimator)
     hidden = torch.zeros_like(x_in, dtype=torch.uint8).unsqueeze(-1) if given is None else given
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
@@ -81,3 +88,28 @@ def information_given(rows: Rows, estimator: Estimator, units: Iterable[int]) ->
         condition = condition.with_units(torch.full_like(rows.samples, unit))
         values.append(condition.information())
     return values
+
+
+def decoded(
+    x_in: Tensor,
+    x_out: Tensor,
+    states: Tensor,
+    sets: Sequence[Sequence[int]],
+    valid: Tensor | None,
+    weights: Tensor | None,
+) -> list[Tensor]:
+    """I(X_in; X_out | Y_S) in bits by decoders for several sets S, each ``(…)``."""
+    if weights is not None:
+        raise ValueError(
+            "weights: got some, which estimator='decoder' does not take; repeat the samples with "
+            "repeat_interleave, but then samples held out are also among those learned from"
+        )
+    samples = Samples.of(x_in, x_out, states, valid, real=True)
+    values = []
+    for index in range(samples.indices):
+        part = samples.at(index)
+        counted = slice(None) if part.valid is None else part.valid
+        arguments = part.x_in[counted], part.x_out[counted], part.hidden[counted]
+        values.append([decoded_information(*arguments, units) for units in sets])
+    found = torch.tensor(values, dtype=torch.float64, device=states.device)
+    return [column.reshape(samples.leading) for column in found.unbind(1)]

@@ -53,9 +53,11 @@ class RelayOrder:
         distinct_states: Number of different states of the condition, int64 ``(…, units + 1)``.
         alone: Fraction of the samples that are alone in their state of the condition, float64
             ``(…, units + 1)``.
-        gap: Corrected minus plug-in estimate of the information conditional on the condition, in
-            bits, float64 ``(…, units + 1)``; the corrected one is Grassberger's for an order by
-            plug-in, otherwise that of the order.
+        corrected: What ``information`` is by an estimator that corrects for the bias of small
+            samples, bits, float64 ``(…, units + 1)``: Grassberger's for an order by plug-in,
+            otherwise that of the order.
+        gap: Corrected minus plug-in estimate of I(X_in; X_out | condition), bits, float64
+            ``(…, units + 1)``.
         resolved: Whether the data can tell the place of the unit at this place, bool
             ``(…, units)``: the conditions from the empty one to that with which the unit was
             chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``.
@@ -69,6 +71,7 @@ class RelayOrder:
     coverage: Tensor
     distinct_states: Tensor
     alone: Tensor
+    corrected: Tensor
     gap: Tensor
     resolved: Tensor
 
@@ -222,7 +225,8 @@ def _ordered(
     chosen = None if beam_width == 1 else _best_chain(empty, beam_width, largest=largest)
     grown = grow(empty, chosen, largest=largest)
     evidence = ChainEvidence.of(rows, grown.units)
-    gap = (evidence.corrected if estimator == "plugin" else grown.conditioned) - evidence.plugin
+    corrected = evidence.corrected if estimator == "plugin" else grown.conditioned
+    gap = corrected - evidence.plugin
     good = (evidence.coverage >= min_coverage) & (gap.abs() <= max_gap)
     resolved = good.cummin(1).values[:, 1:]
 
@@ -240,6 +244,7 @@ def _ordered(
         coverage=by_place(evidence.coverage),
         distinct_states=by_place(evidence.distinct_states),
         alone=by_place(evidence.alone),
+        corrected=information_along(corrected, direction),
         gap=by_place(gap),
         resolved=by_place(resolved),
     )

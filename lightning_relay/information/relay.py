@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.estimators import Estimator, check_estimator
-from lightning_relay.information.mutual_information import ELEMENTS_AT_ONCE, information_given
+from lightning_relay.information.estimators import SetEstimator, check_estimator
+from lightning_relay.information.mutual_information import (
+    ELEMENTS_AT_ONCE,
+    decoded,
+    information_given,
+)
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ def relay_information(
     *,
     valid: Tensor | None = None,
     weights: Tensor | None = None,
-    estimator: Estimator = "plugin",
+    estimator: SetEstimator = "plugin",
 ) -> Tensor:
     r"""Relay information I_R of a set R of units, in bits.
 
@@ -41,12 +45,13 @@ def relay_information(
             values.
         x_out: Integer labels of the output, of a shape like that of ``x_in``.
         hidden: Integer codes of the units' states, ``(…, samples, units)``; any values, any number
-            of levels and of units.
+            of levels and of units. With ``"decoder"`` they may be real states.
         relay_units: Indices of the units in R; default: all units.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
         weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
             default: once.
-        estimator: How entropies are estimated from counts.
+        estimator: How entropies are estimated from counts; or ``"decoder"``: by decoders, of the
+            states as they are (``decoded_information``, which says what its value bounds).
 
     Returns:
         float64 tensor of shape ``(…)``, in bits.
@@ -71,11 +76,16 @@ def relay_information(
         Hintze and Adami, Detecting Information Relays in Deep Neural Networks, Entropy 25(3):401
         (2023); Hintze, Najam and Schossau, arXiv 2510.01271 (2025).
     """
-    check_estimator(estimator)
-    samples = Samples.of(x_in, x_out, hidden, valid, weights)
-    units = hidden.shape[-1]
+    units = hidden.shape[-1] if isinstance(hidden, torch.Tensor) and hidden.dim() else 0
     relays = list(range(units)) if relay_units is None else checked_units(relay_units, units)
     others = sorted(set(range(units)) - set(relays))
+    if estimator == "decoder":
+        given_others, given_all = decoded(
+            x_in, x_out, hidden, [others, range(units)], valid, weights
+        )
+        return given_others - given_all
+    check_estimator(estimator)
+    samples = Samples.of(x_in, x_out, hidden, valid, weights)
     with torch.inference_mode():
         parts = [
             information_given(rows, estimator, [*others, *relays])

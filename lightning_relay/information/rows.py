@@ -15,6 +15,7 @@ import torch
 from lightning_relay.information.arguments import (
     check_codes,
     check_labels,
+    check_states,
     check_valid,
     check_weights,
 )
@@ -61,14 +62,27 @@ class Samples:
         hidden: Tensor,
         valid: Tensor | None = None,
         weights: Tensor | None = None,
+        *,
+        real: bool = False,
     ) -> Samples:
         """Check the arguments.
+
+        Args:
+            x_in: Labels.
+            x_out: Labels.
+            hidden: Codes.
+            valid: Mask, or None.
+            weights: How many times each sample counts, or None.
+            real: Whether ``hidden`` may be real states instead of codes.
 
         Raises:
             TypeError: If labels, codes or weights are not integers, or the mask is not one.
             ValueError: If a shape does not fit or a weight is negative.
         """
-        check_codes(hidden)
+        if real:
+            check_states(hidden)
+        else:
+            check_codes(hidden)
         check_labels("x_in", x_in, hidden)
         check_labels("x_out", x_out, hidden)
         check_valid(valid, hidden)
@@ -216,8 +230,7 @@ def _count_rows(
         if not label.numel():
             _raise_no_samples(*place, 0)
 
-    order, differs = first_differences(label, indices * count_in * count_out, codes, levels)
-    starts = (differs <= units).nonzero().squeeze(1)
+    order, starts = _sorted_rows(label, indices * count_in * count_out, codes, levels)
     ends = torch.cat([starts[1:], starts.new_tensor([order.numel()])])
     if weight is None:
         weight = ends - starts
@@ -284,6 +297,22 @@ def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int,
         units = block.shape[1]
         powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device))
         yield (block.double() @ powers.double()).long(), units, each
+
+
+def _sorted_rows(label: Tensor, labels: int, codes: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """The samples in rising order of label and codes, and where in it the different rows start."""
+    number, order, starts = label, label, label
+    bits = _KEY_BITS - max(labels, label.numel()).bit_length()
+    for values, units, each in packed(codes, levels, bits):
+        key, order = ((number << (units * each)) | values).sort()
+        new = torch.ones_like(key, dtype=torch.bool)
+        torch.ne(key[1:], key[:-1], out=new[1:])
+        starts = new.nonzero().squeeze(1)
+        if starts.numel() == label.numel():
+            break
+        if units < codes.shape[1]:
+            number = torch.empty_like(number).index_copy_(0, order, new.cumsum(0) - 1)
+    return order, starts
 
 
 def first_differences(

@@ -148,3 +148,35 @@ def test_a_unit_that_is_not_there_is_refused() -> None:
     assert float(relay_information(bit, bit, hidden, torch.tensor([0]))) == 1.0
     with pytest.raises(ValueError, match=r"relay_units: unit 0 is named twice"):
         relay_information(bit, bit, hidden, [0, 0])
+
+
+def test_decoders_find_exact_relays_beside_more_noise_than_samples_can_count() -> None:
+    """The case of the method with 45 noise units, where the plug-in gives 0."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(8, (1000,), generator=generator)
+    hidden = torch.randint(2, (1000, 48), generator=generator)
+    hidden[:, :3] = label.unsqueeze(1) >> torch.arange(3) & 1
+    assert relayed(label, label, hidden, 0, 1, 2) == pytest.approx(0.0, abs=1e-12)
+    decoded = relay_information(label, label, hidden, [0, 1, 2], estimator="decoder")
+    assert float(decoded) == pytest.approx(3.0, abs=0.1)
+
+
+def test_decoders_take_real_states_of_every_step_apart() -> None:
+    generator = torch.Generator().manual_seed(1)
+    bit = torch.randint(2, (200,), generator=generator)
+    states = torch.randn(2, 200, 2, generator=generator)
+    states[1, :, 0] += 20 * bit
+    valid = torch.ones(2, 200, dtype=torch.bool)
+    valid[0, 100:] = False
+    found = relay_information(bit, bit, states, [0], valid=valid, estimator="decoder")
+    assert found.shape == (2,)
+    assert found[0].abs() < 0.1
+    assert found[1] > 0.9
+    nothing = mutual_information(bit, bit, estimator="decoder")
+    assert float(nothing) == pytest.approx(1.0, abs=0.02)
+    with pytest.raises(ValueError, match=r"weights: got some, which estimator='decoder' does no"):
+        relay_information(bit, bit, states, weights=bit, estimator="decoder")
+    with pytest.raises(TypeError, match=r"hidden: got torch.float32; it takes integers"):
+        relay_information(bit, bit, states)
+    with pytest.raises(ValueError, match=r"got 'decoder', which mutual_information and relay_inf"):
+        entropy(states.long(), estimator="decoder")
