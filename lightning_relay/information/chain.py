@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.estimators import psi_table
 from lightning_relay.information.rows import first_differences
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lightning_relay.information.estimators import Estimator
     from lightning_relay.information.rows import Rows
-
-CORRECTED: Estimator = "grassberger"
-"""The estimator that the plug-in is compared with."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +30,11 @@ class ChainEvidence:
             (X_out, S), float64 ``(indices, units + 1)``.
         alone: Fraction of the samples that are alone in their state of S, likewise.
         distinct_states: Number of different states of S, int64, likewise.
-        plugin: I(X_in; X_out | S) in bits by the plug-in, float64, likewise.
-        corrected: The same by the estimator of Grassberger, likewise.
     """
 
     coverage: Tensor
     alone: Tensor
     distinct_states: Tensor
-    plugin: Tensor
-    corrected: Tensor
 
     @classmethod
     def of(cls, rows: Rows, units: Tensor) -> ChainEvidence:
@@ -57,73 +48,33 @@ class ChainEvidence:
             codes = rows.codes.index_select(1, units[0])
         else:
             codes = rows.codes.gather(1, units.index_select(0, rows.index))
-        ins, outs = int(rows.x_in.max()) + 1, int(rows.x_out.max()) + 1
-        state = _Seen.of(rows, rows.index, rows.indices, codes)
-        with_in = _Seen.of(rows, rows.index * ins + rows.x_in, rows.indices * ins, codes)
-        with_out = _Seen.of(rows, rows.index * outs + rows.x_out, rows.indices * outs, codes)
-        pair = (rows.index * ins + rows.x_in) * outs + rows.x_out
-        with_both = _Seen.of(rows, pair, rows.indices * ins * outs, codes)
+        alone, states = _seen(rows, rows.index, rows.indices, codes)
+        alone_with = []
+        for labels in (rows.x_in, rows.x_out)[: 1 if rows.bijective else 2]:
+            count = int(labels.max()) + 1
+            label = rows.index * count + labels
+            alone_with.append(_seen(rows, label, rows.indices * count, codes)[0])
         samples = rows.samples.unsqueeze(1).double()
-        plugin, corrected = (
-            (with_both.psi + state.psi - with_in.psi - with_out.psi) / samples
-        ).unbind(0)
-        return cls(
-            1 - torch.maximum(with_in.singletons, with_out.singletons) / samples,
-            state.singletons / samples,
-            state.states,
-            plugin,
-            corrected,
-        )
+        return cls(1 - torch.stack(alone_with).amax(0) / samples, alone / samples, states)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """How often states were seen, for each condition of a chain.
+def _seen(rows: Rows, label: Tensor, labels: int, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of samples that are alone in their state of label and condition, and of states.
 
-    Attributes:
-        singletons: Number of samples alone in their state, int64 ``(indices, units + 1)``.
-        states: Number of states, likewise.
-        psi: Sum of psi over the states, of the plug-in and of the corrected estimator, float64
-            ``(2, indices, units + 1)``.
+    Returns:
+        For each condition of the chain, int64 ``(indices, units + 1)`` each.
     """
+    order, differs = first_differences(label, labels, codes, rows.levels)
+    index = rows.index.index_select(0, order)
+    conditions = codes.shape[1] + 1
 
-    singletons: Tensor
-    states: Tensor
-    psi: Tensor
+    def from_there_on(first: Tensor, counts: Tensor) -> Tensor:
+        kept = (counts & (first < conditions)).nonzero().squeeze(1)
+        place = index.index_select(0, kept) * conditions + first.index_select(0, kept)
+        totals = torch.bincount(place, minlength=rows.indices * conditions)
+        return totals.reshape(rows.indices, conditions).cumsum(1)
 
-    @classmethod
-    def of(cls, rows: Rows, label: Tensor, labels: int, codes: Tensor) -> _Seen:
-        order, differs = first_differences(label, labels, codes, rows.levels)
-        index, weight = rows.index[order], rows.weight[order]
-        conditions = codes.shape[1] + 1
-        shape = rows.indices, conditions
-        tables = torch.stack(
-            [psi_table(name, rows.largest, codes.device) for name in ("plugin", CORRECTED)]
-        )
-        follows = torch.cat([differs[1:], differs.new_zeros(1)])
-
-        alone_from = torch.maximum(differs, follows)
-        ever = alone_from < conditions
-        place = (index * conditions + alone_from)[ever]
-        flat = torch.zeros(rows.indices * conditions, dtype=torch.int64, device=place.device)
-
-        def from_there_on(values: Tensor) -> Tensor:
-            start = flat.to(values.dtype).index_add(0, place, values)
-            return start.reshape(shape).cumsum(1)
-
-        singletons = from_there_on((weight[ever] == 1).long())
-        states = from_there_on(torch.ones_like(place))
-        psi = torch.stack([from_there_on(table[weight[ever]]) for table in tables])
-
-        condition = torch.arange(conditions, device=place.device).unsqueeze(1)
-        begins, next_begins = differs <= condition, follows <= condition
-        which, first = (begins & ~next_begins).nonzero().unbind(1)
-        last = (~begins & next_begins).nonzero()[:, 1]
-        total = torch.cat([weight.new_zeros(1), weight.cumsum(0)])
-        size = total[last + 1] - total[first]
-        place = index[first] * conditions + which
-        states = states + flat.index_add(0, place, torch.ones_like(place)).reshape(shape)
-        psi = psi + torch.stack(
-            [flat.double().index_add(0, place, table[size]).reshape(shape) for table in tables]
-        )
-        return cls(singletons, states, psi)
+    follows = torch.cat([differs[1:], differs.new_zeros(1)])
+    single = rows.weight.index_select(0, order) == 1
+    alone = from_there_on(torch.maximum(differs, follows), single)
+    return alone, from_there_on(differs, torch.ones_like(single))

@@ -36,8 +36,17 @@ _ELEMENTS_AT_ONCE = 2**18
 LARGEST_EXACT = 2**24
 """float32 counts exactly up to here."""
 
+_FEW_ELEMENTS = 2**14
+"""So few bags times units are all looked up, those of a single row among them."""
+
+_PRUNE = 0.8
+"""Strata are dropped when no more than this fraction of them matters."""
+
 _SMALL_BAG = 255
 """For bags up to this size psi of both parts is looked up at once."""
+
+CORRECTED: Estimator = "grassberger"
+"""The estimator that the plug-in is compared with."""
 
 _MANY_LEVELS = 32
 """Units with more codes are not counted all at once: each is tried by splitting the strata."""
@@ -103,9 +112,12 @@ class Condition:
         rows: The counted samples.
         estimator: How entropies are estimated from counts.
         columns: The units that are candidates.
+        left: Number of units that are not in S.
         open: Whether a candidate is not in S, bool ``(indices, candidates)``.
         strata: The rows by the state of S; those that cannot matter any more are left out.
         strata_left: Number of these strata.
+        compared: I(X_in; X_out | S) by the estimator that this one is compared with: the corrected
+            one if this is the plug-in, otherwise the plug-in; bits, float64 ``(indices,)``.
         values: I(X_in; X_out | S ∪ {j}) for each counted candidate j, and at the end
             I(X_in; X_out | S), in bits, float64 ``(indices, counted + 1)``.
     """
@@ -113,9 +125,11 @@ class Condition:
     rows: Rows
     estimator: Estimator
     columns: Columns
+    left: int
     open: Tensor
     strata: Strata
     strata_left: int
+    compared: Tensor
     values: Tensor
 
     @classmethod
@@ -132,7 +146,8 @@ class Condition:
         strata = Strata.of(rows, bijective=is_additive(estimator) and rows.bijective)
         nothing = rows.samples.new_zeros((), dtype=torch.float64)
         opened = torch.ones_like(columns.candidates, dtype=torch.bool)
-        return cls(rows, estimator, columns, opened, strata, 0, nothing)._with(strata)
+        start = cls(rows, estimator, columns, rows.units, opened, strata, 0, nothing, nothing)
+        return start._with(strata)
 
     def information(self) -> Tensor:
         """I(X_in; X_out | S) in bits, float64 ``(indices,)``."""
@@ -162,17 +177,18 @@ class Condition:
     def _without(self, units: Tensor) -> Condition:
         opened = self.open & (self.columns.candidates != units.unsqueeze(1))
         candidates = self.columns.counted
-        if self.rows.indices == 1 and candidates:
+        left = self.left - 1
+        if self.rows.indices == 1 and candidates and left <= _COMPACT * candidates:
             kept = opened[0].nonzero().squeeze(1)
-            if kept.numel() <= _COMPACT * candidates:
-                ends = torch.cat([kept, kept.new_tensor([candidates])])
-                return replace(
-                    self,
-                    open=opened.index_select(1, kept),
-                    columns=self.columns.select(kept, self.rows.levels),
-                    values=self.values.index_select(1, ends),
-                )
-        return replace(self, open=opened)
+            ends = torch.cat([kept, kept.new_tensor([candidates])])
+            return replace(
+                self,
+                left=left,
+                open=opened.index_select(1, kept),
+                columns=self.columns.select(kept, self.rows.levels),
+                values=self.values.index_select(1, ends),
+            )
+        return replace(self, left=left, open=opened)
 
     def _with(self, strata: Strata) -> Condition:
         """The same units with strata that are at least as fine."""
@@ -182,35 +198,62 @@ class Condition:
         if bags.varying.numel() == self.strata_left:
             return replace(self, strata=strata)
         counts = bags.sums(self.columns.summands, strata.row)
+        size = counts[:, -2].long()
+        compared = self._sum_by_index(bags, self._psi(size, self.compared_with) * bags.signs)
         if not is_additive(self.estimator):
-            values = self._chao_shen(bags, counts)
-            return replace(self, strata=strata, strata_left=bags.varying.numel(), values=values)
-        values = self._sums(bags, counts) / self.rows.samples.unsqueeze(1)
-        kept = bags.members_that_vary()
-        if kept is None:
-            left = bags.varying.numel()
+            return replace(
+                self,
+                strata=strata,
+                strata_left=bags.varying.numel(),
+                compared=compared / self.rows.samples,
+                values=self._chao_shen(bags, counts),
+            )
+        sums = self._sums(bags, counts, size)
+        left = int(bags.varying.sum())
+        if left <= _PRUNE * bags.varying.numel():
+            strata = strata.select(bags.members_that_vary())
         else:
-            strata, left = strata.select(kept), int(bags.varying.sum())
-        return replace(self, strata=strata, strata_left=left, values=values)
+            left = bags.varying.numel()
+        return replace(
+            self,
+            strata=strata,
+            strata_left=left,
+            compared=compared / self.rows.samples,
+            values=sums / self.rows.samples.unsqueeze(1),
+        )
 
-    def _sums(self, bags: Bags, counts: Tensor) -> Tensor:
+    @property
+    def compared_with(self) -> Estimator:
+        """The corrected estimator if this one is the plug-in, otherwise the plug-in."""
+        return CORRECTED if self.estimator == "plugin" else "plugin"
+
+    def _psi(self, size: Tensor, estimator: Estimator) -> Tensor:
+        return psi_table(estimator, self.rows.largest, size.device).index_select(0, size)
+
+    def _sum_by_index(self, bags: Bags, values: Tensor) -> Tensor:
+        """Sum over the bags of each leading index, float64 ``(indices,)``."""
+        if self.rows.indices == 1:
+            return values.sum(0, keepdim=True)
+        return values.new_zeros(self.rows.indices).index_add_(0, bags.index, values)
+
+    def _sums(self, bags: Bags, counts: Tensor, size: Tensor) -> Tensor:
         """Sum over bags of signed psi, float64 ``(indices, counted + 1)``."""
         rows = self.rows
-        psi = psi_table(self.estimator, rows.largest, counts.device)
-        sums = psi.new_zeros(rows.indices, self.columns.counted + 1)
+        sums = bags.signs.new_zeros(rows.indices, self.columns.counted + 1)
+        if counts.numel() <= _FEW_ELEMENTS:
+            values = self._psi_of_parts(counts[:, :-1])
+            if rows.indices == 1:
+                return (bags.signs @ values).unsqueeze(0)
+            return sums.index_add_(0, bags.index, values * bags.signs.unsqueeze(1))
         several = (counts[:, -1] > 1).nonzero().squeeze(1)
         if rows.repeated or self.estimator != "plugin":
-            alone = (counts[:, -1] == 1).nonzero().squeeze(1)
-            constant = psi[counts[:, -2].index_select(0, alone).long()] * bags.signs[alone]
-            sums += (
-                sums.new_zeros(rows.indices)
-                .index_add_(0, bags.index.index_select(0, alone), constant)
-                .unsqueeze(1)
-            )
+            alone = bags.signs * (counts[:, -1] == 1)
+            constant = self._sum_by_index(bags, self._psi(size, self.estimator) * alone)
+            sums += constant.unsqueeze(1)
         for block in several.split(max(1, _ELEMENTS_AT_ONCE // counts.shape[1])):
             if not block.numel():
                 break
-            values = self._psi_of_parts(psi, counts.index_select(0, block)[:, :-1])
+            values = self._psi_of_parts(counts.index_select(0, block)[:, :-1])
             sign = bags.signs.index_select(0, block)
             if rows.indices == 1:
                 sums[0] += sign @ values
@@ -219,9 +262,10 @@ class Condition:
                 sums.index_add_(0, index, values * sign.unsqueeze(1))
         return sums
 
-    def _psi_of_parts(self, psi: Tensor, counts: Tensor) -> Tensor:
+    def _psi_of_parts(self, counts: Tensor) -> Tensor:
         """Sum of psi over the parts that each candidate makes of each bag, and psi of the bag."""
         size = counts[:, -1:]
+        psi = psi_table(self.estimator, self.rows.largest, counts.device)
         if self.rows.levels == 2:
             if int(size.amax()) <= _SMALL_BAG:
                 table = _psi_of_two(self.estimator, counts.device)

@@ -225,8 +225,10 @@ def _ordered(
     chosen = None if beam_width == 1 else _best_chain(empty, beam_width, largest=largest)
     grown = grow(empty, chosen, largest=largest)
     evidence = ChainEvidence.of(rows, grown.units)
-    corrected = evidence.corrected if estimator == "plugin" else grown.conditioned
-    gap = corrected - evidence.plugin
+    plugin, corrected = grown.conditioned, grown.compared
+    if estimator != "plugin":
+        plugin, corrected = corrected, plugin
+    gap = corrected - plugin
     good = (evidence.coverage >= min_coverage) & (gap.abs() <= max_gap)
     resolved = good.cummin(1).values[:, 1:]
 
@@ -273,12 +275,14 @@ class Grown:
         ambiguous: Whether it was ever as good as another, bool ``(indices, units)``.
         conditioned: I(X_in; X_out | S) before the first joined and after each, bits, float64
             ``(indices, units + 1)``.
+        compared: The same by the corrected estimator, or by the plug-in if that is corrected.
     """
 
     units: Tensor
     tied: Tensor
     ambiguous: Tensor
     conditioned: Tensor
+    compared: Tensor
 
 
 def grow(condition: Condition, chosen: Tensor | None = None, *, largest: bool) -> Grown:
@@ -294,28 +298,34 @@ def grow(condition: Condition, chosen: Tensor | None = None, *, largest: bool) -
     open_places = torch.zeros_like(condition.columns.candidates, dtype=torch.bool)
     worst = -torch.inf if largest else torch.inf
     moved, tied, conditioned = [], [], [condition.information().unsqueeze(1)]
+    compared = [condition.compared]
     for step in range(units):
         candidates = condition.columns.candidates
         values = condition.with_candidates().masked_fill(~condition.open, worst)
         if chosen is None:
             best = values.amax(1, keepdim=True) if largest else values.amin(1, keepdim=True)
+            as_good = (values - best).abs_() <= TIE
+            place = as_good.byte().argmax(1, keepdim=True)
         else:
-            best = values.gather(1, (candidates == chosen[:, step, None]).byte().argmax(1)[:, None])
-        as_good = (values - best).abs() <= TIE
-        if chosen is None:
-            unit = candidates.gather(1, as_good.byte().argmax(1, keepdim=True))
-            best = values.gather(1, as_good.byte().argmax(1, keepdim=True))
-        else:
-            unit = chosen[:, step, None]
+            place = (candidates == chosen[:, step, None]).byte().argmax(1, keepdim=True)
+            as_good = (values - values.gather(1, place)).abs_() <= TIE
+        unit = candidates.gather(1, place)
+        several = as_good.sum(1, keepdim=True) > 1
+        if bool(several.any()):
+            rivals = torch.zeros_like(open_places).scatter_(1, candidates, as_good & several)
+            open_places |= rivals
         moved.append(unit)
-        tied.append(as_good.sum(1, keepdim=True) > 1)
-        rivals = torch.zeros_like(open_places).scatter_(1, candidates, as_good & tied[-1])
-        open_places |= rivals
-        conditioned.append(best)
+        tied.append(several)
+        conditioned.append(values.gather(1, place))
         condition = condition.with_units(unit.squeeze(1))
+        compared.append(condition.compared)
     order = torch.cat(moved, dim=1)
     return Grown(
-        order, torch.cat(tied, dim=1), open_places.gather(1, order), torch.cat(conditioned, dim=1)
+        order,
+        torch.cat(tied, dim=1),
+        open_places.gather(1, order),
+        torch.cat(conditioned, dim=1),
+        torch.stack(compared, dim=1),
     )
 
 

@@ -31,7 +31,10 @@ _SMALL_RANGE = 256
 _KEY_BITS = 62
 
 _CHUNK_BITS = 52
-"""A chunk of units is packed by a product of floats, which is exact up to this many bits."""
+"""Units are packed into chunks of up to this many bits, whose differences float64 still tells."""
+
+_EXACT_BITS = 24
+"""Units are packed by products of float32, which are exact up to this many bits."""
 
 
 @dataclass(frozen=True)
@@ -293,16 +296,23 @@ def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int,
         The values of each chunk, int64 ``(rows,)``, its units, and the bits that each takes.
     """
     each = (levels - 1).bit_length()
-    for block in codes.split(max(1, min(bits, _CHUNK_BITS) // each), dim=1):
-        units = block.shape[1]
-        powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device))
-        yield (block.double() @ powers.double()).long(), units, each
+    for block in codes.split(max(1, bits // each), dim=1):
+        values = torch.zeros((), dtype=torch.int64, device=codes.device)
+        for part in block.split(max(1, _EXACT_BITS // each), dim=1):
+            units = part.shape[1]
+            if each > _EXACT_BITS:
+                number = part[:, 0].long()
+            else:
+                powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device))
+                number = (part.float() @ powers).long()
+            values = (values << (each * units)) | number
+        yield values, block.shape[1], each
 
 
 def _sorted_rows(label: Tensor, labels: int, codes: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """The samples in rising order of label and codes, and where in it the different rows start."""
     number, order, starts = label, label, label
-    bits = _KEY_BITS - max(labels, label.numel()).bit_length()
+    bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, label.numel()).bit_length())
     for values, units, each in packed(codes, levels, bits):
         key, order = ((number << (units * each)) | values).sort()
         new = torch.ones_like(key, dtype=torch.bool)
@@ -332,7 +342,7 @@ def first_differences(
         nothing does, int64 ``(rows,)``.
     """
     number, order = label, label
-    bits = _KEY_BITS - max(labels, label.numel()).bit_length()
+    bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, label.numel()).bit_length())
     never = codes.shape[1] + 1
     differs = torch.full_like(label, never)
     before = 0

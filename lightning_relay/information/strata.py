@@ -10,6 +10,7 @@ For the bags alike in X_out the cells are ordered once more.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from lightning_relay.information.rows import Rows
 
 _KEY_BITS = 62
+
+_LARGE = 2**14
+"""From so many members on, parting them by a bit is faster than sorting them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Layout:
     def total(self) -> int:
         """Number of all bits."""
         return self.labels + self.index + self.state
+
+    def index_of(self, key: Tensor) -> Tensor:
+        """Leading index of each key."""
+        return (key >> self.labels) & ((1 << self.index) - 1)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,7 @@ class Strata:
     @property
     def index(self) -> Tensor:
         """Leading index of each member, int64 ``(members,)``."""
-        return self.index_of(self.key)
-
-    def index_of(self, key: Tensor) -> Tensor:
-        """Leading index of keys."""
-        return (key >> self.layout.labels) & ((1 << self.layout.index) - 1)
+        return self.layout.index_of(self.key)
 
     def split(self, code: Tensor, levels: int) -> Strata:
         """Strata within which a further variable is constant too.
@@ -84,8 +88,15 @@ class Strata:
         """
         bits = (levels - 1).bit_length()
         room = self if self.layout.total + bits <= _KEY_BITS else self._renumbered()
-        key, order = torch.add(room.key, code, alpha=1 << room.layout.total).sort()
         layout = replace(room.layout, state=room.layout.state + bits)
+        if levels == 2 and code.numel() >= _LARGE:
+            # The code takes the highest bit: all zeros come first, then all ones, as they were.
+            zeros, ones = (code == 0).nonzero().squeeze(1), code.nonzero().squeeze(1)
+            order = torch.cat([zeros, ones])
+            key = room.key.index_select(0, order)
+            key[zeros.numel() :] += 1 << room.layout.total
+        else:
+            key, order = torch.add(room.key, code, alpha=1 << room.layout.total).sort()
         return Strata(room.row.index_select(0, order), key, layout, self.bijective)
 
     def branched(self, code: Tensor, levels: int, bit: int) -> tuple[Strata, Strata]:
@@ -114,7 +125,10 @@ class Strata:
 
     def select(self, members: Tensor) -> Strata:
         """Some of the members, bool ``(members,)``."""
-        return replace(self, row=self.row[members], key=self.key[members])
+        places = members.nonzero().squeeze(1)
+        return replace(
+            self, row=self.row.index_select(0, places), key=self.key.index_select(0, places)
+        )
 
     def _renumbered(self) -> Strata:
         """The same, with states numbered without gaps."""
@@ -130,7 +144,8 @@ class Bags:
     """The bags of some strata: first the cells, then larger ones that consist of cells.
 
     Attributes:
-        index: Leading index of each bag, int64 ``(all bags,)``.
+        keys: Keys whose leading indices are those of the bags, in several parts.
+        layout: Layout of the keys.
         members: Number of members of each cell, int64 ``(cells,)``.
         larger: Number of cells of each larger bag, int64 ``(larger bags,)``.
         cells: The cells of the larger bags, one after the other.
@@ -140,7 +155,8 @@ class Bags:
         alike_in: Number of the bags alike in X_in.
     """
 
-    index: Tensor
+    keys: tuple[Tensor, ...]
+    layout: Layout
     members: Tensor
     larger: Tensor
     cells: Tensor
@@ -165,8 +181,8 @@ class Bags:
         signs = torch.ones(key.numel() + cells.numel(), dtype=torch.float64, device=key.device)
         if strata.bijective:
             signs[: key.numel()] = -1.0
-            index = strata.index_of(torch.cat([key, state << layout.labels]))
-            return cls(index, members, cells, order, signs, stratum, cells > 1, 0)
+            keys = (key, state << layout.labels)
+            return cls(keys, layout, members, cells, order, signs, stratum, cells > 1, 0)
         in_key, alike_in = torch.unique_consecutive(key >> layout.x_out, return_counts=True)
         no_x_in = ~(((1 << layout.x_in) - 1) << layout.x_out)
         out_key, by_out = (key & no_x_in).sort()
@@ -177,9 +193,13 @@ class Bags:
         signs = torch.cat([signs, signs.new_full((larger.numel() - cells.numel(),), -1.0)])
         order = torch.cat([order, order, by_out])
         varying = torch.minimum(ins, outs) > 1
-        keys = [key, state << layout.labels, in_key << layout.x_out, out_key]
-        index = strata.index_of(torch.cat(keys))
-        return cls(index, members, larger, order, signs, stratum, varying, in_key.numel())
+        keys = (key, state << layout.labels, in_key << layout.x_out, out_key)
+        return cls(keys, layout, members, larger, order, signs, stratum, varying, in_key.numel())
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Leading index of each bag, int64 ``(all bags,)``."""
+        return self.layout.index_of(torch.cat(self.keys))
 
     def sums(self, table: Tensor, row: Tensor) -> Tensor:
         """Sum of the table's rows over each bag, ``(all bags, columns)``.
@@ -191,10 +211,8 @@ class Bags:
         cells = _sums_of_runs(table, row, self.members)
         return torch.cat([cells, _sums_of_runs(cells, self.cells, self.larger)])
 
-    def members_that_vary(self) -> Tensor | None:
-        """Which members are in strata in which X_in and X_out vary, bool; None if all are."""
-        if bool(self.varying.all()):
-            return None
+    def members_that_vary(self) -> Tensor:
+        """Whether a member is in a stratum in which X_in and X_out vary, bool ``(members,)``."""
         kept = self.varying.index_select(0, self.stratum)
         return kept.repeat_interleave(self.members)
 

@@ -125,8 +125,7 @@ def _of_all_subsets(rows: Rows, estimator: Estimator, bar: tqdm[NoReturn]) -> Te
     waiting = [_Node(strata, 0, 1)]
     while waiting:
         node = waiting.pop()
-        kept = Bags.of(node.strata).members_that_vary()
-        strata = node.strata if kept is None else node.strata.select(kept)
+        strata = node.strata.select(Bags.of(node.strata).members_that_vary())
         if not strata.row.numel():
             bar.update(node.conditions * 2 ** (rows.units - node.units))
         elif node.units == first:

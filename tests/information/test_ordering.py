@@ -238,6 +238,32 @@ def test_units_are_resolved_while_the_conditions_are_covered(direction: Directio
     assert bool(lax.resolved.all())
 
 
+@given(
+    discrete_data(),
+    st.sampled_from(["shrink", "grow"]),
+    st.sampled_from(["plugin", "miller_madow", "grassberger", "chao_shen"]),
+)
+def test_the_gap_is_between_the_plugin_and_the_corrected_estimate(
+    data: Data, direction: Direction, estimator: Estimator
+) -> None:
+    order = relay_order(*data, direction=direction, estimator=estimator)
+    units = data.hidden.shape[1]
+    other: Estimator = "grassberger" if estimator == "plugin" else estimator
+    found = []
+    for gone in range(units + 1):
+        known = order.units[:gone] if direction == "shrink" else order.units[gone:]
+        given_known = data.hidden[:, known] if len(known) else None
+        plugin, corrected = (
+            float(mutual_information(data.x_in, data.x_out, given_known, estimator=name))
+            for name in ("plugin", other)
+        )
+        assert float(order.gap[gone]) == pytest.approx(corrected - plugin, abs=1e-9)
+        found.append(corrected)
+    for gone in range(units + 1):
+        expected = found[gone] - found[-1] if direction == "shrink" else found[-1] - found[gone]
+        assert float(order.corrected[gone]) == pytest.approx(expected, abs=1e-9)
+
+
 def test_units_of_many_levels_are_tried_one_by_one() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(5, (200,), generator=generator)
@@ -263,6 +289,7 @@ def test_bits_of_the_state_are_renumbered_in_time(
     monkeypatch.setattr("lightning_relay.information.strata._KEY_BITS", 16)
     monkeypatch.setattr("lightning_relay.information.condition._ELEMENTS_AT_ONCE", 30)
     monkeypatch.setattr("lightning_relay.information.condition._SMALL_BAG", 10)
+    monkeypatch.setattr("lightning_relay.information.condition._FEW_ELEMENTS", 0)
     found = relay_order(labels, labels.flip(0), hidden, estimator=estimator)
     torch.testing.assert_close(found.information, expected.information, atol=1e-12, rtol=0)
     assert torch.equal(found.units, expected.units)
@@ -303,3 +330,19 @@ def test_tensors_need_not_be_contiguous() -> None:
     found = relay_order(labels, labels, hidden)
     expected = relay_order(labels.contiguous(), labels.contiguous(), hidden.contiguous())
     assert torch.equal(found.units, expected.units)
+
+
+def test_large_and_small_samples_take_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(6, (3000,), generator=generator)
+    answers = torch.where(torch.rand(3000, generator=generator) < 0.2, labels.flip(0), labels)
+    hidden = torch.randint(2, (2, 3000, 8), generator=generator)
+    expected = relay_order(labels, answers, hidden)
+    monkeypatch.setattr("lightning_relay.information.strata._LARGE", 0)
+    monkeypatch.setattr("lightning_relay.information.condition._FEW_ELEMENTS", 0)
+    monkeypatch.setattr("lightning_relay.information.condition._PRUNE", 1.0)
+    monkeypatch.setattr("lightning_relay.information.ordering._ELEMENTS_AT_ONCE", 1)
+    found = relay_order(labels, answers, hidden)
+    assert torch.equal(found.units, expected.units)
+    torch.testing.assert_close(found.information, expected.information, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.gap, expected.gap, atol=1e-12, rtol=0)
