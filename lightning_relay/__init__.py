@@ -15,12 +15,19 @@ if TYPE_CHECKING:
         RelayInformationCallback as RelayInformationCallback,
     )
     from lightning_relay.discretization import discretize as discretize
+    from lightning_relay.information.bootstrapping import BootstrapIntervals as BootstrapIntervals
+    from lightning_relay.information.bootstrapping import bootstrap as bootstrap
     from lightning_relay.information.mutual_information import (
         mutual_information as mutual_information,
     )
     from lightning_relay.information.ordering import RelayOrder as RelayOrder
     from lightning_relay.information.ordering import relay_order as relay_order
+    from lightning_relay.information.permutation import ChanceLevel as ChanceLevel
+    from lightning_relay.information.permutation import chance_level as chance_level
     from lightning_relay.information.relay import relay_information as relay_information
+    from lightning_relay.information.subsets import (
+        relay_information_of_all_subsets as relay_information_of_all_subsets,
+    )
     from lightning_relay.recurrent.adapters import register_recurrent as register_recurrent
     from lightning_relay.recurrent.layers import recurrent_layers as recurrent_layers
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BootstrapIntervals": "lightning_relay.information.bootstrapping",
+    "ChanceLevel": "lightning_relay.information.permutation",
     "ConceptRelay": "lightning_relay.report",
     "HiddenStateRecorder": "lightning_relay.recurrent.recorder",
     "HiddenStates": "lightning_relay.recurrent.states",
@@ -39,11 +48,14 @@ _HOMES = {
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
     "RelayOrder": "lightning_relay.information.ordering",
     "RelayReport": "lightning_relay.report",
+    "bootstrap": "lightning_relay.information.bootstrapping",
+    "chance_level": "lightning_relay.information.permutation",
     "discretize": "lightning_relay.discretization",
     "mutual_information": "lightning_relay.information.mutual_information",
     "recurrent_layers": "lightning_relay.recurrent.layers",
     "register_recurrent": "lightning_relay.recurrent.adapters",
     "relay_information": "lightning_relay.information.relay",
+    "relay_information_of_all_subsets": "lightning_relay.information.subsets",
     "relay_order": "lightning_relay.information.ordering",
     "relay_report": "lightning_relay.analysis",
 }

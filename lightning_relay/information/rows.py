@@ -34,7 +34,7 @@ _CHUNK_BITS = 52
 """Units are packed into chunks of up to this many bits, whose differences float64 still tells."""
 
 _EXACT_BITS = 24
-"""Units are packed by products of float32, which are exact up to this many bits."""
+"""Units are packed by sums of float32, which are exact up to this many bits."""
 
 
 @dataclass(frozen=True)
@@ -303,8 +303,10 @@ def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int,
             if each > _EXACT_BITS:
                 number = part[:, 0].long()
             else:
-                powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device))
-                number = (part.float() @ powers).long()
+                places = torch.arange(units - 1, -1, -1, device=codes.device)
+                powers = torch.pow(2.0, each * places.float())
+                # Not a matrix product, which autocast or TF32 would round.
+                number = (part * powers).sum(1).long()
             values = (values << (each * units)) | number
         yield values, block.shape[1], each
 

@@ -346,3 +346,34 @@ def test_large_and_small_samples_take_the_same_way(monkeypatch: pytest.MonkeyPat
     assert torch.equal(found.units, expected.units)
     torch.testing.assert_close(found.information, expected.information, atol=1e-12, rtol=0)
     torch.testing.assert_close(found.gap, expected.gap, atol=1e-12, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("estimator", ["plugin", "grassberger", "chao_shen"])
+def test_a_gpu_gives_the_same(estimator: Estimator) -> None:
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.randint(5, (2000,), generator=generator)
+    answers = torch.where(torch.rand(2000, generator=generator) < 0.2, labels.flip(0), labels)
+    hidden = torch.randint(2, (4, 2000, 12), generator=generator)
+    on_cpu = relay_order(labels, answers, hidden, estimator=estimator)
+    on_gpu = relay_order(labels.cuda(), answers.cuda(), hidden.cuda(), estimator=estimator)
+    assert torch.equal(on_gpu.units.cpu(), on_cpu.units)
+    torch.testing.assert_close(on_gpu.information.cpu(), on_cpu.information, atol=1e-12, rtol=0)
+    assert torch.equal(on_gpu.resolved.cpu(), on_cpu.resolved)
+
+
+def test_the_surroundings_do_not_matter() -> None:
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(5, (300,), generator=generator)
+    hidden = torch.randint(3, (300, 12), generator=generator)
+    expected = relay_order(labels, labels.flip(0), hidden)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        in_autocast = relay_order(labels, labels.flip(0), hidden)
+    with torch.inference_mode():
+        inferred = relay_order(labels, labels.flip(0), hidden)
+    for order in (in_autocast, inferred):
+        assert torch.equal(order.units, expected.units)
+        assert torch.equal(order.information, expected.information)
+    expected.information.add_(1.0)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (weight * expected.information).sum().backward()
