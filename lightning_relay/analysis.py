@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from lightning_relay.information.permutation import check_permutations
 from lightning_relay.recurrent.kept import KeptStates
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
-from lightning_relay.report import ConceptRelay, LayerRelay, RelayReport
+from lightning_relay.report import CHANCE_LEVEL, ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,10 +88,10 @@ def relay_report(
         estimator: How entropies are estimated from counts.
         min_coverage: Units are resolved only by conditions with at least this coverage, fraction.
         max_gap: And whose corrected and plug-in information differ by no more than this, bits.
-        n_permutations: Number of permutations for chance levels of all units and of each alone; 0
-            for none.
+        n_permutations: Number of permutations of X_out for chance levels of all units and of each
+            alone; 0 for none, and at least 19.
         n_bootstraps: Number of resamples of the sequences for intervals of information and places;
-            0 for none.
+            0 for none, and at least 40.
         seed: Seed of permutations and resamples; no other random state is touched.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
             step that no sequence of a layer has is left out of it with a warning, unless none is
@@ -150,21 +150,22 @@ def relay_report(
             _check_codes(layer, layer_states, discretization, levels)
         steps = _steps(layer, layer_states, time_steps)
         samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
-        parts, all_hidden = [], []
+        parts, kept_codes, kept_valid = [], [], []
         for block in _blocks(layer_states, steps):
             valid = torch.cat([part.valid for part in block], dim=1).T
             hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
             if hidden.is_floating_point():
                 hidden = discretize(hidden, discretization, levels=levels, valid=valid, layer=layer)
             parts.append(_measured(codes, hidden, valid, options))
-            if n_permutations:
-                all_hidden.append(hidden)
+            if n_permutations or n_bootstraps:
+                kept_codes.append(_narrow(hidden))
+                kept_valid.append(valid)
         measured, concept_parts = zip(*parts, strict=True)
         relays = {name: _joined([part[name] for part in concept_parts]) for name in codes}
-        if n_permutations:
-            hidden, valid = torch.cat(all_hidden), samples.to(all_hidden[0].device)
+        if kept_codes:
+            hidden, valid = torch.cat(kept_codes), torch.cat(kept_valid)
             relays = {
-                name: _with_chance(relay, codes[name], hidden, valid, options)
+                name: _drawn(relay, codes[name], hidden, valid, options)
                 for name, relay in relays.items()
             }
         layers[layer] = LayerRelay(
@@ -287,6 +288,12 @@ def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenSt
         yield [states.at(step) for step in steps[start : start + at_once]]
 
 
+def _narrow(codes: Tensor) -> Tensor:
+    """The same codes in one byte each, if they are such."""
+    small = int(codes.min()) >= 0 and int(codes.max()) < 2**8
+    return codes.to(torch.uint8) if small else codes
+
+
 @dataclass(frozen=True)
 class _Options:
     """How relay information is measured."""
@@ -320,18 +327,6 @@ def _measured(
             concept_in, concept_out, valid=valid, estimator=options.estimator
         )
         measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
-        if options.n_bootstraps:
-            intervals = bootstrap(
-                concept_in,
-                concept_out,
-                hidden,
-                direction=options.direction,
-                n_bootstraps=options.n_bootstraps,
-                valid=valid,
-                estimator=options.estimator,
-                seed=options.seed,
-            )
-            measured |= {name: getattr(intervals, name) for name in _INTERVALS}
         relays[name] = ConceptRelay(
             mutual_information=information.cpu().numpy(),
             **{name: values.cpu().numpy() for name, values in measured.items()},
@@ -339,29 +334,65 @@ def _measured(
     return distinct_states(hidden, valid=valid).cpu().numpy(), relays
 
 
-def _with_chance(
+def _drawn(
     relay: ConceptRelay,
     labels: tuple[Tensor, Tensor],
     hidden: Tensor,
     valid: Tensor,
     options: _Options,
 ) -> ConceptRelay:
-    """The results with chance levels over all steps, codes ``(step, batch, unit)``."""
-    units = range(hidden.shape[-1])
+    """The results with what permutations and resamples tell, codes ``(step, batch, unit)``.
+
+    All steps at once: permutations are tested together, and one draw of the sequences must do for
+    the shortest and the longest of them.
+    """
+    if options.n_bootstraps:
+        intervals = bootstrap(
+            *labels,
+            hidden,
+            direction=options.direction,
+            n_bootstraps=options.n_bootstraps,
+            valid=valid,
+            estimator=options.estimator,
+            seed=options.seed,
+        )
+        relay = dataclasses.replace(
+            relay, **{name: getattr(intervals, name).cpu().numpy() for name in _INTERVALS}
+        )
+    if options.n_permutations:
+        relay = dataclasses.replace(relay, **_chance(labels, hidden, valid, options))
+    return relay
+
+
+def _chance(
+    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, options: _Options
+) -> dict[str, NDArray[Any]]:
+    """Chance levels of all units and of each alone, by the names that they have in the report."""
+    steps, _, units = hidden.shape
+    if not any(_varies(labels, step) for step in valid):
+        # Nothing can be permuted, as with a class that does not occur, or a model that always
+        # gives the same. movable says so; a warning in every epoch would not say more.
+        nothing = np.zeros((steps, units + 1))
+        return {"chance_level": nothing, "chance_p_values": nothing + 1, "movable": nothing.copy()}
     chance = chance_level(
         *labels,
         hidden,
-        [list(units), *([unit] for unit in units)],
+        [list(range(units)), *([unit] for unit in range(units))],
         n_permutations=options.n_permutations,
         valid=valid,
+        level=CHANCE_LEVEL,
         seed=options.seed,
     )
-    return dataclasses.replace(
-        relay,
-        chance_level=chance.threshold.cpu().numpy(),
-        chance_p_values=chance.family_p_values.cpu().numpy(),
-        movable=chance.movable.cpu().numpy(),
-    )
+    return {
+        "chance_level": chance.threshold.cpu().numpy(),
+        "chance_p_values": chance.family_p_values.cpu().numpy(),
+        "movable": chance.movable.cpu().numpy(),
+    }
+
+
+def _varies(labels: tuple[Tensor, Tensor], valid: Tensor) -> bool:
+    """Whether both X_in and X_out differ among the valid sequences, ``(batch,)`` each."""
+    return all(bool((part[valid] != part[valid][0]).any()) for part in labels)
 
 
 def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 2
-"""Version of the file format; a file of a later one is refused."""
+"""Version of the file format; a file of another one is refused."""
+
+CHANCE_LEVEL = 0.05
+"""Probability of an error that chance levels are for."""
+
+_MOST_NAMED = 12
+"""More units than this that are not ranked are counted instead of named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +96,21 @@ class ConceptRelay:
     chance_p_values: NDArray[np.float64] | None = None
     movable: NDArray[np.float64] | None = None
 
+    @property
+    def beyond_chance(self) -> NDArray[np.bool] | None:
+        """Whether what all other units account for falls short, by unit, bool ``(step, unit)``.
+
+        That is, whether X_in and X_out share more than by chance when the states of all units but
+        this one are known, at 5 % for all units and steps together. Where the states of all units
+        do not account for everything, as before the last input, that can be so of a unit that
+        relays nothing. A unit that was not tested (``movable`` is 0) is not beyond chance; that
+        says nothing about it. None where no permutations were asked for.
+        """
+        if self.chance_p_values is None:
+            return None
+        beyond: NDArray[np.bool] = self.chance_p_values[:, 1:] <= CHANCE_LEVEL
+        return beyond
+
     def most_important(self, place: int, count: int) -> str:
         """The most important units at one of the analysed steps, in words.
 
@@ -99,24 +120,27 @@ class ConceptRelay:
 
         Returns:
             Unit indices, most important first, with ≈ before an ambiguous one. Units whose places
-            the data do not resolve stand in brackets, in the order of their indices.
+            the data do not resolve stand in brackets, in the order of their indices; where they
+            are more than 12, their number does.
         """
         order = list(
             zip(self.units[place], self.ambiguous[place], self.resolved[place], strict=True)
         )
         words: list[str] = []
-        named = 0
+        left = count
         for resolved, group in groupby(reversed(order), key=itemgetter(2)):
+            if left <= 0:
+                break
             some = list(group)
             if resolved:
-                some = some[: count - named]
+                some = some[:left]
                 words += [f"{'≈' if tied else ''}{unit}" for unit, tied, _ in some]
+            elif len(some) > _MOST_NAMED:
+                words.append(f"({len(some)} units not ranked)")
             else:
                 units = sorted(int(unit) for unit, _, _ in some)
                 words.append(f"({' '.join(map(str, units))})")
-            named += len(some)
-            if named >= count:
-                break
+            left -= len(some)
         return " ".join(words)
 
 
@@ -201,6 +225,15 @@ class RelayReport:
     threshold_agreement: Mapping[str, float] = field(default_factory=dict)
     expected_agreement: Mapping[str, float] = field(default_factory=dict)
     beyond_thresholds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def full_condition(self) -> int:
+        """Place, in the evidence of an order, of the condition that holds all units.
+
+        The last of a shrinking order, which ends with all units known; the first of a growing one,
+        whose last unit leaves R first.
+        """
+        return -1 if self.direction == "shrink" else 0
 
     def save(self, path: str | Path | IO[bytes]) -> None:
         """Write the report to an ``.npz`` file, or an open binary file, which NumPy alone can read.

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from lightning_relay import (
     relay_order,
     relay_report,
 )
+from lightning_relay.analysis import _blocks
+from lightning_relay.information import bootstrap, chance_level
 from lightning_relay.recurrent import SequenceBuffer
 from tests.test_report import assert_equal
 
@@ -235,6 +237,139 @@ def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
         information = torch.from_numpy(relay.information[place])
         torch.testing.assert_close(information, order.information, atol=1e-12, rtol=0)
         assert torch.equal(torch.from_numpy(relay.units[place]), order.units)
+
+
+# Evidence
+
+
+def test_evidence_is_that_of_the_order_the_permutations_and_the_resamples() -> None:
+    rule: dict[str, Any] = {"min_coverage": 0.4, "max_gap": 0.7, "direction": "grow"}
+    report = relay_report(
+        STATES, X_IN, X_OUT, time_steps=[1], n_permutations=39, n_bootstraps=40, seed=5, **rule
+    )
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    mask = LENGTHS > 1
+    assert mask.all()
+    data = (X_IN, X_OUT, discretize(VALUES[:, 1]))
+    order = relay_order(*data, **rule)
+    usual = relay_order(*data, direction="grow")
+    assert order.resolved.tolist() != usual.resolved.tolist()
+    for name in ("corrected", "gap", "coverage", "distinct_states", "alone", "resolved"):
+        expected = getattr(order, name).numpy()
+        found = getattr(relay, name)[0]
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=name)
+    intervals = bootstrap(*data, direction="grow", n_bootstraps=40, seed=5)
+    for name in ("lower", "upper", "rank_lower", "rank_upper", "rank_stability"):
+        found = getattr(relay, name)[0]
+        np.testing.assert_allclose(found, getattr(intervals, name), atol=1e-12, err_msg=name)
+    sets = [[0, 1, 2, 3, 4], [0], [1], [2], [3], [4]]
+    chance = chance_level(*data, sets, n_permutations=39, seed=5)
+    assert relay.chance_level is not None
+    np.testing.assert_allclose(relay.chance_level[0], chance.threshold, atol=1e-12)
+    np.testing.assert_array_equal(relay.chance_p_values, chance.family_p_values[None])
+    np.testing.assert_array_equal(relay.movable, chance.movable[None])
+    stated = (report.min_coverage, report.max_gap, report.n_permutations, report.n_bootstraps)
+    assert stated == (0.4, 0.7, 39, 40)
+
+
+def test_evidence_is_the_same_in_blocks_of_steps_and_touches_no_random_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths = torch.tensor([3] * 30 + [4] * 29 + [8])  # one sequence alone has the last steps
+    states = {"rnn.l0": HiddenStates.of_lengths(VALUES, lengths)}
+
+    def found(**options: Any) -> RelayReport:
+        return relay_report(
+            states, X_IN, X_OUT, concepts="per_class", n_permutations=39, n_bootstraps=40, **options
+        )
+
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    expected = found()
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setattr("lightning_relay.analysis._CODES_AT_ONCE", 700)
+    blocks = list(_blocks(states["rnn.l0"], range(8)))
+    assert [len(block) for block in blocks] == [2] * 4
+    assert_equal(found(), expected, atol=1e-12)
+    other = found(seed=1).layers["rnn.l0"].concepts["class_1"]
+    of_zero = expected.layers["rnn.l0"].concepts["class_1"]
+    for name in ("lower", "chance_level"):
+        assert not np.array_equal(getattr(other, name), getattr(of_zero, name))
+    np.testing.assert_array_equal(other.information, of_zero.information)
+
+
+def test_codes_of_any_value_are_evidence_as_they_are() -> None:
+    codes = discretize(VALUES)
+    reports = [
+        relay_report(
+            {"rnn.l0": HiddenStates.of_lengths(values, LENGTHS)},
+            X_IN,
+            X_OUT,
+            n_permutations=19,
+            n_bootstraps=40,
+        )
+        for values in (codes, 256 * codes, codes - 7)
+    ]
+    for report in reports[1:]:
+        assert_equal(report.layers, reports[0].layers, atol=1e-12)
+
+
+def test_coverage_tells_where_neither_correction_nor_interval_can() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(8, (1000,), generator=generator)
+    coins = torch.randint(2, (1000, 1, 24), generator=generator)  # they relay nothing
+    states = {"rnn.l0": HiddenStates(coins, torch.ones(1000, 1, dtype=torch.bool))}
+    report = relay_report(states, labels, labels, n_bootstraps=40)
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    assert relay.lower is not None
+    assert relay.information[0, 0] > 2.9
+    assert relay.corrected[0, 0] > 2.9
+    assert relay.lower[0, 0] > 2.9
+    assert relay.coverage[0, report.full_condition] < 0.01
+    assert "units not ranked" in relay.most_important(0, 5)
+
+
+@pytest.mark.parametrize("constant", ["x_in", "x_out"])
+def test_a_constant_concept_is_not_tested_and_not_warned_of(constant: str) -> None:
+    same = torch.zeros_like(X_IN)
+    labels = (same, X_OUT) if constant == "x_in" else (X_IN, same)
+    report = relay_report(STATES, *labels, n_permutations=19, time_steps=[1])
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    hidden = discretize(VALUES[:, 1])
+    with pytest.warns(UserWarning, match="nothing can be permuted"):
+        chance = chance_level(*labels, hidden, [range(5), [0], [1], [2], [3], [4]])
+    for found, expected in (
+        (relay.chance_level, chance.threshold),
+        (relay.chance_p_values, chance.family_p_values),
+        (relay.movable, chance.movable),
+    ):
+        assert found is not None
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, expected[None])
+
+
+def test_a_concept_that_varies_at_one_step_only_is_tested_there() -> None:
+    labels = torch.where(LENGTHS > 4, 0, X_IN)  # at step 4 all are 0
+    report = relay_report(STATES, labels, labels, n_permutations=19, time_steps=[4, 1])
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    assert relay.movable is not None
+    assert (relay.movable[:, 0] > 0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_coverage": 1.5}, "min_coverage: got 1.5; it takes a fraction from 0 to 1"),
+        ({"max_gap": -0.1}, "max_gap: got -0.1; it takes bits from 0"),
+        ({"n_permutations": 18}, "with n_permutations=18 no p-value is below"),
+        ({"n_permutations": -1}, "n_permutations: got -1; it takes at least 1"),
+        ({"n_bootstraps": 39}, "n_bootstraps: got 39; for a confidence of 0.95 it takes at least"),
+    ],
+)
+def test_evidence_that_cannot_be_had_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        relay_report(STATES, X_IN, X_OUT, **options)
 
 
 def test_keys_that_are_no_layer_keys_are_refused() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_relay import RelayReport
-from tests.reports import small_report
+from lightning_relay.report import ConceptRelay
+from tests.reports import EVIDENCE, small_report
 
 
 def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
@@ -29,23 +30,104 @@ def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
         assert first == second
 
 
-def test_a_report_is_the_same_after_saving_and_loading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, EVIDENCE, {"n_permutations": 19}, {"n_bootstraps": 40}])
+def test_a_report_is_the_same_after_saving_and_loading(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
     report = dataclasses.replace(
-        small_report(concepts="per_class"), stage="test", epoch=3, global_step=40, dataloader=1
+        small_report(concepts="per_class", **options),
+        stage="test",
+        epoch=3,
+        global_step=40,
+        dataloader=1,
     )
     report.save(tmp_path / "report.npz")
-    assert_equal(report, RelayReport.load(tmp_path / "report.npz"))
+    loaded = RelayReport.load(tmp_path / "report.npz")
+    assert_equal(report, loaded)
+    relay = loaded.layers["rnn.l0"].concepts["class_3"]
+    chance = (relay.chance_level, relay.chance_p_values, relay.movable, relay.beyond_chance)
+    intervals = (
+        relay.lower,
+        relay.upper,
+        relay.rank_lower,
+        relay.rank_upper,
+        relay.rank_stability,
+    )
+    assert [part is None for part in chance] == ["n_permutations" not in options] * 4
+    assert [part is None for part in intervals] == ["n_bootstraps" not in options] * 5
+
+
+def with_order(
+    units: list[int], ambiguous: list[int] | None = None, unresolved: list[int] | None = None
+) -> ConceptRelay:
+    """Two steps with one order, least important first; ambiguous and unresolved by unit."""
+    relay = small_report(steps=2, inputs_end=None).layers["rnn.l0"].concepts["joint"]
+    return dataclasses.replace(
+        relay,
+        units=np.array([units] * 2),
+        ambiguous=np.isin([units] * 2, ambiguous or []),
+        resolved=~np.isin([units] * 2, unresolved or []),
+    )
 
 
 def test_the_most_important_units_are_named_with_their_ambiguity() -> None:
-    relay = small_report(steps=2, inputs_end=None).layers["rnn.l0"].concepts["joint"]
-    relay = dataclasses.replace(
-        relay,
-        units=np.array([[4, 3, 2, 1, 0], [0, 1, 2, 3, 4]]),
-        ambiguous=np.array([[True, False, False, True, True], [True, False, True, False, False]]),
-    )
+    relay = with_order([4, 3, 2, 1, 0], ambiguous=[0, 1, 4])
     assert relay.most_important(0, 3) == "≈0 ≈1 2"
-    assert relay.most_important(-1, 9) == "4 3 ≈2 1 ≈0"
+    assert relay.most_important(-1, 9) == "≈0 ≈1 2 3 ≈4"
+    assert relay.most_important(0, 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("unresolved", "count", "words"),
+    [
+        ([5, 0, 3], 2, "(0 3 5)"),
+        ([5, 0, 3], 3, "(0 3 5)"),
+        ([5, 0, 3], 4, "(0 3 5) 1"),
+        ([5, 0, 3], 9, "(0 3 5) 1 ≈2 4"),
+        ([5], 2, "(5) 0"),
+        ([1, 2, 4], 2, "5 0"),
+        ([1, 2, 4], 3, "5 0 ≈3"),
+        ([1, 2, 4], 4, "5 0 ≈3 (1 2 4)"),
+        ([0, 1, 2, 3, 4, 5], 3, "(0 1 2 3 4 5)"),
+        ([0, 1, 2, 3, 4, 5], 0, ""),
+    ],
+)
+def test_units_that_are_not_ranked_stand_in_brackets_all_or_none(
+    unresolved: list[int], count: int, words: str
+) -> None:
+    relay = with_order([4, 2, 1, 3, 0, 5], ambiguous=[2, 3], unresolved=unresolved)
+    assert relay.most_important(0, count) == words
+
+
+def test_many_units_that_are_not_ranked_are_counted() -> None:
+    order = list(range(100))
+    assert with_order(order, unresolved=order).most_important(0, 10) == "(100 units not ranked)"
+    relay = with_order(order, unresolved=order[:98])
+    assert relay.most_important(0, 10) == "99 98 (98 units not ranked)"
+    assert relay.most_important(0, 2) == "99 98"
+    relay = with_order(order, unresolved=order[-13:])
+    assert relay.most_important(0, 13) == "(13 units not ranked)"
+    assert relay.most_important(0, 15) == "(13 units not ranked) 86 85"
+    assert with_order(order, unresolved=order[-12:]).most_important(0, 10) == (
+        "(88 89 90 91 92 93 94 95 96 97 98 99)"
+    )
+
+
+def test_units_beyond_chance_are_those_at_five_per_cent() -> None:
+    relay = dataclasses.replace(
+        with_order([1, 0]), chance_p_values=np.array([[0.9, 0.05, 0.051], [0.01, 1.0, 1 / 200]])
+    )
+    assert relay.beyond_chance is not None
+    assert relay.beyond_chance.tolist() == [[True, False], [False, True]]
+
+
+@pytest.mark.parametrize("direction", ["shrink", "grow"])
+def test_the_full_condition_holds_all_units(direction: str) -> None:
+    report = small_report(direction=direction)
+    layer = report.layers["rnn.l0"]
+    states = layer.concepts["joint"].distinct_states
+    assert states[:, report.full_condition].tolist() == layer.distinct_states.tolist()
+    assert set(states.min(1)) == {1}
 
 
 def test_names_of_any_kind_survive(tmp_path: Path) -> None:
@@ -82,8 +164,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         RelayReport.load(path)
     with pytest.raises(FileNotFoundError):
         RelayReport.load(tmp_path / "nothing.npz")
-    np.savez(path, header=np.array(json.dumps({"format": 2})))
-    with pytest.raises(ValueError, match="is of another format than 1; load it with the version"):
+    np.savez(path, header=np.array(json.dumps({"format": 1})))
+    with pytest.raises(ValueError, match="is of another format than 2; load it with the version"):
         RelayReport.load(path)
     np.savez(path, header=np.array({"pickled": "object"}, dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):

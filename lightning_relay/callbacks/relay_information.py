@@ -57,7 +57,19 @@ class RelayInformationCallback(Callback):
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits; for
       sequences of different lengths, at the last step of each; for a backward layer, which ends
       at step 0, there.
+    - ``{layer}/{concept}/corrected``: the mean of I_R of all units by an estimator that corrects
+      for the bias of small samples, bits.
+    - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
+      X_out, whichever is lower, fraction of 1.
+    - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
     - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
+    - ``{layer}/{concept}/chance_level``, with ``n_permutations``: mean of the value that
+      I(X_in; X_out) exceeds by chance with the probability .05, bits.
+    - ``{layer}/{concept}/units_above_chance``, with ``n_permutations``: mean number of units of
+      which this is so: when all others are known, X_in and X_out share more than by chance, at 5 %
+      for all units and steps together.
+    - ``{layer}/{concept}/rank_stability``, with ``n_bootstraps``: mean rank correlation of the
+      orders of resamples with that of all sequences.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out), bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
@@ -94,8 +106,11 @@ class RelayInformationCallback(Callback):
             fraction of 1.
         max_gap: Nor are those whose place rests on a condition where the corrected and the plug-in
             estimate differ by more than this, bits.
-        n_permutations: Number of permutations of X_out for chance levels; 0 for none.
-        n_bootstraps: Number of resamples of the sequences for intervals; 0 for none.
+        n_permutations: Number of permutations of X_out for chance levels; 0 for none, and at least
+            19. Where nothing can be permuted, as while the model gives every sequence the same
+            class, the table says so and there is no warning.
+        n_bootstraps: Number of resamples of the sequences for intervals; 0 for none, and at least
+            40.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
             Default: all and, for sequences of different lengths, -1. A step that no analysed
             sequence has is left out with a warning.
@@ -112,7 +127,7 @@ class RelayInformationCallback(Callback):
         max_bytes: CPU memory that all this may take, for each dataloader; what the analysis needs
             beside is not counted. It is estimated from the first batch, before anything is kept,
             and again when longer or more sequences come.
-        seed: Seed of that sample.
+        seed: Seed of the sample of sequences, of permutations and of resamples.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
         prefix: First part of all tags.

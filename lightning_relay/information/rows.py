@@ -30,11 +30,11 @@ _SMALL_RANGE = 256
 
 _KEY_BITS = 62
 
-_CHUNK_BITS = 52
-"""Units are packed into chunks of up to this many bits, whose differences float64 still tells."""
+_ELEMENTS_AT_ONCE = 2**17
+"""So many codes are packed at a time, which stay in a processor's cache as float64."""
 
-_EXACT_BITS = 24
-"""Units are packed by sums of float32, which are exact up to this many bits."""
+_CHUNK_BITS = 52
+"""Units are packed by products of float64, which are exact up to this many bits."""
 
 
 @dataclass(frozen=True)
@@ -297,18 +297,11 @@ def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int,
     """
     each = (levels - 1).bit_length()
     for block in codes.split(max(1, bits // each), dim=1):
-        values = torch.zeros((), dtype=torch.int64, device=codes.device)
-        for part in block.split(max(1, _EXACT_BITS // each), dim=1):
-            units = part.shape[1]
-            if each > _EXACT_BITS:
-                number = part[:, 0].long()
-            else:
-                places = torch.arange(units - 1, -1, -1, device=codes.device)
-                powers = torch.pow(2.0, each * places.float())
-                # Not a matrix product, which autocast or TF32 would round.
-                number = (part * powers).sum(1).long()
-            values = (values << (each * units)) | number
-        yield values, block.shape[1], each
+        units = block.shape[1]
+        powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device)).double()
+        at_once = max(1, _ELEMENTS_AT_ONCE // units)
+        values = [part.double() @ powers for part in block.split(at_once)]
+        yield torch.cat(values).long(), units, each
 
 
 def _sorted_rows(label: Tensor, labels: int, codes: Tensor, levels: int) -> tuple[Tensor, Tensor]:

@@ -181,7 +181,7 @@ class Bags:
         signs = torch.ones(key.numel() + cells.numel(), dtype=torch.float64, device=key.device)
         if strata.bijective:
             signs[: key.numel()] = -1.0
-            keys = (key, state << layout.labels)
+            keys: tuple[Tensor, ...] = (key, state << layout.labels)
             return cls(keys, layout, members, cells, order, signs, stratum, cells > 1, 0)
         in_key, alike_in = torch.unique_consecutive(key >> layout.x_out, return_counts=True)
         no_x_in = ~(((1 << layout.x_in) - 1) << layout.x_out)

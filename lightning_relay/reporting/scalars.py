@@ -11,7 +11,7 @@ from lightning_relay.recurrent.layers import StateKey
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lightning_relay.report import RelayReport
+    from lightning_relay.report import ConceptRelay, RelayReport
 
 
 def relay_scalars(report: RelayReport) -> dict[str, float]:
@@ -24,7 +24,19 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
+    - ``{layer}/{concept}/corrected``: the same mean by an estimator that corrects for the bias of
+      small samples, bits.
+    - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
+      X_out, whichever is lower, fraction of 1.
+    - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
     - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
+    - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
+      exceeds by chance with the probability .05, bits.
+    - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units of
+      which this is so: when all others are known, X_in and X_out share more than by chance, at 5 %
+      for all units and steps together.
+    - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of their orders
+      with that of all sequences.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
     - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
@@ -46,13 +58,12 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
         weights = layer.samples * ended
         last = _last_step(layer.time_steps, reverse)
         for concept, relay in layer.concepts.items():
+            means = _means(relay, report.full_condition)
             scalars |= {
-                f"{key}/{concept}/information": float(
-                    np.average(relay.information[:, 0], weights=weights)
-                ),
-                f"{key}/{concept}/information_last": float(relay.information[last, 0]),
-                f"{key}/{concept}/tied": float(np.average(relay.tied.mean(1), weights=weights)),
+                f"{key}/{concept}/{name}": float(np.average(values, weights=weights))
+                for name, values in means.items()
             }
+            scalars[f"{key}/{concept}/information_last"] = float(relay.information[last, 0])
         scalars[f"{key}/distinct_states"] = float(layer.distinct_states.max())
     for key, agreement in report.threshold_agreement.items():
         scalars[f"{key}/threshold_agreement"] = agreement
@@ -60,6 +71,24 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
         "samples": float(report.samples),
         "samples_seen": float(report.samples_seen),
     }
+
+
+def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.float64]]:
+    """What is averaged over the steps, ``(step,)`` each."""
+    values = {
+        "information": relay.information[:, 0],
+        "corrected": relay.corrected[:, 0],
+        "coverage": relay.coverage[:, full_condition],
+        "resolved": relay.resolved.mean(1),
+        "tied": relay.tied.mean(1),
+    }
+    if relay.chance_level is not None:
+        values["chance_level"] = relay.chance_level[:, 0]
+    if relay.beyond_chance is not None:
+        values["units_above_chance"] = relay.beyond_chance.sum(1).astype(np.float64)
+    if relay.rank_stability is not None:
+        values["rank_stability"] = relay.rank_stability
+    return values
 
 
 def _last_step(time_steps: NDArray[np.int64], reverse: bool) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_relay.figures import relay_image
+from lightning_relay.report import CHANCE_LEVEL
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from lightning_relay.report import RelayReport
+    from lightning_relay.report import ConceptRelay, RelayReport
 
 _UNITS_IN_TABLE = 10
 
@@ -47,26 +48,105 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
     relay = results.concepts[concept]
     units = relay.units.shape[1]
     shown = min(_UNITS_IN_TABLE, units)
-    lines = [
+    steps = range(len(results.time_steps))
+    columns = {
+        "step": [
+            f"{step}{'' if ended else ' *'}"
+            for step, ended in zip(results.time_steps, results.inputs_ended, strict=True)
+        ],
+        "sequences": [str(number) for number in results.samples],
+        "states": [str(number) for number in results.distinct_states],
+        "coverage": [f"{share:.3f}" for share in relay.coverage[:, report.full_condition]],
+        "I(in; out), bits": [f"{bits:.3f}" for bits in relay.mutual_information],
+        **_chance_columns(relay),
+        "I_R, bits": [_with_interval(relay, step) for step in steps],
+        "I_R corrected, bits": [f"{bits:.3f}" for bits in relay.corrected[:, 0]],
+        "tied": [f"{number} of {units}" for number in relay.tied.sum(1)],
+        "resolved": [f"{number} of {units}" for number in relay.resolved.sum(1)],
+        **_alone_column(relay),
+        "units": [relay.most_important(step, shown) for step in steps],
+    }
+    note = (
         f"{report.samples} of {report.samples_seen} sequences analysed; {report.discretization}, "
         f"{report.direction} order, {report.estimator} estimate. "
         f"{_sources(report)}{_thresholds(report, layer)}"
         f"Units: the {shown} most important of {units}, most important first; "
         "≈ before a unit: another was as good, so the data do not tell its "
-        "place. At a step marked * the states had not seen all input.",
-        "",
-        "| step | sequences | states | I(in; out), bits | I_R, bits | tied | units |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | :--- |",
-    ]
-    for index, step in enumerate(results.time_steps):
-        lines.append(
-            f"| {step}{'' if results.inputs_ended[index] else ' *'} "
-            f"| {results.samples[index]} | {results.distinct_states[index]} "
-            f"| {relay.mutual_information[index]:.3f} | {relay.information[index, 0]:.3f} "
-            f"| {relay.tied[index].sum()} of {units} "
-            f"| {relay.most_important(index, shown)} |"
+        "place. Units in brackets are not ranked: their places rest on joint states with a "
+        f"coverage below {report.min_coverage:g}, or with corrected and plug-in information more "
+        f"than {report.max_gap:g} bits apart. Coverage is that of the states of all units. "
+        f"{_chance(report, relay)}{_intervals(report, relay)}"
+        "At a step marked * the states had not seen all input."
+    )
+    rules = ["---:"] * (len(columns) - 1) + [":---"]
+    rows = [columns, rules, *zip(*columns.values(), strict=True)]
+    return "\n".join([note, "", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _with_interval(relay: ConceptRelay, step: int) -> str:
+    bits = relay.information[step, 0]
+    if relay.lower is None or relay.upper is None:
+        return f"{bits:.3f}"
+    return f"{bits:.2f} [{relay.lower[step, 0]:.2f}, {relay.upper[step, 0]:.2f}]"
+
+
+def _chance_columns(relay: ConceptRelay) -> dict[str, list[str]]:
+    """What all units are by chance; nothing where no permutations were asked for."""
+    if relay.chance_level is None or relay.chance_p_values is None or relay.movable is None:
+        return {}
+    tested = relay.movable[:, 0] > 0
+    return {
+        "chance level, bits": [
+            f"{bits:.3f}" if test else "not tested"
+            for bits, test in zip(relay.chance_level[:, 0], tested, strict=True)
+        ],
+        "p": [
+            f"{p_value:.2g}" if test else "not tested"
+            for p_value, test in zip(relay.chance_p_values[:, 0], tested, strict=True)
+        ],
+    }
+
+
+def _alone_column(relay: ConceptRelay) -> dict[str, list[str]]:
+    """How many units alone are beyond chance, of those that can be tested."""
+    if relay.beyond_chance is None or relay.movable is None:
+        return {}
+    tested = (relay.movable[:, 1:] > 0).sum(1)
+    return {
+        "units beyond chance": [
+            f"{beyond} of {number} tested" if number else "none tested"
+            for beyond, number in zip(relay.beyond_chance.sum(1), tested, strict=True)
+        ]
+    }
+
+
+def _chance(report: RelayReport, relay: ConceptRelay) -> str:
+    if relay.movable is None:
+        return ""
+    untested = (relay.movable[:, 1:] == 0).sum()
+    note = (
+        f"Chance level: what I(in; out) exceeds with the probability {CHANCE_LEVEL:g} when X_out "
+        f"is permuted, {report.n_permutations} times; p: that of as much at any step, by all units "
+        "or one. A unit is beyond chance where input and output share more, when all other units "
+        f"are known, than when X_out is permuted among sequences alike in these (p at most "
+        f"{CHANCE_LEVEL:g}): the others do not account for all. Where I_R falls short of "
+        "I(in; out), that can be so of units that relay nothing. "
+    )
+    if untested:
+        note += (
+            f"{untested} of {relay.movable[:, 1:].size} times a unit could not be tested, because "
+            "among sequences alike in all other units X_in or X_out never differs: that says "
+            "nothing for or against it. "
         )
-    return "\n".join(lines)
+    if not relay.movable.any():
+        note += "Nothing could be tested at all: X_in or X_out is the same in all sequences. "
+    return note
+
+
+def _intervals(report: RelayReport, relay: ConceptRelay) -> str:
+    if relay.lower is None:
+        return ""
+    return f"After I_R its 95 % interval by {report.n_bootstraps} resamples of the sequences. "
 
 
 def _sources(report: RelayReport) -> str:

@@ -140,6 +140,12 @@ def test_options_reach_the_analysis() -> None:
         "direction": "grow",
         "time_steps": [1, -1],
         "inputs_end": 1,
+        "estimator": "grassberger",
+        "min_coverage": 0.5,
+        "max_gap": 0.3,
+        "n_permutations": 19,
+        "n_bootstraps": 40,
+        "seed": 3,
     }
     callback = RelayInformationCallback(["rnn"], **options)
     model = Classifier()
@@ -147,7 +153,10 @@ def test_options_reach_the_analysis() -> None:
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
         predicted = model.eval()(INPUTS).argmax(1)
     expected = relay_report(recorder.states, LABELS, predicted, **options)
-    assert_equal(callback.reports[0].layers, expected.layers)
+    (report,) = callback.reports
+    assert_equal(report.layers, expected.layers)
+    for name in ("estimator", "min_coverage", "max_gap", "n_permutations", "n_bootstraps"):
+        assert getattr(report, name) == options[name]
 
 
 def test_per_class_concepts_know_classes_that_do_not_occur() -> None:
@@ -407,6 +416,9 @@ def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) ->
         "joint/mutual_information",
         "rnn.l0/joint/information",
         "rnn.l0/joint/information_last",
+        "rnn.l0/joint/corrected",
+        "rnn.l0/joint/coverage",
+        "rnn.l0/joint/resolved",
         "rnn.l0/joint/tied",
         "rnn.l0/distinct_states",
         "samples",
@@ -432,6 +444,64 @@ def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) ->
         "relay-test-epoch=2-step=6.npz",
     }
     assert_equal(saved["relay-test-epoch=2-step=6.npz"], tested)
+
+
+class OneClass(Classifier):
+    """Gives every sequence the same class, as an untrained model may."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 0 + torch.arange(float(CLASSES))
+
+
+def test_concepts_that_cannot_be_tested_are_told_in_the_table_not_by_warnings(
+    tmp_path: Path,
+) -> None:
+    callback = RelayInformationCallback(concepts="per_class", n_permutations=19)
+    trainer = quiet_trainer(
+        callback, logger=TensorBoardLogger(tmp_path), num_sanity_val_steps=2, log_every_n_steps=1
+    )
+    trainer.fit(OneClass(), loader(), loader())  # warnings are errors here
+    relay = callback.reports[-1].layers["rnn.l0"].concepts["class_3"]
+    assert relay.movable is not None
+    assert not relay.movable.any()
+    assert trainer.callback_metrics["relay/rnn.l0/class_3/units_above_chance"] == 0.0
+    events = EventAccumulator(str(trainer.log_dir)).Reload()
+    (*_, table) = events.Tensors("relay/rnn.l0/class_3/order/text_summary")
+    assert "Nothing could be tested at all" in table.tensor_proto.string_val[0].decode()
+
+
+def test_evidence_is_logged_where_it_was_asked_for() -> None:
+    plain = RelayInformationCallback()
+    full = RelayInformationCallback(prefix="full", n_permutations=19, n_bootstraps=40)
+    trainer = quiet_trainer(plain, full)
+    trainer.validate(Classifier(), loader(), verbose=False)
+    names = {name.partition("/")[::2] for name in trainer.callback_metrics if "joint" in name}
+    logged = {prefix: {name for of, name in names if of == prefix} for prefix in ("relay", "full")}
+    assert logged["full"] - logged["relay"] == {
+        "rnn.l0/joint/chance_level",
+        "rnn.l0/joint/units_above_chance",
+        "rnn.l0/joint/rank_stability",
+    }
+    for name in (*sorted(logged["full"]), "samples"):
+        assert (
+            f"``{{layer}}/{{concept}}/{name.split('/')[-1]}``"
+            in str(RelayInformationCallback.__doc__)
+            or name.count("/") < 2
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"n_permutations": 19, "n_bootstraps": 40}])
+def test_the_newest_report_is_in_the_state_with_its_evidence(options: dict[str, int]) -> None:
+    callback = RelayInformationCallback(**options)
+    quiet_trainer(callback).fit(Classifier(), loader(), loader())
+    twin = RelayInformationCallback(**options)
+    twin.load_state_dict(callback.state_dict())
+    (report,) = twin.reports
+    assert_equal(report, callback.reports[-1])
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    assert (relay.movable is None) == (relay.rank_stability is None) == (not options)
+    twin.load_state_dict({})
+    assert len(twin.reports) == 1
 
 
 def test_scalars_can_be_monitored(tmp_path: Path) -> None:
@@ -621,6 +691,10 @@ def test_arguments_are_checked_in_the_constructor() -> None:
         ({"levels": 3}, r"levels: got 3 with 'kmeans'"),
         ({"direction": "up"}, r"direction: got 'up'; it takes 'shrink' or 'grow'"),
         ({"estimator": "bayes"}, r"estimator: got 'bayes'; it takes 'plugin'"),
+        ({"min_coverage": 90}, r"min_coverage: got 90; it takes a fraction from 0 to 1"),
+        ({"max_gap": -1}, r"max_gap: got -1; it takes bits from 0"),
+        ({"n_permutations": 5}, r"with n_permutations=5 no p-value is below 1/6; it takes"),
+        ({"n_bootstraps": 5}, r"n_bootstraps: got 5; for a confidence of 0.95 it takes at least"),
         ({"prefix": ""}, r"prefix: got ''; it takes the first part of the tags"),
     ]
     for options, message in wrong:

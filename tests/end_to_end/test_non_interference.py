@@ -116,6 +116,20 @@ def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, An
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
 
 
+def test_permutations_and_resamples_leave_training_bit_identical() -> None:
+    callback = RelayInformationCallback(
+        concepts="per_class", n_permutations=19, n_bootstraps=40, estimator="grassberger"
+    )
+    with_callback = trained(Classifier, {}, callback)
+    without = trained(Classifier, {})
+    for report in callback.reports:
+        relay = report.layers["rnn.l0"].concepts["class_0"]
+        assert relay.chance_level is not None
+        assert relay.rank_stability is not None
+    assert len(callback.reports) == 3
+    torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("compiled", "eager"),
     [(CompiledLoop, Stepped), (CompiledRNN, Classifier), (CompiledInPlace, Classifier)],

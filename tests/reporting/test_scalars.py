@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_relay.reporting.scalars import relay_scalars
-from tests.reports import small_report
+from tests.reports import EVIDENCE, small_report
 
 
 def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
@@ -15,6 +15,9 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
         "joint/mutual_information": report.mutual_information["joint"],
         "rnn.l0/joint/information": pytest.approx(float(relay.information[2:, 0].mean())),
         "rnn.l0/joint/information_last": float(relay.information[-1, 0]),
+        "rnn.l0/joint/corrected": pytest.approx(float(relay.corrected[2:, 0].mean())),
+        "rnn.l0/joint/coverage": pytest.approx(float(relay.coverage[2:, -1].mean())),
+        "rnn.l0/joint/resolved": pytest.approx(float(relay.resolved[2:].mean())),
         "rnn.l0/joint/tied": pytest.approx(float(relay.tied[2:].mean())),
         "rnn.l0/distinct_states": float(report.layers["rnn.l0"].distinct_states.max()),
         "samples": 80.0,
@@ -30,6 +33,9 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
         layer.concepts["joint"],
         information=np.array([[3.0, 0], [1.0, 0], [2.0, 0]]),
         tied=np.array([[True], [False], [True]]),
+        corrected=np.array([[2.5, 9], [0.5, 9], [7.0, 9]]),
+        coverage=np.array([[1.0, 0.5], [1.0, 0.25], [1.0, 0.0]]),
+        resolved=np.array([[True, False], [True, True], [False, False]]),
     )
     layer = dataclasses.replace(
         layer,
@@ -42,9 +48,40 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
     assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
     assert scalars["rnn.l0/joint/tied"] == pytest.approx(60 / 90)
     assert scalars["rnn.l0/joint/information_last"] == 3.0
+    assert scalars["rnn.l0/joint/corrected"] == pytest.approx((60 * 2.5 + 30 * 0.5) / 90)
+    assert scalars["rnn.l0/joint/coverage"] == pytest.approx((60 * 0.5 + 30 * 0.25) / 90)
+    assert scalars["rnn.l0/joint/resolved"] == pytest.approx((60 * 0.5 + 30 * 1.0) / 90)
+    growing = dataclasses.replace(small_report(direction="grow"), layers={"rnn.l0": layer})
+    assert relay_scalars(growing)["rnn.l0/joint/coverage"] == 1.0
     without = dataclasses.replace(layer, time_steps=np.array([2, 5, -4]))
     scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": without}))
     assert scalars["rnn.l0/joint/information_last"] == 1.0
+
+
+def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> None:
+    report = small_report(inputs_end=2, **EVIDENCE)
+    assert set(relay_scalars(report)) - set(relay_scalars(small_report(inputs_end=2))) == {
+        "rnn.l0/joint/chance_level",
+        "rnn.l0/joint/units_above_chance",
+        "rnn.l0/joint/rank_stability",
+    }
+    p_values = np.ones((6, 6))
+    p_values[:, 0] = 0.001
+    p_values[2, 1:3] = p_values[5, 4] = p_values[0, 1:] = 0.05
+    layer = report.layers["rnn.l0"]
+    relay = dataclasses.replace(
+        layer.concepts["joint"],
+        chance_level=np.arange(36.0).reshape(6, 6),
+        chance_p_values=p_values,
+        rank_stability=np.array([9.0, 9.0, 0.5, 0.25, 1.0, 0.25]),
+    )
+    layer = dataclasses.replace(
+        layer, concepts={"joint": relay}, samples=np.array([9, 9, 40, 20, 20, 20])
+    )
+    scalars = relay_scalars(dataclasses.replace(report, layers={"rnn.l0": layer}))
+    assert scalars["rnn.l0/joint/chance_level"] == (40 * 12 + 20 * 18 + 20 * 24 + 20 * 30) / 100
+    assert scalars["rnn.l0/joint/units_above_chance"] == (40 * 2 + 20 * 1) / 100
+    assert scalars["rnn.l0/joint/rank_stability"] == pytest.approx((20 + 5 + 20 + 5) / 100)
 
 
 def test_an_end_of_inputs_after_every_step_is_refused() -> None:

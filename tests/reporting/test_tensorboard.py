@@ -2,13 +2,14 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_relay.figures import relay_image
 from lightning_relay.reporting.tensorboard import relay_table, write_relay_report
 from tests.images import decoded
-from tests.reports import small_report
+from tests.reports import EVIDENCE, small_report
 
 
 def test_images_and_tables_are_written_as_drawn(tmp_path: Path) -> None:
@@ -25,26 +26,98 @@ def test_images_and_tables_are_written_as_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded(image.encoded_image_string), expected)
 
 
-def test_the_table_shows_evidence_order_and_ties() -> None:
-    report = small_report(steps=3, units=12, inputs_end=1)
+def read(table: str) -> tuple[str, list[dict[str, str]]]:
+    """The note above a table, and its rows by column."""
+    note, *lines = [line for line in table.splitlines() if line]
+    header, rule, *rows = [
+        [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
+        for line in lines
+    ]
+    assert rule == ["---:"] * (len(header) - 1) + [":---"]
+    return note, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("direction", ["shrink", "grow"])
+def test_the_table_shows_evidence_order_and_ties(direction: str) -> None:
+    report = small_report(steps=3, units=12, inputs_end=1, direction=direction)
     layer = report.layers["rnn.l0"]
     relay = layer.concepts["joint"]
-    note, *rows = [line for line in relay_table(report, "rnn.l0", "joint").splitlines() if line]
-    assert note.startswith("80 of 80 sequences analysed; kmeans, shrink order, plugin estimate.")
+    full = {"shrink": -1, "grow": 0}[direction]
+    note, rows = read(relay_table(report, "rnn.l0", "joint"))
+    assert note.startswith(
+        f"80 of 80 sequences analysed; kmeans, {direction} order, plugin estimate."
+    )
     assert "the 10 most important of 12" in note
-    assert [row.split("|")[1].strip() for row in rows[2:]] == ["0 *", "1", "2"]
-    for index, row in enumerate(rows[2:]):
-        cells = [cell.strip() for cell in row.split("|")[1:-1]]
-        assert cells[1:5] == [
-            "80",
-            str(layer.distinct_states[index]),
-            f"{relay.mutual_information[index]:.3f}",
-            f"{relay.information[index, 0]:.3f}",
-        ]
-        assert cells[5] == f"{relay.tied[index].sum()} of 12"
-        units = cells[6].split()
-        assert [int(unit.removeprefix("≈")) for unit in units] == relay.units[index, :1:-1].tolist()
-        assert [unit.startswith("≈") for unit in units] == relay.ambiguous[index, :1:-1].tolist()
+    assert (
+        "Units in brackets are not ranked: their places rest on joint states with a coverage below "
+        "0.9, or with corrected and plug-in information more than 0.1 bits apart."
+    ) in note
+    assert "hance" not in note
+    assert "resamples" not in note
+    assert rows == [
+        {
+            "step": f"{step}{'' if step else ' *'}",
+            "sequences": "80",
+            "states": str(layer.distinct_states[step]),
+            "coverage": f"{relay.coverage[step, full]:.3f}",
+            "I(in; out), bits": f"{relay.mutual_information[step]:.3f}",
+            "I_R, bits": f"{relay.information[step, 0]:.3f}",
+            "I_R corrected, bits": f"{relay.corrected[step, 0]:.3f}",
+            "tied": f"{relay.tied[step].sum()} of 12",
+            "resolved": f"{relay.resolved[step].sum()} of 12",
+            "units": relay.most_important(step, 10),
+        }
+        for step in range(3)
+    ]
+    assert all("(" in row["units"] for row in rows)
+    note, _ = read(relay_table(small_report(min_coverage=0.5, max_gap=0.25), "rnn.l0", "joint"))
+    assert "a coverage below 0.5, or with corrected and plug-in information more than 0.25" in note
+
+
+def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for() -> None:
+    report = small_report(steps=2, units=3, inputs_end=None, **EVIDENCE)
+    layer = report.layers["rnn.l0"]
+    relay = dataclasses.replace(
+        layer.concepts["joint"],
+        information=np.full((2, 4), 2.951),
+        lower=np.full((2, 4), 2.9),
+        upper=np.full((2, 4), 2.987),
+        chance_level=np.array([[0.1234, 9, 9, 9], [0.25, 9, 9, 9]]),
+        chance_p_values=np.array([[0.005, 0.05, 0.01, 0.3], [0.04, 1, 1, 1]]),
+        movable=np.array([[1.0, 0.5, 0.1, 1.0], [1.0, 0, 0.5, 0]]),
+    )
+    layer = dataclasses.replace(layer, concepts={"joint": relay})
+    changed = dataclasses.replace(report, layers={"rnn.l0": layer})
+    note, rows = read(relay_table(changed, "rnn.l0", "joint"))
+    assert [row["I_R, bits"] for row in rows] == ["2.95 [2.90, 2.99]"] * 2
+    assert [row["chance level, bits"] for row in rows] == ["0.123", "0.250"]
+    assert [row["p"] for row in rows] == ["0.005", "0.04"]
+    assert [row["units beyond chance"] for row in rows] == ["2 of 3 tested", "0 of 1 tested"]
+    assert "with the probability 0.05 when X_out is permuted, 19 times; p:" in note
+    assert "2 of 6 times a unit could not be tested, because among sequences alike in all" in note
+    assert "its 95 % interval by 40 resamples of the sequences." in note
+    assert "at all" not in note
+
+
+def test_the_table_says_where_nothing_can_be_tested() -> None:
+    report = small_report(steps=2, inputs_end=None, n_permutations=19)
+    layer = report.layers["rnn.l0"]
+    movable = np.zeros((2, 6))
+    movable[0, 0] = 1.0
+    relay = dataclasses.replace(
+        layer.concepts["joint"], movable=movable, chance_p_values=np.where(movable, 0.05, 1.0)
+    )
+    layer = dataclasses.replace(layer, concepts={"joint": relay})
+    changed = dataclasses.replace(report, layers={"rnn.l0": layer})
+    note, rows = read(relay_table(changed, "rnn.l0", "joint"))
+    assert [row["units beyond chance"] for row in rows] == ["none tested"] * 2
+    assert [row["p"] for row in rows] == ["0.05", "not tested"]
+    assert rows[1]["chance level, bits"] == "not tested"
+    assert "10 of 10 times a unit could not be tested" in note
+    assert "Nothing could be tested at all" not in note
+    movable[:] = 0
+    note, _ = read(relay_table(changed, "rnn.l0", "joint"))
+    assert "Nothing could be tested at all: X_in or X_out is the same in all sequences." in note
 
 
 def test_the_table_says_what_thresholds_were_fitted_to() -> None:
