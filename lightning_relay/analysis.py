@@ -373,20 +373,26 @@ def _chance(
         # Nothing can be permuted, as with a class that does not occur, or a model that always
         # gives the same. movable says so; a warning in every epoch would not say more.
         nothing = np.zeros((steps, units + 1))
-        return {"chance_level": nothing, "chance_p_values": nothing + 1, "movable": nothing.copy()}
+        return {
+            "chance_level": nothing,
+            "chance_p_values": nothing + 1,
+            "unexplained_p_values": np.ones(steps),
+            "movable": nothing.copy(),
+        }
     chance = chance_level(
         *labels,
         hidden,
-        [list(range(units)), *([unit] for unit in range(units))],
+        [list(range(units)), *([unit] for unit in range(units)), []],
         n_permutations=options.n_permutations,
         valid=valid,
         level=CHANCE_LEVEL,
         seed=options.seed,
     )
     return {
-        "chance_level": chance.threshold.cpu().numpy(),
-        "chance_p_values": chance.family_p_values.cpu().numpy(),
-        "movable": chance.movable.cpu().numpy(),
+        "chance_level": chance.threshold[:, :-1].cpu().numpy(),
+        "chance_p_values": chance.family_p_values[:, :-1].cpu().numpy(),
+        "unexplained_p_values": chance.family_p_values[:, -1].cpu().numpy(),
+        "movable": chance.movable[:, :-1].cpu().numpy(),
     }
 
 

@@ -71,6 +71,8 @@ class ConceptRelay:
             alone; None, like the following, where no permutations were asked for.
         chance_p_values: Probability, with X_out permuted, of a value as large as that observed in
             any of these sets at any step, float64 ``(step, unit + 1)``.
+        unexplained_p_values: The same probability for the set of no unit, float64 ``(step,)``:
+            where it is small, input and output share more than the states of all units account for.
         movable: Fraction of the sequences that a permutation can move to any effect, float64
             ``(step, unit + 1)``; where it is 0, nothing was tested and p is 1.
     """
@@ -94,22 +96,25 @@ class ConceptRelay:
     rank_stability: NDArray[np.float64] | None = None
     chance_level: NDArray[np.float64] | None = None
     chance_p_values: NDArray[np.float64] | None = None
+    unexplained_p_values: NDArray[np.float64] | None = None
     movable: NDArray[np.float64] | None = None
 
     @property
     def beyond_chance(self) -> NDArray[np.bool] | None:
-        """Whether what all other units account for falls short, by unit, bool ``(step, unit)``.
+        """Whether a unit relays what no other does, beyond chance, bool ``(step, unit)``.
 
-        That is, whether X_in and X_out share more than by chance when the states of all units but
-        this one are known, at 5 % for all units and steps together. Where the states of all units
-        do not account for everything, as before the last input, that can be so of a unit that
-        relays nothing. A unit that was not tested (``movable`` is 0) is not beyond chance; that
-        says nothing about it. None where no permutations were asked for.
+        That is so where X_in and X_out share more than by chance when the states of all units but
+        this one are known, and no more than by chance when its state is known too; both at 5 % for
+        all units and steps together. Where the states of all units do not account for everything,
+        as before the last input, no unit can be told from the rest, and none is beyond chance. Nor
+        is a unit that was not tested (``movable`` is 0); that says nothing about it. None where no
+        permutations were asked for.
         """
-        if self.chance_p_values is None:
+        if self.chance_p_values is None or self.unexplained_p_values is None:
             return None
+        explained = self.unexplained_p_values > CHANCE_LEVEL
         beyond: NDArray[np.bool] = self.chance_p_values[:, 1:] <= CHANCE_LEVEL
-        return beyond
+        return beyond & explained[:, np.newaxis]
 
     def most_important(self, place: int, count: int) -> str:
         """The most important units at one of the analysed steps, in words.

@@ -263,12 +263,13 @@ def test_evidence_is_that_of_the_order_the_permutations_and_the_resamples() -> N
     for name in ("lower", "upper", "rank_lower", "rank_upper", "rank_stability"):
         found = getattr(relay, name)[0]
         np.testing.assert_allclose(found, getattr(intervals, name), atol=1e-12, err_msg=name)
-    sets = [[0, 1, 2, 3, 4], [0], [1], [2], [3], [4]]
+    sets = [[0, 1, 2, 3, 4], [0], [1], [2], [3], [4], []]
     chance = chance_level(*data, sets, n_permutations=39, seed=5)
     assert relay.chance_level is not None
-    np.testing.assert_allclose(relay.chance_level[0], chance.threshold, atol=1e-12)
-    np.testing.assert_array_equal(relay.chance_p_values, chance.family_p_values[None])
-    np.testing.assert_array_equal(relay.movable, chance.movable[None])
+    np.testing.assert_allclose(relay.chance_level[0], chance.threshold[:-1], atol=1e-12)
+    np.testing.assert_array_equal(relay.chance_p_values, chance.family_p_values[None, :-1])
+    np.testing.assert_array_equal(relay.unexplained_p_values, chance.family_p_values[None, -1])
+    np.testing.assert_array_equal(relay.movable, chance.movable[None, :-1])
     stated = (report.min_coverage, report.max_gap, report.n_permutations, report.n_bootstraps)
     assert stated == (0.4, 0.7, 39, 40)
 
@@ -338,11 +339,12 @@ def test_a_constant_concept_is_not_tested_and_not_warned_of(constant: str) -> No
     relay = report.layers["rnn.l0"].concepts["joint"]
     hidden = discretize(VALUES[:, 1])
     with pytest.warns(UserWarning, match="nothing can be permuted"):
-        chance = chance_level(*labels, hidden, [range(5), [0], [1], [2], [3], [4]])
+        chance = chance_level(*labels, hidden, [range(5), [0], [1], [2], [3], [4], []])
     for found, expected in (
-        (relay.chance_level, chance.threshold),
-        (relay.chance_p_values, chance.family_p_values),
-        (relay.movable, chance.movable),
+        (relay.chance_level, chance.threshold[:-1]),
+        (relay.chance_p_values, chance.family_p_values[:-1]),
+        (relay.unexplained_p_values, chance.family_p_values[-1]),
+        (relay.movable, chance.movable[:-1]),
     ):
         assert found is not None
         assert found.dtype == np.float64
@@ -430,3 +432,18 @@ def test_modules_with_steps_of_their_own_have_ends_of_their_own(tmp_path: Path) 
             time_steps=[0, 4],
         )
     assert [layer.time_steps.tolist() for layer in report.layers.values()] == [[0, 4], [0]]
+
+
+def test_noise_is_not_beyond_chance_where_the_states_do_not_account_for_everything() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(4, (400,), generator=generator)
+    values = torch.randn(400, 2, 3, generator=generator)
+    values[:, 1, 0] = label & 1
+    values[:, 1, 1] = label >> 1
+    states = {"rnn.l0": HiddenStates(values, torch.ones(400, 2, dtype=torch.bool))}
+    report = relay_report(states, label, label, n_permutations=99)
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    assert relay.chance_p_values is not None
+    assert relay.beyond_chance is not None
+    assert (relay.chance_p_values[0, 1:] <= 0.05).all()
+    assert relay.beyond_chance.tolist() == [[False] * 3, [True, True, False]]

@@ -115,10 +115,12 @@ def test_many_units_that_are_not_ranked_are_counted() -> None:
 
 def test_units_beyond_chance_are_those_at_five_per_cent() -> None:
     relay = dataclasses.replace(
-        with_order([1, 0]), chance_p_values=np.array([[0.9, 0.05, 0.051], [0.01, 1.0, 1 / 200]])
+        with_order([1, 0]),
+        chance_p_values=np.array([[0.9, 0.05, 0.051], [0.01, 1.0, 1 / 200], [0.01, 0.01, 0.01]]),
+        unexplained_p_values=np.array([1.0, 0.051, 0.05]),
     )
     assert relay.beyond_chance is not None
-    assert relay.beyond_chance.tolist() == [[True, False], [False, True]]
+    assert relay.beyond_chance.tolist() == [[True, False], [False, True], [False, False]]
 
 
 @pytest.mark.parametrize("direction", ["shrink", "grow"])

@@ -66,8 +66,8 @@ class RelayInformationCallback(Callback):
     - ``{layer}/{concept}/chance_level``, with ``n_permutations``: mean of the value that
       I(X_in; X_out) exceeds by chance with the probability .05, bits.
     - ``{layer}/{concept}/units_above_chance``, with ``n_permutations``: mean number of units of
-      which this is so: when all others are known, X_in and X_out share more than by chance, at 5 %
-      for all units and steps together.
+      which this is so: when all others are known, X_in and X_out share more than by chance, and
+      no more when all are, at 5 % for all units and steps together.
     - ``{layer}/{concept}/rank_stability``, with ``n_bootstraps``: mean rank correlation of the
       orders of resamples with that of all sequences.
     - ``{layer}/distinct_states``: largest number of distinct states at a step.

@@ -109,15 +109,17 @@ def _chance_columns(relay: ConceptRelay) -> dict[str, list[str]]:
 
 def _alone_column(relay: ConceptRelay) -> dict[str, list[str]]:
     """How many units alone are beyond chance, of those that can be tested."""
-    if relay.beyond_chance is None or relay.movable is None:
+    if relay.beyond_chance is None or relay.movable is None or relay.unexplained_p_values is None:
         return {}
     tested = (relay.movable[:, 1:] > 0).sum(1)
-    return {
-        "units beyond chance": [
-            f"{beyond} of {number} tested" if number else "none tested"
-            for beyond, number in zip(relay.beyond_chance.sum(1), tested, strict=True)
-        ]
-    }
+    unexplained = relay.unexplained_p_values <= CHANCE_LEVEL
+    words = []
+    for beyond, number, rest in zip(relay.beyond_chance.sum(1), tested, unexplained, strict=True):
+        if number and rest:
+            words.append("cannot tell")
+        else:
+            words.append(f"{beyond} of {number} tested" if number else "none tested")
+    return {"units beyond chance": words}
 
 
 def _chance(report: RelayReport, relay: ConceptRelay) -> str:
@@ -129,8 +131,8 @@ def _chance(report: RelayReport, relay: ConceptRelay) -> str:
         f"is permuted, {report.n_permutations} times; p: that of as much at any step, by all units "
         "or one. A unit is beyond chance where input and output share more, when all other units "
         f"are known, than when X_out is permuted among sequences alike in these (p at most "
-        f"{CHANCE_LEVEL:g}): the others do not account for all. Where I_R falls short of "
-        "I(in; out), that can be so of units that relay nothing. "
+        f"{CHANCE_LEVEL:g}), and no more when its state is known too. It cannot be told where all "
+        "units together do not account for what input and output share. "
     )
     if untested:
         note += (

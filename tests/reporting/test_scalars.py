@@ -73,6 +73,7 @@ def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> No
         layer.concepts["joint"],
         chance_level=np.arange(36.0).reshape(6, 6),
         chance_p_values=p_values,
+        unexplained_p_values=np.ones(6),
         rank_stability=np.array([9.0, 9.0, 0.5, 0.25, 1.0, 0.25]),
     )
     layer = dataclasses.replace(

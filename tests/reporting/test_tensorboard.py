@@ -84,6 +84,7 @@ def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for()
         upper=np.full((2, 4), 2.987),
         chance_level=np.array([[0.1234, 9, 9, 9], [0.25, 9, 9, 9]]),
         chance_p_values=np.array([[0.005, 0.05, 0.01, 0.3], [0.04, 1, 1, 1]]),
+        unexplained_p_values=np.array([1.0, 0.05]),
         movable=np.array([[1.0, 0.5, 0.1, 1.0], [1.0, 0, 0.5, 0]]),
     )
     layer = dataclasses.replace(layer, concepts={"joint": relay})
@@ -92,7 +93,7 @@ def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for()
     assert [row["I_R, bits"] for row in rows] == ["2.95 [2.90, 2.99]"] * 2
     assert [row["chance level, bits"] for row in rows] == ["0.123", "0.250"]
     assert [row["p"] for row in rows] == ["0.005", "0.04"]
-    assert [row["units beyond chance"] for row in rows] == ["2 of 3 tested", "0 of 1 tested"]
+    assert [row["units beyond chance"] for row in rows] == ["2 of 3 tested", "cannot tell"]
     assert "with the probability 0.05 when X_out is permuted, 19 times; p:" in note
     assert "2 of 6 times a unit could not be tested, because among sequences alike in all" in note
     assert "its 95 % interval by 40 resamples of the sequences." in note
