@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.rows import first_differences
+from lightning_relay.information.rows import SortedRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,25 +48,30 @@ class ChainEvidence:
             codes = rows.codes.index_select(1, units[0])
         else:
             codes = rows.codes.gather(1, units.index_select(0, rows.index))
-        alone, states = _seen(rows, rows.index, rows.indices, codes)
-        alone_with = []
-        for labels in (rows.x_in, rows.x_out)[: 1 if rows.bijective else 2]:
-            count = int(labels.max()) + 1
-            label = rows.index * count + labels
-            alone_with.append(_seen(rows, label, rows.indices * count, codes)[0])
+        labels = [rows.index]
+        for part in (rows.x_in, rows.x_out)[: 1 if rows.bijective else 2]:
+            labels.append(rows.index * (int(part.max()) + 1) + part)
+        joint = SortedRows(codes, rows.levels, max(int(label.max()) for label in labels) + 1)
+        seen = [_seen(rows, *joint.first_differences(label)) for label in labels]
+        alone, states = seen[0]
+        alone_with = torch.stack([counts for counts, _ in seen[1:]]).amax(0)
         samples = rows.samples.unsqueeze(1).double()
-        return cls(1 - torch.stack(alone_with).amax(0) / samples, alone / samples, states)
+        return cls(1 - alone_with / samples, alone / samples, states)
 
 
-def _seen(rows: Rows, label: Tensor, labels: int, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of samples that are alone in their state of label and condition, and of states.
+def _seen(rows: Rows, order: Tensor, differs: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of samples that are alone in their state, and of states.
+
+    Args:
+        rows: The counted samples.
+        order: An order of the rows in which those alike in a condition are neighbours.
+        differs: Condition from which on each row differs from the one before it in that order.
 
     Returns:
         For each condition of the chain, int64 ``(indices, units + 1)`` each.
     """
-    order, differs = first_differences(label, labels, codes, rows.levels)
     index = rows.index.index_select(0, order)
-    conditions = codes.shape[1] + 1
+    conditions = rows.units + 1
 
     def from_there_on(first: Tensor, counts: Tensor) -> Tensor:
         kept = (counts & (first < conditions)).nonzero().squeeze(1)

@@ -320,44 +320,50 @@ def _sorted_rows(label: Tensor, labels: int, codes: Tensor, levels: int) -> tupl
     return order, starts
 
 
-def first_differences(
-    label: Tensor, labels: int, codes: Tensor, levels: int
-) -> tuple[Tensor, Tensor]:
-    """Rows in rising order of label and codes, and where each first differs from the one before.
+class SortedRows:
+    """Rows of codes, packed once to be sorted under several labels.
 
     Args:
-        label: Numbers below ``labels``, int64 ``(rows,)``.
-        labels: A number that every label stays below.
         codes: Codes below ``levels``, ``(rows, units)``.
         levels: A number that every code stays below.
-
-    Returns:
-        The order, int64 ``(rows,)``; and for each place of it 0 if the label differs from that at
-        the place before (or there is none), j + 1 if unit j is the first to differ, units + 1 if
-        nothing does, int64 ``(rows,)``.
+        labels: A number that every label stays below.
     """
-    number, order = label, label
-    bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, label.numel()).bit_length())
-    never = codes.shape[1] + 1
-    differs = torch.full_like(label, never)
-    before = 0
-    for values, units, each in packed(codes, levels, bits):
-        width = units * each
-        key, order = ((number << width) | values).sort()
-        difference = (key[1:] ^ key[:-1]).clamp(max=1 << width)
-        highest = torch.frexp(difference.double()).exponent.long() - 1
-        at = before + units - highest.div(each, rounding_mode="floor")
-        at = torch.where(highest == width, 0, at)
-        at = torch.where(difference == 0, never, at)
-        differs[1:] = torch.where(differs[1:] < never, differs[1:], at)
-        if before == 0:
-            differs[:1] = 0
-        before += units
-        if int(differs.max()) < never or before == codes.shape[1]:
-            break
-        number = torch.empty_like(number)
-        number[order] = (differs < never).cumsum(0) - 1
-    return order, differs
+
+    def __init__(self, codes: Tensor, levels: int, labels: int) -> None:
+        bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, codes.shape[0]).bit_length())
+        self._units = codes.shape[1]
+        self._chunks = list(packed(codes, levels, bits))
+
+    def first_differences(self, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows in rising order of label and codes, and where each differs from the one before.
+
+        Args:
+            label: Label of each row, int64 ``(rows,)``.
+
+        Returns:
+            The order, int64 ``(rows,)``; and for each place of it 0 if the label differs from that
+            at the place before (or there is none), j + 1 if unit j is the first to differ, units +
+            1 if nothing does, int64 ``(rows,)``.
+        """
+        number, order = label, label
+        never = self._units + 1
+        differs = torch.full_like(label, never)
+        before = 0
+        for values, units, each in self._chunks:
+            width = units * each
+            key, order = ((number << width) | values).sort()
+            difference = (key[1:] ^ key[:-1]).clamp_(max=1 << width)
+            highest = torch.frexp(difference.double()).exponent - 1
+            at = (before + units) - highest.div(each, rounding_mode="floor")
+            at.masked_fill_(highest == width, 0).masked_fill_(difference == 0, never)
+            differs[1:] = torch.where(differs[1:] < never, differs[1:], at)
+            if before == 0:
+                differs[:1] = 0
+            before += units
+            if before == self._units or int(differs.max()) < never:
+                break
+            number = torch.empty_like(number).index_copy_(0, order, (differs < never).cumsum(0) - 1)
+        return order, differs
 
 
 def _raise_no_samples(leading: torch.Size, start: int, index: int) -> None:

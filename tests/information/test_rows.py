@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_relay.information.rows import Samples, first_differences
+from lightning_relay.information.rows import Samples, SortedRows
 from tests.information.strategies import Data, discrete_data
 
 
@@ -33,7 +33,8 @@ def test_a_weight_is_as_many_samples(data: Data, more: st.DataObject) -> None:
 def test_the_first_difference_is_found_however_the_codes_are_packed(data: Data, bits: int) -> None:
     codes = data.hidden.to(torch.uint8)
     with patch("lightning_relay.information.rows._CHUNK_BITS", bits):
-        order, differs = first_differences(data.x_in, int(data.x_in.max()) + 1, codes, 3)
+        joint = SortedRows(codes, 3, int(data.x_in.max()) + 1)
+        order, differs = joint.first_differences(data.x_in)
     rows = torch.cat([data.x_in.unsqueeze(1), codes.long()], dim=1)[order].tolist()
     assert rows == sorted(rows)
     assert differs[0] == 0
