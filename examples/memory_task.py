@@ -77,11 +77,11 @@ def main() -> None:
         information = layer.concepts["pattern"].information[:, 0]
         print(f"{cell:<6}{accuracy:8.3f}" + "".join(f"{bits:6.2f}" for bits in information))
     print("\nMost important units at the last step, growing order (≈ another was as good)")
-    print("cell  " + "".join(f"{concept:<14}" for concept in results["rnn"][1].concepts))
+    print("cell  " + "".join(f"{concept:<16}" for concept in results["rnn"][1].concepts))
     for cell, (_, _, layer) in results.items():
         print(
             f"{cell:<6}"
-            + "".join(f"{relay.most_important(-1, 3):<14}" for relay in layer.concepts.values())
+            + "".join(f"{relay.most_important(-1, 3):<15} " for relay in layer.concepts.values())
         )
     print(f"\nLook further: tensorboard --logdir {arguments.log_dir}/memory_task")
 
