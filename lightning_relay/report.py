@@ -55,8 +55,8 @@ class ConceptRelay:
         distinct_states: Number of different states of the condition, int64 ``(step, unit + 1)``.
         alone: Fraction of the sequences that are alone in their state of the condition, float64
             ``(step, unit + 1)``.
-        resolved: Whether the data can tell the place of the unit at this place of ``units``, bool
-            ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of the report.
+        resolved: Whether there are sequences enough for the place of the unit at this place of
+            ``units``, bool ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of the report.
         lower: Lower ends of bootstrap intervals of ``information``, bits, float64
             ``(step, unit + 1)``; None, like the following, where no resamples were asked for.
         upper: Upper ends, bits, float64 ``(step, unit + 1)``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import index
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +11,9 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+_MOST_SAMPLES = 2**26
+"""Tables of functions of counts are as long as the largest number of samples."""
 
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
@@ -51,6 +56,8 @@ def check_valid(valid: Tensor | None, hidden: Tensor) -> None:
     """Raise unless ``valid`` is None or a mask broadcastable to the samples of ``hidden``."""
     if valid is None:
         return
+    if not isinstance(valid, torch.Tensor):
+        raise TypeError(f"valid: got {type(valid).__name__}; it takes a mask, a bool tensor")
     if valid.dtype != torch.bool:
         raise TypeError(f"valid: got {valid.dtype}; it takes a mask of torch.bool")
     _check_samples("valid", valid, hidden)
@@ -64,6 +71,57 @@ def check_weights(weights: Tensor | None, hidden: Tensor) -> None:
     _check_samples("weights", weights, hidden)
     if weights.numel() and bool((weights < 0).any()):
         raise ValueError(f"weights: got {int(weights.min())}; it takes numbers of samples from 0")
+    if weights.numel() and float(weights.double().sum(-1).max()) > _MOST_SAMPLES:
+        raise ValueError(
+            f"weights: got a sum of {float(weights.double().sum(-1).max()):.3g}; it takes at most "
+            f"{_MOST_SAMPLES} samples in all: divide the weights"
+        )
+
+
+def broadcast_leading(**given: Tensor | None) -> torch.Size:
+    """Leading dimensions that arguments ``(…, samples)`` have in common; raises if they do not."""
+    shapes = {name: part.shape for name, part in given.items() if part is not None}
+    try:
+        leading: torch.Size = torch.broadcast_shapes(*shapes.values())[:-1]
+    except RuntimeError:
+        listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{', '.join(shapes)}: got shapes whose leading dimensions do not broadcast with each "
+            f"other, (…, samples): {listed}"
+        ) from None
+    if leading.numel() == 0:
+        raise ValueError(
+            f"{', '.join(shapes)}: got leading dimensions {tuple(leading)} without an entry"
+        )
+    return leading
+
+
+def checked_units(name: str, units: Iterable[int], count: int, where: str = "") -> list[int]:
+    """Unit indices, each once and below ``count``; raises if they are not.
+
+    Args:
+        name: Name of the argument.
+        units: The indices, or a tensor or array of them.
+        count: Number of units there are.
+        where: What to say of the place in the argument.
+    """
+    if not isinstance(units, Iterable) or (isinstance(units, torch.Tensor) and units.dim() != 1):
+        raise TypeError(f"{name}: got {units!r}{where}; it takes unit indices, a list of them")
+    found: list[int] = []
+    for unit in units.tolist() if isinstance(units, torch.Tensor) else units:
+        plain = unit.item() if isinstance(unit, torch.Tensor) and unit.dim() == 0 else unit
+        if isinstance(plain, bool) or not hasattr(plain, "__index__"):
+            raise TypeError(f"{name}: got {unit!r}{where}; it takes unit indices, not a mask")
+        place = index(plain)
+        if not 0 <= place < count:
+            raise ValueError(
+                f"{name}: got {place}{where}; hidden has {count} units, so it takes 0 to "
+                f"{count - 1}"
+            )
+        if place in found:
+            raise ValueError(f"{name}: unit {place} is named twice{where}; name each unit once")
+        found.append(place)
+    return found
 
 
 def _check_integers(name: str, tensor: Tensor, mend: str) -> None:

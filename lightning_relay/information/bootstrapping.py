@@ -26,10 +26,16 @@ if TYPE_CHECKING:
 _ELEMENTS_AT_ONCE = 2**22
 """Resamples are looked at together as long as their samples times units stay below this."""
 
+_MOST_DRAWS = 20
+"""Resamples are drawn anew at most so often for each that is wanted."""
+
 
 @dataclass(frozen=True, eq=False)
 class BootstrapIntervals:
     """How much an order and its information change with the sample.
+
+    Intervals are worth something only where the order is resolved: where the samples are alone in
+    their states, resampling cannot show how far the estimate is from the truth.
 
     Attributes:
         order: The order of all samples.
@@ -117,7 +123,10 @@ def bootstrap(
     generator = torch.Generator().manual_seed(seed)
     weights = _drawn(n_bootstraps, hidden.shape[-2], valid, generator)
     moved = torch.stack(
-        [torch.randperm(hidden.shape[-1], generator=generator) for _ in range(n_bootstraps)]
+        [
+            torch.randperm(hidden.shape[-1], generator=generator, device="cpu")
+            for _ in range(n_bootstraps)
+        ]
     )
     parts = []
     with torch.inference_mode():
@@ -172,14 +181,19 @@ def _drawn(
     n_bootstraps: int, samples: int, valid: Tensor | None, generator: torch.Generator
 ) -> Tensor:
     """How often each sample is in each resample, int64 ``(resamples, samples)``."""
-    counted = torch.ones(1, samples) if valid is None else valid.reshape(-1, samples).cpu().float()
     drawn: list[Tensor] = []
-    while len(drawn) < n_bootstraps:
-        places = torch.randint(samples, (samples,), generator=generator)
+    for _ in range(_MOST_DRAWS * n_bootstraps):
+        places = torch.randint(samples, (samples,), generator=generator, device="cpu")
         weights = torch.bincount(places, minlength=samples)
-        if bool(((counted @ weights.float()) > 0).all()):
+        if valid is None or bool((valid.cpu() & (weights > 0)).any(-1).all()):
             drawn.append(weights)
-    return torch.stack(drawn)
+        if len(drawn) == n_bootstraps:
+            return torch.stack(drawn)
+    raise ValueError(
+        f"valid: got leading indices with so few samples that hardly any resample has one of each; "
+        f"of {_MOST_DRAWS * n_bootstraps} resamples {len(drawn)} had: leave out the indices with "
+        "the fewest samples"
+    )
 
 
 def _resampled(

@@ -52,34 +52,32 @@ class ChainEvidence:
         for part in (rows.x_in, rows.x_out)[: 1 if rows.bijective else 2]:
             labels.append(rows.index * (int(part.max()) + 1) + part)
         joint = SortedRows(codes, rows.levels, max(int(label.max()) for label in labels) + 1)
-        seen = [_seen(rows, *joint.first_differences(label)) for label in labels]
-        alone, states = seen[0]
-        alone_with = torch.stack([counts for counts, _ in seen[1:]]).amax(0)
+        alone: list[Tensor] = []
+        for label in labels:
+            order, differs = joint.first_differences(label)
+            index = rows.index.index_select(0, order)
+            if not alone:
+                everything = torch.ones_like(index, dtype=torch.bool)
+                states = _from_there_on(rows, index, differs, everything)
+            follows = torch.cat([differs[1:], differs.new_zeros(1)])
+            single = rows.weight.index_select(0, order) == 1
+            alone.append(_from_there_on(rows, index, torch.maximum(differs, follows), single))
         samples = rows.samples.unsqueeze(1).double()
-        return cls(1 - alone_with / samples, alone / samples, states)
+        missed = torch.stack(alone[1:]).amax(0)
+        return cls(1 - missed / samples, alone[0] / samples, states)
 
 
-def _seen(rows: Rows, order: Tensor, differs: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of samples that are alone in their state, and of states.
+def _from_there_on(rows: Rows, index: Tensor, first: Tensor, counted: Tensor) -> Tensor:
+    """Number of rows that are counted at each condition of a chain, int64 ``(indices, units + 1)``.
 
     Args:
-        rows: The counted samples.
-        order: An order of the rows in which those alike in a condition are neighbours.
-        differs: Condition from which on each row differs from the one before it in that order.
-
-    Returns:
-        For each condition of the chain, int64 ``(indices, units + 1)`` each.
+        rows: All rows.
+        index: Leading index of each.
+        first: Condition from which on each is counted.
+        counted: Whether it is counted at all, bool.
     """
-    index = rows.index.index_select(0, order)
     conditions = rows.units + 1
-
-    def from_there_on(first: Tensor, counts: Tensor) -> Tensor:
-        kept = (counts & (first < conditions)).nonzero().squeeze(1)
-        place = index.index_select(0, kept) * conditions + first.index_select(0, kept)
-        totals = torch.bincount(place, minlength=rows.indices * conditions)
-        return totals.reshape(rows.indices, conditions).cumsum(1)
-
-    follows = torch.cat([differs[1:], differs.new_zeros(1)])
-    single = rows.weight.index_select(0, order) == 1
-    alone = from_there_on(torch.maximum(differs, follows), single)
-    return alone, from_there_on(differs, torch.ones_like(single))
+    kept = (counted & (first < conditions)).nonzero().squeeze(1)
+    place = index.index_select(0, kept) * conditions + first.index_select(0, kept)
+    totals = torch.bincount(place, minlength=rows.indices * conditions)
+    return totals.reshape(rows.indices, conditions).cumsum(1)

@@ -143,7 +143,7 @@ class Condition:
                 I(X_in; X_out | S) is followed.
         """
         columns = Columns.of(rows, with_candidates=candidates)
-        strata = Strata.of(rows, bijective=is_additive(estimator) and rows.bijective)
+        strata = Strata.of(rows, additive=is_additive(estimator))
         nothing = rows.samples.new_zeros((), dtype=torch.float64)
         opened = torch.ones_like(columns.candidates, dtype=torch.bool)
         start = cls(rows, estimator, columns, rows.units, opened, strata, 0, nothing, nothing)
@@ -245,7 +245,7 @@ class Condition:
             if rows.indices == 1:
                 return (bags.signs @ values).unsqueeze(0)
             return sums.index_add_(0, bags.index, values * bags.signs.unsqueeze(1))
-        several = (counts[:, -1] > 1).nonzero().squeeze(1)
+        several = ((counts[:, -1] > 1) & (bags.signs != 0)).nonzero().squeeze(1)
         if rows.repeated or self.estimator != "plugin":
             alone = bags.signs * (counts[:, -1] == 1)
             constant = self._sum_by_index(bags, self._psi(size, self.estimator) * alone)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.arguments import check_label_tensor
+from lightning_relay.information.arguments import check_label_tensor, checked_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,7 @@ def decoded_information(
     """
     _check_samples(x_in, x_out, states)
     _check_folds(folds, seed, len(x_in))
-    columns = _checked_units(units, states.shape[1])
+    columns = sorted(checked_units("units", units, states.shape[1]))
     with torch.no_grad():
         chosen = states.detach()[:, columns].to("cpu", torch.float64)
         if not bool(chosen.isfinite().all()):
@@ -200,26 +200,13 @@ def _check_folds(folds: int, seed: int, samples: int) -> None:
         )
 
 
-def _checked_units(units: Sequence[int], width: int) -> list[int]:
-    """The units in ascending order, so that the order they are named in cannot matter."""
-    for unit in units:
-        if not isinstance(unit, int) or isinstance(unit, bool):
-            raise TypeError(f"units: got a {type(unit).__name__}; it takes integers")
-        if not 0 <= unit < width:
-            raise ValueError(f"units: got unit {unit}; states have units 0 to {width - 1}")
-    columns = sorted(units)
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"units: got {list(units)}; it takes every unit at most once")
-    return columns
-
-
 def _fold_of(label: Tensor, folds: int, seed: int) -> Tensor:
     """The fold of each sample, int64 ``(samples,)``; every class is spread evenly over them."""
     generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(label), generator=generator)
+    shuffled = torch.randperm(len(label), generator=generator, device="cpu")
     by_class = shuffled[label[shuffled].argsort(stable=True)]
     fold = torch.empty_like(by_class)
-    fold[by_class] = torch.arange(len(label)) % folds
+    fold[by_class] = torch.arange(len(label), device="cpu") % folds
     return fold
 
 
@@ -242,7 +229,9 @@ class _Samples:
 
 def _held_out_loss(samples: _Samples, fold: Tensor, folds: int, *, answered: bool) -> Tensor:
     """Mean held-out log loss of the decoder with or without X_out in nats, a scalar."""
-    splits = _Splits.of(samples, fold != torch.arange(folds).unsqueeze(1), answered=answered)
+    splits = _Splits.of(
+        samples, fold != torch.arange(folds, device="cpu").unsqueeze(1), answered=answered
+    )
     loss = splits.base_loss()
     if samples.states.shape[1]:
         penalty = _chosen_penalties(samples, fold, folds, answered=answered)
@@ -259,7 +248,7 @@ def _chosen_penalties(samples: _Samples, fold: Tensor, folds: int, *, answered: 
     A decoder fitted without the folds i and j helps to choose for i (by its loss on j) and for j
     (by its loss on i), and saw neither: half the fits of a cross-validation inside every fold.
     """
-    first, second = torch.combinations(torch.arange(folds)).T.unsqueeze(-1)
+    first, second = torch.combinations(torch.arange(folds, device="cpu")).T.unsqueeze(-1)
     splits = _Splits.of(samples, (fold != first) & (fold != second), answered=answered)
     # The samples of j count for i, those of i for j.
     chosen_for = torch.where(fold == first, second, first).gather(1, splits.tested)
@@ -341,7 +330,7 @@ class _Splits:
         trained, in_training = _filled_up(marked)
         tested, held_out = _filled_up(~marked)
         prior, table = _tables(samples, marked)
-        split = torch.arange(len(marked)).unsqueeze(1)
+        split = torch.arange(len(marked), device="cpu").unsqueeze(1)
 
         def part(members: Tensor) -> _Part:
             by_prior = prior.unsqueeze(1).expand(*members.shape, samples.classes)
@@ -459,7 +448,7 @@ def _filled_up(marked: Tensor) -> tuple[Tensor, Tensor]:
     number = marked.sum(1, keepdim=True)
     most = int(number.max())
     first_marked = marked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    return first_marked[:, :most], (torch.arange(most) < number).double()
+    return first_marked[:, :most], (torch.arange(most, device="cpu") < number).double()
 
 
 def _standardised(

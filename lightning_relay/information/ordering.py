@@ -47,7 +47,8 @@ class RelayOrder:
         ambiguous: Whether the data leave the place of the unit at this place open, bool
             ``(…, units)``: at some step it was as good as another, chosen or not.
         scores: Aggregated relay information by unit index, float64 ``(…, units)``, as a fraction
-            of the largest; 0 for all units where no unit's sum is positive.
+            of the largest; 0 for all units where no unit's sum is positive. Synergy makes some
+            negative, without bound.
         coverage: Good–Turing coverage of the joint states of X_in and condition or of X_out and
             condition, whichever is lower, as a fraction of 1, float64 ``(…, units + 1)``.
         distinct_states: Number of different states of the condition, int64 ``(…, units + 1)``.
@@ -58,9 +59,12 @@ class RelayOrder:
             otherwise that of the order.
         gap: Corrected minus plug-in estimate of I(X_in; X_out | condition), bits, float64
             ``(…, units + 1)``.
-        resolved: Whether the data can tell the place of the unit at this place, bool
+        resolved: Whether there are samples enough for the place of the unit at this place, bool
             ``(…, units)``: the conditions from the empty one to that with which the unit was
-            chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``.
+            chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``. Ties are
+            another matter (``ambiguous``), and the conditions with units that were not chosen are
+            not looked at: beside units of many more states than others, these may have lost for
+            lack of samples.
     """
 
     units: Tensor
@@ -199,7 +203,10 @@ def check_direction(direction: str) -> None:
 
 
 def check_evidence_rule(min_coverage: float, max_gap: float) -> None:
-    """Raise a ValueError unless ``min_coverage`` is a fraction and ``max_gap`` not negative."""
+    """Raise unless ``min_coverage`` is a fraction and ``max_gap`` not negative."""
+    for name, value in (("min_coverage", min_coverage), ("max_gap", max_gap)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name}: got {value!r}; it takes a number")
     if not 0 <= min_coverage <= 1:
         raise ValueError(f"min_coverage: got {min_coverage!r}; it takes a fraction from 0 to 1")
     if not max_gap >= 0:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from math import ceil, floor
-from operator import index
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from lightning_relay.information.arguments import check_codes, check_labels, check_valid
+from lightning_relay.information.arguments import (
+    broadcast_leading,
+    check_codes,
+    check_labels,
+    check_valid,
+    checked_units,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,12 +185,10 @@ def chance_level(
         for relays in _checked_family(family, units)
     ]
 
-    masks = [] if valid is None else [valid]
-    shape = torch.broadcast_shapes(
-        hidden.shape[:-1], x_in.shape, x_out.shape, *(mask.shape for mask in masks)
-    )
-    leading, samples = shape[:-1], shape[-1]
-    log2 = torch.arange(samples + 1, dtype=torch.float64).log2().to(hidden.device)
+    samples = hidden.shape[-2]
+    leading = broadcast_leading(hidden=hidden[..., 0], x_in=x_in, x_out=x_out, valid=valid)
+    shape = torch.Size((*leading, samples))
+    log2 = torch.arange(samples + 1, dtype=torch.float64, device=hidden.device).log2()
     columns = (
         hidden.expand(*shape, units).reshape(-1, samples, units),
         *(labels.expand(shape).reshape(-1, samples) for labels in (x_in, x_out)),
@@ -408,7 +411,7 @@ def _keys(samples: int, permutations: int, seed: int, device: torch.device) -> I
     at_once = max(1, _ELEMENTS_AT_ONCE // samples)
     for start in range(0, permutations, at_once):
         block = range(start, min(start + at_once, permutations))
-        orders = [torch.randperm(samples, generator=generator) for _ in block]
+        orders = [torch.randperm(samples, generator=generator, device="cpu") for _ in block]
         yield torch.stack(orders).to(device)
 
 
@@ -491,30 +494,10 @@ def _checked_family(relay_units: Sequence[Sequence[int]], units: int) -> list[se
                 f"relay_units: got {members!r} for a set; it takes sets of unit indices, such as "
                 "[[0], [1, 2]]"
             )
-        checked.append(_checked_set(members, number, units))
+        where = f" in set {number}"
+        checked.append(set(checked_units("relay_units", members, units, where)))
     if not checked:
         raise ValueError(
             "relay_units: got no set; name at least one, or leave it out to test each unit alone"
         )
     return checked
-
-
-def _checked_set(relays: Sequence[int], number: int, units: int) -> set[int]:
-    members: set[int] = set()
-    for unit in relays:
-        if isinstance(unit, bool) or not hasattr(unit, "__index__"):
-            raise TypeError(
-                f"relay_units: got {unit!r} in set {number}; it takes unit indices, not a mask"
-            )
-        member = index(unit)
-        if not 0 <= member < units:
-            raise ValueError(
-                f"relay_units: got {member} in set {number}; hidden has {units} units, so it takes "
-                f"0 to {units - 1}"
-            )
-        if member in members:
-            raise ValueError(
-                f"relay_units: unit {member} is named twice in set {number}; name each unit once"
-            )
-        members.add(member)
-    return members

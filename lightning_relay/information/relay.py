@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from operator import index
 from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_relay.information.arguments import check_codes, check_states, checked_units
 from lightning_relay.information.estimators import SetEstimator, check_estimator
 from lightning_relay.information.mutual_information import (
     ELEMENTS_AT_ONCE,
@@ -76,8 +76,13 @@ def relay_information(
         Hintze and Adami, Detecting Information Relays in Deep Neural Networks, Entropy 25(3):401
         (2023); Hintze, Najam and Schossau, arXiv 2510.01271 (2025).
     """
-    units = hidden.shape[-1] if isinstance(hidden, torch.Tensor) and hidden.dim() else 0
-    relays = list(range(units)) if relay_units is None else checked_units(relay_units, units)
+    if estimator == "decoder":
+        check_states(hidden)
+    else:
+        check_codes(hidden)
+    units = hidden.shape[-1]
+    named = range(units) if relay_units is None else relay_units
+    relays = checked_units("relay_units", named, units)
     others = sorted(set(range(units)) - set(relays))
     if estimator == "decoder":
         given_others, given_all = decoded(
@@ -93,21 +98,3 @@ def relay_information(
         ]
         values = [part[len(others)] - part[-1] for part in parts]
     return torch.cat(values).reshape(samples.leading)
-
-
-def checked_units(relay_units: Sequence[int], units: int) -> list[int]:
-    """The indices in ``relay_units``, each once and below ``units``; raises if they are not."""
-    relays = []
-    for unit in relay_units.tolist() if hasattr(relay_units, "tolist") else relay_units:
-        if isinstance(unit, bool) or not hasattr(unit, "__index__"):
-            raise TypeError(f"relay_units: got {unit!r}; it takes unit indices, not a mask")
-        relays.append(index(unit))
-    outside = [unit for unit in relays if not 0 <= unit < units]
-    if outside:
-        raise ValueError(
-            f"relay_units: got {outside[0]}; hidden has {units} units, so it takes 0 to {units - 1}"
-        )
-    twice = sorted({unit for unit in relays if relays.count(unit) > 1})
-    if twice:
-        raise ValueError(f"relay_units: unit {twice[0]} is named twice; name each unit once")
-    return relays

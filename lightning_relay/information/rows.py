@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_relay.information.arguments import (
+    broadcast_leading,
     check_codes,
     check_labels,
     check_states,
@@ -90,9 +91,10 @@ class Samples:
         check_labels("x_out", x_out, hidden)
         check_valid(valid, hidden)
         check_weights(weights, hidden)
-        given = [part for part in (x_in, x_out, valid, weights) if part is not None]
-        shape = torch.broadcast_shapes(hidden.shape[:-1], *(part.shape for part in given))
-        return cls(shape[:-1], x_in, x_out, hidden, valid, weights)
+        leading = broadcast_leading(
+            hidden=hidden[..., 0], x_in=x_in, x_out=x_out, valid=valid, weights=weights
+        )
+        return cls(leading, x_in, x_out, hidden, valid, weights)
 
     @property
     def indices(self) -> int:
@@ -284,6 +286,16 @@ def _labels_from_zero(labels: Tensor) -> tuple[Tensor, int]:
     return codes, values.numel()
 
 
+def check_fits(bits: int) -> None:
+    """Raise unless numbers of so many bits can be sorted."""
+    if bits > _KEY_BITS:
+        raise ValueError(
+            f"x_in, x_out, hidden: got so many different labels and codes among so many samples "
+            f"that their numbers take {bits} bits together; it takes {_KEY_BITS}: merge labels, "
+            "or give fewer samples or leading indices at a time"
+        )
+
+
 def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int, int]]:
     """Codes packed a few units at a time, the first unit in the highest bits.
 
@@ -307,6 +319,8 @@ def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int,
 def _sorted_rows(label: Tensor, labels: int, codes: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """The samples in rising order of label and codes, and where in it the different rows start."""
     number, order, starts = label, label, label
+    each = (levels - 1).bit_length()
+    check_fits(each + max(labels, label.numel()).bit_length())
     bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, label.numel()).bit_length())
     for values, units, each in packed(codes, levels, bits):
         key, order = ((number << (units * each)) | values).sort()
@@ -330,6 +344,7 @@ class SortedRows:
     """
 
     def __init__(self, codes: Tensor, levels: int, labels: int) -> None:
+        check_fits((levels - 1).bit_length() + max(labels, codes.shape[0]).bit_length())
         bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, codes.shape[0]).bit_length())
         self._units = codes.shape[1]
         self._chunks = list(packed(codes, levels, bits))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_relay.information.rows import check_fits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 _KEY_BITS = 62
 
 _LARGE = 2**14
-"""From so many members on, parting them by a bit is faster than sorting them."""
+"""From so many members on, parting them by a bit is faster than sorting them; from so many cells
+on, looking for those that cancel is faster than counting them."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,23 @@ class Strata:
         row: Row of each member, int64 ``(members,)``.
         key: State, leading index, X_in and X_out of each, rising, int64 ``(members,)``.
         layout: Which bits of the key say what.
+        additive: Whether bags that cancel may be left out.
         bijective: Whether X_in and X_out determine each other in all samples.
     """
 
     row: Tensor
     key: Tensor
     layout: Layout
+    additive: bool
     bijective: bool
 
     @classmethod
-    def of(cls, rows: Rows, *, bijective: bool) -> Strata:
+    def of(cls, rows: Rows, *, additive: bool) -> Strata:
         """One stratum for each leading index."""
         layout = Layout(*(_bits(part) for part in (rows.x_out, rows.x_in, rows.index)))
         row = torch.arange(rows.index.numel(), device=rows.index.device)
         label = (rows.x_in << layout.x_out) | rows.x_out
-        return cls(row, (rows.index << layout.labels) | label, layout, bijective)
+        return cls(row, (rows.index << layout.labels) | label, layout, additive, rows.bijective)
 
     @property
     def index(self) -> Tensor:
@@ -88,6 +93,7 @@ class Strata:
         """
         bits = (levels - 1).bit_length()
         room = self if self.layout.total + bits <= _KEY_BITS else self._renumbered()
+        check_fits(room.layout.total + bits)
         layout = replace(room.layout, state=room.layout.state + bits)
         if levels == 2 and code.numel() >= _LARGE:
             # The code takes the highest bit: all zeros come first, then all ones, as they were.
@@ -97,7 +103,7 @@ class Strata:
             key[zeros.numel() :] += 1 << room.layout.total
         else:
             key, order = torch.add(room.key, code, alpha=1 << room.layout.total).sort()
-        return Strata(room.row.index_select(0, order), key, layout, self.bijective)
+        return replace(room, row=room.row.index_select(0, order), key=key, layout=layout)
 
     def branched(self, code: Tensor, levels: int, bit: int) -> tuple[Strata, Strata]:
         """The same strata, and finer ones with another leading index.
@@ -179,20 +185,42 @@ class Bags:
         )
         order = torch.arange(key.numel(), device=key.device)
         signs = torch.ones(key.numel() + cells.numel(), dtype=torch.float64, device=key.device)
-        if strata.bijective:
+        if strata.additive and strata.bijective:
             signs[: key.numel()] = -1.0
             keys: tuple[Tensor, ...] = (key, state << layout.labels)
             return cls(keys, layout, members, cells, order, signs, stratum, cells > 1, 0)
-        in_key, alike_in = torch.unique_consecutive(key >> layout.x_out, return_counts=True)
+        in_key, in_of, alike_in = torch.unique_consecutive(
+            key >> layout.x_out, return_inverse=True, return_counts=True
+        )
         no_x_in = ~(((1 << layout.x_in) - 1) << layout.x_out)
         out_key, by_out = (key & no_x_in).sort()
-        out_key, alike_out = torch.unique_consecutive(out_key, return_counts=True)
+        out_key, out_of, alike_out = torch.unique_consecutive(
+            out_key, return_inverse=True, return_counts=True
+        )
         _, ins = torch.unique_consecutive(in_key >> layout.x_in, return_counts=True)
         _, outs = torch.unique_consecutive(out_key >> layout.labels, return_counts=True)
+        varying = torch.minimum(ins, outs) > 1
+        in_order = order
+        if strata.additive and key.numel() >= _LARGE:
+            # A bag of a single cell cancels with it.
+            several_in, several_out = alike_in > 1, alike_out > 1
+            with_in, with_out = (
+                several_in.index_select(0, in_of),
+                several_out.index_select(0, out_of),
+            )
+            signs[: key.numel()] -= (~with_in).double()
+            signs[by_out] -= (~with_out).double()
+            in_order = with_in.nonzero().squeeze(1)
+            by_out = by_out.index_select(0, with_out.nonzero().squeeze(1))
+            kept_in, kept_out = several_in.nonzero().squeeze(1), several_out.nonzero().squeeze(1)
+            in_key, alike_in = in_key.index_select(0, kept_in), alike_in.index_select(0, kept_in)
+            out_key, alike_out = (
+                out_key.index_select(0, kept_out),
+                alike_out.index_select(0, kept_out),
+            )
         larger = torch.cat([cells, alike_in, alike_out])
         signs = torch.cat([signs, signs.new_full((larger.numel() - cells.numel(),), -1.0)])
-        order = torch.cat([order, order, by_out])
-        varying = torch.minimum(ins, outs) > 1
+        order = torch.cat([order, in_order, by_out])
         keys = (key, state << layout.labels, in_key << layout.x_out, out_key)
         return cls(keys, layout, members, larger, order, signs, stratum, varying, in_key.numel())
 
@@ -217,7 +245,10 @@ class Bags:
         return kept.repeat_interleave(self.members)
 
     def kinds(self) -> tuple[slice, slice, slice, slice]:
-        """Where the cells, the strata, and the bags alike in X_in and in X_out are."""
+        """Where the cells, the strata, and the bags alike in X_in and in X_out are.
+
+        Of strata that are not additive, so that all of them are there.
+        """
         ends = self.members.numel(), self.varying.numel(), self.alike_in
         cells, strata, alike_in = (sum(ends[: end + 1]) for end in range(3))
         return slice(cells), slice(cells, strata), slice(strata, alike_in), slice(alike_in, None)

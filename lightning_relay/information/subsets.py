@@ -98,6 +98,10 @@ def relay_information_of_all_subsets(
     return torch.stack(parts).reshape(*samples.leading, 2**units)
 
 
+_ELEMENTS_AT_ONCE = 2**20
+"""Bags times combinations of the last units are looked up in blocks of this size."""
+
+
 @dataclass(frozen=True)
 class _Node:
     """Conditions made of the first units, as leading indices of the same strata.
@@ -119,7 +123,7 @@ def _of_all_subsets(rows: Rows, estimator: Estimator, bar: tqdm[NoReturn]) -> Te
     tails = _Tails(rows, estimator)
     first = rows.units - tails.units
     codes = rows.codes.T.contiguous()
-    strata = Strata.of(rows, bijective=rows.bijective)
+    strata = Strata.of(rows, additive=True)
     strata = replace(strata, layout=replace(strata.layout, index=rows.units))
     conditioned = torch.zeros(2**tails.units, 2**first, dtype=torch.float64, device=codes.device)
     waiting = [_Node(strata, 0, 1)]
@@ -181,16 +185,17 @@ class _Tails:
         constant[:, 0].index_add_(0, place[alone], self._psi[size] * bags.signs[alone])
         sums = self._psi.new_zeros(conditions.numel(), (self._levels + 1) ** self.units)
         several = (counts[:, -1] > 1).nonzero().squeeze(1)
-        for block in several.split(_MEMBERS_AT_ONCE // _CELLS * 8):
-            cube = counts[block, :-1].reshape(-1, *[self._levels] * self.units)
+        for block in several.split(max(1, _ELEMENTS_AT_ONCE // sums.shape[1])):
+            cube = counts[block, :-1].reshape(block.numel(), *[self._levels] * self.units)
             for side in range(1, self.units + 1):
                 cube = torch.cat([cube, cube.sum(side, keepdim=True)], dim=side)
-            values = self._psi[cube.flatten(1).long()] * bags.signs[block].unsqueeze(1)
+            places = cube.reshape(block.numel(), sums.shape[1]).long()
+            values = self._psi[places] * bags.signs[block].unsqueeze(1)
             sums.index_add_(0, place[block], values)
-        cube = sums.reshape(-1, *[self._levels + 1] * self.units)
+        cube = sums.reshape(conditions.numel(), *[self._levels + 1] * self.units)
         for side in range(1, self.units + 1):
             left_out = cube.narrow(side, self._levels, 1)
             taken = cube.narrow(side, 0, self._levels).sum(side, keepdim=True)
             cube = torch.cat([left_out, taken], dim=side)
-        last_unit_highest = cube.permute(0, *range(self.units, 0, -1)).flatten(1)
+        last_unit_highest = cube.permute(0, *range(self.units, 0, -1)).reshape(len(sums), -1)
         conditioned[:, conditions] += (last_unit_highest + constant).T

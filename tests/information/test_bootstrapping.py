@@ -97,3 +97,11 @@ def test_bad_options_are_refused() -> None:
         bootstrap(*arguments, n_bootstraps=10)
     with pytest.raises(TypeError, match=r"n_bootstraps: got 100.0; it takes a number"):
         bootstrap(*arguments, n_bootstraps=100.0)
+
+
+def test_steps_that_no_resample_has_are_refused_instead_of_drawn_for_ever() -> None:
+    x_in, x_out, _ = noisy_relay(60, seed=6)
+    hidden = torch.zeros(40, 60, 1, dtype=torch.long)
+    valid = torch.eye(40, 60, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"valid: got leading indices with so few samples that"):
+        bootstrap(x_in, x_out, hidden, n_bootstraps=40, valid=valid)

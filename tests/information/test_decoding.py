@@ -201,11 +201,11 @@ def test_what_it_cannot_take_is_refused() -> None:
         ValueError, match=r"x_out: got shape \(19,\) for states \(20, 2\); it takes"
     ):
         decoded_information(bit, bit[1:], states, [0])
-    with pytest.raises(ValueError, match=r"units: got unit 2; states have units 0 to 1"):
+    with pytest.raises(ValueError, match=r"units: got 2; hidden has 2 units, so it takes 0"):
         decoded_information(bit, bit, states, [2])
-    with pytest.raises(ValueError, match=r"units: got \[0, 0\]; it takes every unit at most once"):
+    with pytest.raises(ValueError, match=r"units: unit 0 is named twice; name each unit onc"):
         decoded_information(bit, bit, states, [0, 0])
-    with pytest.raises(TypeError, match=r"units: got a float; it takes integers"):
+    with pytest.raises(TypeError, match=r"units: got 0.0; it takes unit indices, not a m"):
         decoded_information(bit, bit, states, [0.0])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"folds: got 2; it takes at least 3"):
         decoded_information(bit, bit, states, [0], folds=2)

@@ -371,7 +371,12 @@ def test_the_surroundings_do_not_matter() -> None:
         in_autocast = relay_order(labels, labels.flip(0), hidden)
     with torch.inference_mode():
         inferred = relay_order(labels, labels.flip(0), hidden)
-    for order in (in_autocast, inferred):
+    torch.set_default_dtype(torch.float64)
+    try:
+        in_double = relay_order(labels, labels.flip(0), hidden)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for order in (in_autocast, inferred, in_double):
         assert torch.equal(order.units, expected.units)
         assert torch.equal(order.information, expected.information)
     expected.information.add_(1.0)

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_relay.information import entropy, mutual_information, relay_information
+from lightning_relay.information import (
+    bootstrap,
+    chance_level,
+    entropy,
+    mutual_information,
+    relay_information,
+    relay_order,
+)
 from tests.information import reference
 from tests.information.strategies import Data, discrete_data
 
@@ -180,3 +187,32 @@ def test_decoders_take_real_states_of_every_step_apart() -> None:
         relay_information(bit, bit, states)
     with pytest.raises(ValueError, match=r"got 'decoder', which mutual_information and relay_inf"):
         entropy(states.long(), estimator="decoder")
+
+
+def test_labels_that_do_not_fit_each_other_are_refused_by_every_function() -> None:
+    hidden = torch.zeros(4, 1).long()
+    x_in, x_out = torch.zeros(2, 4).long(), torch.zeros(3, 4).long()
+    for function in (relay_information, relay_order, chance_level, bootstrap):
+        with pytest.raises(
+            ValueError, match=r"hidden, x_in, x_out: got shapes whose leading dim.* x_in \(2, 4\), "
+        ):
+            function(x_in, x_out, hidden)
+    with pytest.raises(ValueError, match=r"got leading dimensions \(0,\) without an entry"):
+        relay_information(x_in[:0], x_in[0], hidden)
+    with pytest.raises(TypeError, match=r"valid: got list; it takes a mask"):
+        relay_information(x_in[0], x_in[0], hidden, valid=[True])
+    with pytest.raises(TypeError, match=r"hidden: got ndarray; it takes a tensor of integers"):
+        relay_information(x_in[0], x_in[0], hidden.numpy(), [0])
+    with pytest.raises(TypeError, match=r"relay_units: got 0; it takes unit indices, a list"):
+        relay_information(x_in[0], x_in[0], hidden, 0)
+    with pytest.raises(ValueError, match=r"weights: got a sum of 7.04e\+13; it takes at most"):
+        relay_information(x_in[0], x_in[0], hidden, weights=torch.full((4,), 2**44))
+
+
+def test_numbers_that_do_not_fit_are_refused_instead_of_cut() -> None:
+    label = torch.arange(2**17)
+    half = label // 2
+    hidden = torch.stack([half, (half + label % 2 * 2**15) % 2**16], dim=1)
+    assert float(entropy(hidden)) == pytest.approx(17, abs=1e-9)
+    with pytest.raises(ValueError, match=r"their numbers take 6\d bits together; it takes 62: mer"):
+        mutual_information(label, label, hidden)

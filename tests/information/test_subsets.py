@@ -48,7 +48,7 @@ def test_estimators_and_weights(data: Data, estimator: Estimator, numbers: list[
         assert float(found[subset]) == pytest.approx(float(expected), abs=1e-10)
 
 
-@pytest.mark.parametrize("levels", [2, 3, 40])
+@pytest.mark.parametrize("levels", [2, 3, 40, 200])
 def test_blocks_leading_indices_and_masks(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_relay.information.subsets._MEMBERS_AT_ONCE", 256)
     monkeypatch.setattr("lightning_relay.information.strata._KEY_BITS", 24)
