@@ -39,7 +39,7 @@ LARGEST_EXACT = 2**24
 _FEW_ELEMENTS = 2**14
 """So few bags times units are all looked up, those of a single row among them."""
 
-_PRUNE = 0.8
+_PRUNE = 0.9
 """Strata are dropped when no more than this fraction of them matters."""
 
 _SMALL_BAG = 255
@@ -60,7 +60,6 @@ class Columns:
     """The codes of candidate units, laid out for counting.
 
     Attributes:
-        of_unit: Codes of all units, ``(units, rows)``.
         candidates: Units that may join S, in rising order, int64 ``(indices, candidates)``.
         counted: Number of candidates that are counted: all or none.
         summands: What each row adds to the counts, ``(rows, (levels - 1) * counted + 2)``: for
@@ -68,7 +67,6 @@ class Columns:
             weight of the row; 1.
     """
 
-    of_unit: Tensor
     candidates: Tensor
     counted: int
     summands: Tensor
@@ -88,7 +86,7 @@ class Columns:
         if rows.repeated:
             summands[:, :-1] *= rows.weight.unsqueeze(1)
         candidates = torch.arange(rows.units if with_candidates else 0, device=rows.codes.device)
-        return cls(rows.codes.T.contiguous(), candidates.expand(rows.indices, -1), units, summands)
+        return cls(candidates.expand(rows.indices, -1), units, summands)
 
     def select(self, kept: Tensor, levels: int) -> Columns:
         """Some of the candidates of a single leading index, int64 ``(kept,)``."""
@@ -167,11 +165,10 @@ class Condition:
         if not strata.row.numel():
             return closed
         if rows.indices == 1:
-            code = closed.columns.of_unit[int(units)].index_select(0, strata.row)
+            code = rows.codes[:, int(units)].index_select(0, strata.row)
         else:
             unit = units.index_select(0, strata.index)
-            place = unit * rows.codes.shape[0] + strata.row
-            code = closed.columns.of_unit.view(-1).index_select(0, place)
+            code = rows.codes.view(-1).index_select(0, strata.row * rows.units + unit)
         return closed._with(strata.split(code, rows.levels))
 
     def _without(self, units: Tensor) -> Condition:
