@@ -3,9 +3,10 @@
     python benchmarks/memory_task_seeds.py [--seeds 5]
 
 Trains an RNN, a GRU and an LSTM on the memory task and prints validation accuracy and the lowest
-I_R of all units over the delay with the number of distinct states at that step, once from two-means
-codes and once from four quantile levels of the same states. Where nearly every sequence has a state
-of its own, I_R reaches I(X_in; X_out) whatever the units hold, and the comparison says nothing.
+I_R of all units over the delay, with its corrected value, the coverage and the number of distinct
+states at that step; once from two-means codes and once from four quantile levels of the same states.
+Where nearly every sequence has a state of its own, I_R reaches I(X_in; X_out) whatever the units
+hold, and the comparison says nothing: the coverage is low there.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ EPOCHS = 15
 
 
 def lowest_information(callback: RelayInformationCallback, task: MemoryTask) -> str:
-    """Lowest I_R of all units at a step of the delay in bits, and the distinct states there."""
-    layer = callback.reports[-1].layers["rnn.l0"]
-    information = layer.concepts["joint"].information[:, 0]
+    """Lowest I_R of all units at a step of the delay in bits, corrected, coverage, states."""
+    report = callback.reports[-1]
+    layer = report.layers["rnn.l0"]
+    relay = layer.concepts["joint"]
+    information = relay.information[:, 0]
     step = task.inputs_end + 1 + int(information[task.inputs_end + 1 :].argmin())
-    return f"{information[step]:9.3f}{layer.distinct_states[step]:8}"
+    return (
+        f"{information[step]:9.3f}{relay.corrected[step, 0]:7.3f}"
+        f"{relay.coverage[step, report.full_condition]:6.2f}{layer.distinct_states[step]:5}"
+    )
 
 
 def main() -> None:
@@ -39,8 +45,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
 
-    print("                     two levels       four levels")
-    print("cell  seed  accuracy   I_R  states      I_R  states   (of 1024 sequences)")
+    print("                      two levels                  four levels")
+    print("cell  seed  accuracy" + 2 * "      I_R  corr.  cov.  st." + "   (of 1024 sequences)")
     for cell in CELLS:
         for seed in range(arguments.seeds):
             seed_everything(seed, verbose=False)

@@ -382,3 +382,31 @@ def test_the_surroundings_do_not_matter() -> None:
     expected.information.add_(1.0)
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     (weight * expected.information).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_every_dtype_with_gaps_and_negative_values_is_taken(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(6)
+    labels = torch.randint(4, (50,), generator=generator)
+    hidden = torch.randint(3, (50, 5), generator=generator)
+    hidden[:, 3] = hidden[:, 1]
+    hidden[:, 4] = 2
+    expected = relay_order(labels, labels.flip(0), hidden)
+    spread = 40 * hidden if dtype == torch.uint8 else 40 * hidden - 50
+    found = relay_order(
+        (30 * labels - 10 * (dtype != torch.uint8)).to(dtype),
+        labels.flip(0).to(dtype),
+        spread.to(dtype),
+    )
+    for field in fields(RelayOrder):
+        assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+
+
+def test_one_sample_and_one_class_relay_nothing() -> None:
+    hidden = torch.tensor([[0, 1, 1]])
+    label = torch.tensor([7])
+    for samples in (1, 9):
+        order = relay_order(label.repeat(samples), label.repeat(samples), hidden.repeat(samples, 1))
+        assert order.information.tolist() == [0.0] * 4
+        assert order.tied.tolist() == [True, True, False]
+        assert order.distinct_states.tolist() == [1] * 4
