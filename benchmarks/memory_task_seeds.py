@@ -4,7 +4,7 @@
 
 Trains an RNN, a GRU and an LSTM on the memory task and prints validation accuracy and the lowest
 I_R of all units over the delay, with its corrected value, the coverage and the number of distinct
-states at that step; once from two-means codes and once from four quantile levels of the same states.
+states at that step; once from two-means codes, once from four quantile levels of the same states.
 Where nearly every sequence has a state of its own, I_R reaches I(X_in; X_out) whatever the units
 hold, and the comparison says nothing: the coverage is low there.
 """
