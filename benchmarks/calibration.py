@@ -17,6 +17,7 @@ import statistics
 import warnings
 from collections.abc import Callable
 from math import sqrt
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from lightning_relay.information import (
     relay_order,
 )
 
+Within = Literal["states", "everywhere"]
 ESTIMATORS: tuple[Estimator, ...] = ("plugin", "miller_madow", "grassberger", "chao_shen")
 Data = tuple[Tensor, Tensor, Tensor]
 
@@ -84,7 +86,7 @@ def false_positives(datasets: int) -> None:
         f"binomial interval around 5 % is {0.05 - margin:.1%} to {0.05 + margin:.1%}.\n\n"
         "| data | samples | permuted within | rate |\n| :--- | ---: | :--- | ---: |"
     )
-    cases: list[tuple[str, Callable[[int, torch.Generator], Data], int, str]] = [
+    cases: list[tuple[str, Callable[[int, torch.Generator], Data], int, Within]] = [
         ("independent", independent, 100, "states"),
         ("independent", independent, 400, "states"),
         ("independent", independent, 400, "everywhere"),

@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +203,7 @@ def _status(name: str) -> int:
 class BytesTouched(TorchDispatchMode):
     """Adds up the sizes of what all operations read and write."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+    total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -292,7 +291,7 @@ def scaling(device: str) -> None:
             case = noisy_network(**base | {what: size})
             moved = [t.to(device) for t in (case.x_in, case.x_out, case.hidden)]
             relay_order(*moved)
-            times.append(timed(lambda moved=moved: relay_order(*moved), 3, device)[0])
+            times.append(timed(partial(relay_order, *moved), 3, device)[0])
         ratio = times[1] / times[0]
         exponent = np.log(ratio) / np.log(factor)
         print(
@@ -309,8 +308,8 @@ def bandwidth(cases: list[Case], device: str) -> None:
     print(f"\nA plain copy reads and writes {copied:.1f} GB/s. Of an order, the operations:")
     for case in cases:
         moved = [t.to(device) for t in (case.x_in, case.x_out, case.hidden)]
-        seconds, _ = timed(lambda moved=moved: relay_order(*moved), 3, device)
-        with BytesTouched() as touched:
+        seconds, _ = timed(partial(relay_order, *moved), 3, device)
+        with BytesTouched() as touched:  # type: ignore[no-untyped-call]
             relay_order(*moved)
         rate = touched.total / seconds / 1e9
         print(
