@@ -1,6 +1,6 @@
 """How fast are orders and all subsets, against a plain implementation of the published algorithm?
 
-    OMP_PROC_BIND=true python benchmarks/relay_order.py [--device cuda] [--quick]
+    python benchmarks/relay_order.py [--device cuda] [--quick]
 
 The reference is the algorithm as published (Hintze and Adami 2023), written in NumPy: for every
 candidate at every step, I_R from its eight joint entropies, each by packing the joint states into
@@ -10,9 +10,6 @@ largest difference of the information in bits, whether the orders agree, and by 
 resident memory grew at its largest. Where the reference would take hours, it is timed on some
 candidates of the order that ours found, which are compared too, and its time for all of them is
 extrapolated; that is marked with ~.
-
-(OMP_PROC_BIND keeps the threads on cores of their own; without it they sometimes share one for the
-whole run, and ours takes half as long again.)
 
 At the end: how time grows with samples, units, steps and classes, and the bytes that the operations
 read and write in a second, beside those of a plain copy.

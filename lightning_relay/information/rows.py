@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _SMALL_RANGE = 256
 """Codes within a range of this many integers are numbered by a table, others by sorting."""
 
-_KEY_BITS = 62
+KEY_BITS = 62
+"""Numbers that are sorted have at most so many bits."""
 
 _ELEMENTS_AT_ONCE = 2**17
 """So many codes are packed at a time, which stay in a processor's cache as float64."""
@@ -235,7 +236,7 @@ def _count_rows(
         if not label.numel():
             _raise_no_samples(*place, 0)
 
-    order, starts = _sorted_rows(label, indices * count_in * count_out, codes, levels)
+    order, starts = SortedRows(codes, levels, indices * count_in * count_out).order(label)
     ends = torch.cat([starts[1:], starts.new_tensor([order.numel()])])
     if weight is None:
         weight = ends - starts
@@ -288,10 +289,10 @@ def _labels_from_zero(labels: Tensor) -> tuple[Tensor, int]:
 
 def check_fits(bits: int) -> None:
     """Raise unless numbers of so many bits can be sorted."""
-    if bits > _KEY_BITS:
+    if bits > KEY_BITS:
         raise ValueError(
             f"x_in, x_out, hidden: got so many different labels and codes among so many samples "
-            f"that their numbers take {bits} bits together; it takes {_KEY_BITS}: merge labels, "
+            f"that their numbers take {bits} bits together; it takes {KEY_BITS}: merge labels, "
             "or give fewer samples or leading indices at a time"
         )
 
@@ -316,26 +317,8 @@ def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int,
         yield torch.cat(values).long(), units, each
 
 
-def _sorted_rows(label: Tensor, labels: int, codes: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """The samples in rising order of label and codes, and where in it the different rows start."""
-    number, order, starts = label, label, label
-    each = (levels - 1).bit_length()
-    check_fits(each + max(labels, label.numel()).bit_length())
-    bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, label.numel()).bit_length())
-    for values, units, each in packed(codes, levels, bits):
-        key, order = ((number << (units * each)) | values).sort()
-        new = torch.ones_like(key, dtype=torch.bool)
-        torch.ne(key[1:], key[:-1], out=new[1:])
-        starts = new.nonzero().squeeze(1)
-        if starts.numel() == label.numel():
-            break
-        if units < codes.shape[1]:
-            number = torch.empty_like(number).index_copy_(0, order, new.cumsum(0) - 1)
-    return order, starts
-
-
 class SortedRows:
-    """Rows of codes, packed once to be sorted under several labels.
+    """Rows of codes, to be sorted under one or several labels; what is packed is packed once.
 
     Args:
         codes: Codes below ``levels``, ``(rows, units)``.
@@ -344,10 +327,21 @@ class SortedRows:
     """
 
     def __init__(self, codes: Tensor, levels: int, labels: int) -> None:
-        check_fits((levels - 1).bit_length() + max(labels, codes.shape[0]).bit_length())
-        bits = min(_CHUNK_BITS, _KEY_BITS - max(labels, codes.shape[0]).bit_length())
+        highest = max(labels, codes.shape[0]).bit_length()
+        check_fits((levels - 1).bit_length() + highest)
         self._units = codes.shape[1]
-        self._chunks = list(packed(codes, levels, bits))
+        self._packed: list[tuple[Tensor, int, int]] = []
+        self._source = packed(codes, levels, min(_CHUNK_BITS, KEY_BITS - highest))
+
+    def order(self, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows in rising order of label and codes, and where in it the different ones start.
+
+        Args:
+            label: Label of each row, int64 ``(rows,)``.
+        """
+        for order, key, _, _ in self._passes(label):  # noqa: B007
+            pass
+        return order, _begins(key).nonzero().squeeze(1)
 
     def first_differences(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """Rows in rising order of label and codes, and where each differs from the one before.
@@ -360,25 +354,47 @@ class SortedRows:
             at the place before (or there is none), j + 1 if unit j is the first to differ, units +
             1 if nothing does, int64 ``(rows,)``.
         """
-        number, order = label, label
         never = self._units + 1
         differs = torch.full_like(label, never)
+        differs[:1] = 0
         before = 0
-        for values, units, each in self._chunks:
+        for order, key, units, each in self._passes(label):  # noqa: B007
             width = units * each
-            key, order = ((number << width) | values).sort()
             difference = (key[1:] ^ key[:-1]).clamp_(max=1 << width)
             highest = torch.frexp(difference.double()).exponent - 1
             at = (before + units) - highest.div(each, rounding_mode="floor")
             at.masked_fill_(highest == width, 0).masked_fill_(difference == 0, never)
             differs[1:] = torch.where(differs[1:] < never, differs[1:], at)
-            if before == 0:
-                differs[:1] = 0
             before += units
-            if before == self._units or int(differs.max()) < never:
-                break
-            number = torch.empty_like(number).index_copy_(0, order, (differs < never).cumsum(0) - 1)
         return order, differs
+
+    def _passes(self, label: Tensor) -> Iterator[tuple[Tensor, Tensor, int, int]]:
+        """Order and sorted keys by label and the codes so far, until all rows are apart.
+
+        Yields:
+            Order, keys, and the number of units and bits of each in the lowest bits of the keys.
+        """
+        number = label
+        for values, units, each in self._chunks():
+            key, order = ((number << (units * each)) | values).sort()
+            yield order, key, units, each
+            begins = _begins(key)
+            if bool(begins.all()):
+                return
+            number = torch.empty_like(number).index_copy_(0, order, begins.cumsum(0) - 1)
+
+    def _chunks(self) -> Iterator[tuple[Tensor, int, int]]:
+        yield from self._packed
+        for chunk in self._source:
+            self._packed.append(chunk)
+            yield chunk
+
+
+def _begins(key: Tensor) -> Tensor:
+    """Whether each key differs from the one before it, bool; True for the first."""
+    begins = torch.ones_like(key, dtype=torch.bool)
+    torch.ne(key[1:], key[:-1], out=begins[1:])
+    return begins
 
 
 def _raise_no_samples(leading: torch.Size, start: int, index: int) -> None:

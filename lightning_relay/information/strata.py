@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.rows import check_fits
+from lightning_relay.information.rows import KEY_BITS, check_fits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_relay.information.rows import Rows
-
-_KEY_BITS = 62
 
 _LARGE = 2**14
 """From so many members on, parting them by a bit is faster than sorting them; from so many cells
@@ -92,7 +90,7 @@ class Strata:
             levels: A number that the codes stay below.
         """
         bits = (levels - 1).bit_length()
-        room = self if self.layout.total + bits <= _KEY_BITS else self._renumbered()
+        room = self if self.layout.total + bits <= KEY_BITS else self._renumbered()
         check_fits(room.layout.total + bits)
         layout = replace(room.layout, state=room.layout.state + bits)
         if levels == 2 and code.numel() >= _LARGE:

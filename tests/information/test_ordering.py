@@ -286,7 +286,7 @@ def test_bits_of_the_state_are_renumbered_in_time(
     labels = torch.randint(4, (100,), generator=generator)
     hidden = torch.randint(3, (3, 100, 9), generator=generator)
     expected = relay_order(labels, labels.flip(0), hidden, estimator=estimator)
-    monkeypatch.setattr("lightning_relay.information.strata._KEY_BITS", 16)
+    monkeypatch.setattr("lightning_relay.information.strata.KEY_BITS", 16)
     monkeypatch.setattr("lightning_relay.information.condition._ELEMENTS_AT_ONCE", 30)
     monkeypatch.setattr("lightning_relay.information.condition._SMALL_BAG", 10)
     monkeypatch.setattr("lightning_relay.information.condition._FEW_ELEMENTS", 0)

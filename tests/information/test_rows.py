@@ -10,12 +10,15 @@ from tests.information.strategies import Data, discrete_data
 
 @given(discrete_data())
 def test_rows_are_the_different_samples_and_how_often_each_is(data: Data) -> None:
-    columns = torch.stack([data.x_in, data.x_out, *data.hidden.unbind(1)], dim=1)
-    different, counts = torch.unique(columns - columns.amin(0), dim=0, return_counts=True)
+    numbered = [torch.unique(part, return_inverse=True)[1] for part in (data.x_in, data.x_out)]
+    codes = torch.unique(data.hidden, return_inverse=True)[1]
+    columns = torch.cat([torch.stack(numbered, dim=1), codes], dim=1)
+    different, counts = torch.unique(columns, dim=0, return_counts=True)
     rows = Samples.of(*data).rows()
-    found = torch.cat([rows.x_in.unsqueeze(1), rows.x_out.unsqueeze(1), rows.codes.long()], dim=1)
+    labels = [torch.unique(part, return_inverse=True)[1] for part in (rows.x_in, rows.x_out)]
+    found = torch.cat([torch.stack(labels, dim=1), rows.codes.long()], dim=1)
+    assert found.tolist() == different.tolist()
     assert rows.weight.tolist() == counts.tolist()
-    assert found[:, :2].tolist() == different[:, :2].tolist()
     assert rows.samples.tolist() == [len(columns)]
 
 

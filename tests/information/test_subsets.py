@@ -51,7 +51,7 @@ def test_estimators_and_weights(data: Data, estimator: Estimator, numbers: list[
 @pytest.mark.parametrize("levels", [2, 3, 40, 200])
 def test_blocks_leading_indices_and_masks(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_relay.information.subsets._MEMBERS_AT_ONCE", 256)
-    monkeypatch.setattr("lightning_relay.information.strata._KEY_BITS", 24)
+    monkeypatch.setattr("lightning_relay.information.strata.KEY_BITS", 24)
     generator = torch.Generator().manual_seed(levels)
     labels = torch.randint(4, (60,), generator=generator)
     hidden = torch.randint(levels, (2, 60, 7), generator=generator)
@@ -87,7 +87,6 @@ def test_no_order_is_better_than_the_best_sets(data: Data, beam_width: int) -> N
 
 
 def test_a_beam_finds_what_greedy_misses() -> None:
-    """Unit 0 relays a bit alone; units 1 and 2 both only together, and a little more."""
     generator = torch.Generator().manual_seed(3)
     found = []
     for _ in range(60):
