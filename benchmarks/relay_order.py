@@ -198,12 +198,14 @@ def _status(name: str) -> int:
 
 
 class BytesTouched(TorchDispatchMode):
-    """Adds up the sizes of what all operations read and write."""
+    """Counts all operations, and adds up the sizes of what they read and write."""
 
+    calls = 0
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.calls += 1
         outputs = result if isinstance(result, tuple | list) else (result,)
         views = any(alias.alias_info for alias in func._schema.returns)
         tensors = [*args, *(() if views else outputs)]
@@ -311,7 +313,7 @@ def bandwidth(cases: list[Case], device: str) -> None:
         rate = touched.total / seconds / 1e9
         print(
             f"- {case.name}: {touched.total / 1e6:,.0f} MB, {rate:.1f} GB/s "
-            f"({rate / copied:.0%} of the copy)"
+            f"({rate / copied:.0%} of the copy); {touched.calls:,} operations in {seconds:.4g} s"
         )
 
 
