@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_relay.analysis import relay_report as relay_report
+    from lightning_relay.callbacks.knockout import KnockoutCallback as KnockoutCallback
     from lightning_relay.callbacks.relay_information import (
         RelayInformationCallback as RelayInformationCallback,
     )
+    from lightning_relay.damage import Damage as Damage
     from lightning_relay.discretization import discretize as discretize
     from lightning_relay.information.bootstrapping import BootstrapIntervals as BootstrapIntervals
     from lightning_relay.information.bootstrapping import bootstrap as bootstrap
@@ -28,13 +30,18 @@ if TYPE_CHECKING:
     from lightning_relay.information.subsets import (
         relay_information_of_all_subsets as relay_information_of_all_subsets,
     )
+    from lightning_relay.knockout.context import knocked_out as knocked_out
     from lightning_relay.recurrent.adapters import register_recurrent as register_recurrent
     from lightning_relay.recurrent.layers import recurrent_layers as recurrent_layers
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
     from lightning_relay.recurrent.states import HiddenStates as HiddenStates
     from lightning_relay.report import ConceptRelay as ConceptRelay
+    from lightning_relay.report import DeletionCurve as DeletionCurve
+    from lightning_relay.report import KnockoutReport as KnockoutReport
+    from lightning_relay.report import KnockoutSet as KnockoutSet
     from lightning_relay.report import LayerRelay as LayerRelay
     from lightning_relay.report import RelayReport as RelayReport
+    from lightning_relay.report import ScoreAgreement as ScoreAgreement
 
 __version__ = "0.1.0"
 
@@ -42,15 +49,22 @@ _HOMES = {
     "BootstrapIntervals": "lightning_relay.information.bootstrapping",
     "ChanceLevel": "lightning_relay.information.permutation",
     "ConceptRelay": "lightning_relay.report",
+    "Damage": "lightning_relay.damage",
+    "DeletionCurve": "lightning_relay.report",
     "HiddenStateRecorder": "lightning_relay.recurrent.recorder",
     "HiddenStates": "lightning_relay.recurrent.states",
+    "KnockoutCallback": "lightning_relay.callbacks.knockout",
+    "KnockoutReport": "lightning_relay.report",
+    "KnockoutSet": "lightning_relay.report",
     "LayerRelay": "lightning_relay.report",
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
     "RelayOrder": "lightning_relay.information.ordering",
     "RelayReport": "lightning_relay.report",
+    "ScoreAgreement": "lightning_relay.report",
     "bootstrap": "lightning_relay.information.bootstrapping",
     "chance_level": "lightning_relay.information.permutation",
     "discretize": "lightning_relay.discretization",
+    "knocked_out": "lightning_relay.knockout.context",
     "mutual_information": "lightning_relay.information.mutual_information",
     "recurrent_layers": "lightning_relay.recurrent.layers",
     "register_recurrent": "lightning_relay.recurrent.adapters",

@@ -1,4 +1,4 @@
-"""Hooks that stay with the module they were set on, and where torch.compile leaves hooks out."""
+"""Hooks and forwards that stay with their module, and where torch.compile leaves hooks out."""
 
 from __future__ import annotations
 
@@ -44,3 +44,29 @@ class _Nothing:
 
     def __call__(self, *_: Any) -> None:
         return None
+
+
+class TransientForward:
+    """Forward that stands on an instance, and on a copy of it gives way to that of the class."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __reduce__(self) -> tuple[type[_ClassForward], tuple[nn.Module]]:
+        return _ClassForward, (self.module,)
+
+
+class _ClassForward:
+    """The forward of a module's class."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return type(self._module).forward(self._module, *args, **kwargs)
+
+
+def own_forward(module: nn.Module) -> Any:
+    """A forward that was set on a module itself and replaces that of its class; None if none."""
+    forward = vars(module).get("forward")
+    return None if isinstance(forward, _ClassForward) else forward

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -43,11 +44,17 @@ class Predictions:
         classes: Predicted class of each sample, int64 ``(batch,)``.
         num_classes: Number of classes that had a score; None where only labels are known.
         source: Where they came from, in words.
+        scores: The class scores ``(batch, num_classes)``, detached and not copied; None where only
+            labels are known.
+        module: Name of the module whose only call in the step gave the scores; None if it was
+            called more than once, within other modules too, or a function gave them.
     """
 
     classes: Tensor
     num_classes: int | None
     source: str
+    scores: Tensor | None = None
+    module: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +100,7 @@ class PredictionReader:
         self._watched: str | None = None
         self._handles: list[RemovableHandle] = []
         self._open: list[str] = []
+        self._begun: Counter[str] = Counter()
         self._calls: list[_Call] = []
         if isinstance(prediction, str):
             names = [name for name, _ in model.named_modules(remove_duplicate=False)]
@@ -126,6 +134,7 @@ class PredictionReader:
     def clear(self) -> None:
         """Forget the calls of the step before."""
         self._open.clear()
+        self._begun.clear()
         self._calls.clear()
 
     def read(self, outputs: Any, target: Tensor) -> Predictions:
@@ -146,7 +155,8 @@ class PredictionReader:
         call, scores = self._only_scores(target)
         if self._watched is None:
             self._watch(call.module)
-        return _classes(scores, target, _name(call.module))
+        only_call = call.module if self._begun[call.module] == 1 else None
+        return replace(_classes(scores, target, _name(call.module)), module=only_call)
 
     def _watch(self, module: str | None) -> None:
         self._unhook()
@@ -158,7 +168,7 @@ class PredictionReader:
         )
         for name, submodule in watchable:
             self._handles += [
-                submodule.register_forward_pre_hook(_Enter(self._open, name)),
+                submodule.register_forward_pre_hook(_Enter(self._open, self._begun, name)),
                 submodule.register_forward_hook(
                     _Leave(self._open, self._calls, name), with_kwargs=True, always_call=True
                 ),
@@ -233,18 +243,21 @@ def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
             f"{classes} class scores, for labels 0 to {classes - 1}; name the class labels with "
             "target= or the class scores with prediction="
         )
-    return Predictions(scores.detach().argmax(1), classes, f"argmax of {source}, {classes} classes")
+    scores = scores.detach()
+    return Predictions(scores.argmax(1), classes, f"argmax of {source}, {classes} classes", scores)
 
 
 class _Enter(TransientHook):
     """Forward pre-hook: a module call has begun."""
 
-    def __init__(self, open_calls: list[str], module: str) -> None:
+    def __init__(self, open_calls: list[str], begun: Counter[str], module: str) -> None:
         self._open = open_calls
+        self._begun = begun
         self._module = module
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:
         self._open.append(self._module)
+        self._begun[self._module] += 1
 
 
 class _Leave(TransientHook):

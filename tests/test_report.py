@@ -8,6 +8,7 @@ import pytest
 
 from lightning_relay import RelayReport
 from lightning_relay.report import ConceptRelay
+from tests.knockouts import small_knockouts
 from tests.reports import EVIDENCE, small_report
 
 
@@ -22,6 +23,14 @@ def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
         assert list(first) == list(second)
         for key in first:
             assert_equal(first[key], second[key], atol)
+    elif isinstance(first, tuple):
+        assert isinstance(second, tuple)
+        assert len(first) == len(second)
+        for part, other in zip(first, second, strict=True):
+            assert_equal(part, other, atol)
+    elif isinstance(first, float) and np.isnan(first):
+        assert isinstance(second, float)
+        assert np.isnan(second)
     elif isinstance(first, np.ndarray):
         assert isinstance(second, np.ndarray)
         assert first.dtype == second.dtype
@@ -168,6 +177,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         RelayReport.load(tmp_path / "nothing.npz")
     np.savez(path, header=np.array(json.dumps({"format": 1})))
     with pytest.raises(ValueError, match="is of another format than 2; load it with the version"):
+        RelayReport.load(path)
+    small_knockouts().save(path)
+    with pytest.raises(ValueError, match=r"no relay report but a knock-out report; load it with "):
         RelayReport.load(path)
     np.savez(path, header=np.array({"pickled": "object"}, dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):

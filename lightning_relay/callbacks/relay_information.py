@@ -5,18 +5,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from io import BytesIO
-from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_relay.analysis import check_evidence, relay_report
+from lightning_relay.callbacks.evaluations import (
+    Stage,
+    check_schedule,
+    check_trainer,
+    check_validation_set,
+    is_due,
+    numbers_of_batches,
+    prefix_of,
+    raise_empty,
+    report_directory,
+    suffix_of,
+    unused_path,
+)
 from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method
@@ -35,8 +46,6 @@ from lightning_relay.recurrent.layers import (
 from lightning_relay.report import RelayReport
 from lightning_relay.reporting.scalars import relay_scalars
 from lightning_relay.reporting.tensorboard import write_relay_report
-
-Stage = Literal["validate", "test"]
 
 
 class RelayInformationCallback(Callback):
@@ -196,11 +205,7 @@ class RelayInformationCallback(Callback):
                 f"inputs_end: got {inputs_end!r}; it takes a step index, or one for each module "
                 "name"
             )
-        if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
-        _check_stages(stages)
-        if not isinstance(prefix, str) or not prefix:
-            raise ValueError(f"prefix: got {prefix!r}; it takes the first part of the tags")
+        check_schedule(every_n_epochs, stages, prefix)
         self.modules = modules
         self.layers = layers
         self.states = tuple(states)
@@ -236,12 +241,7 @@ class RelayInformationCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings."""
         self._detach()
-        _check_lightning_module(pl_module)
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"trainer: got {trainer.world_size} processes; the relay analysis takes one "
-                "process (devices=1, num_nodes=1), because each would see a part of the samples"
-            )
+        check_trainer(trainer, pl_module, "relay")
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             if (
                 isinstance(other, RelayInformationCallback)
@@ -268,17 +268,8 @@ class RelayInformationCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before the first epoch that there will be something to analyse."""
-        if "validate" not in self.stages:
-            return
-        if trainer.limit_val_batches == 0:
-            rank_zero_warn("limit_val_batches=0: there will be no relay analysis while fitting")
-        elif not trainer.enable_validation:
-            raise ValueError(
-                "dataloader: there is no validation set or no validation_step, so nothing can be "
-                "analysed while fitting; give both, or analyse another stage with stages="
-            )
-        elif trainer.num_val_batches and sum(trainer.num_val_batches) == 0:
-            _raise_empty("validate")
+        if "validate" in self.stages:
+            check_validation_set(trainer, "relay")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach."""
@@ -366,9 +357,9 @@ class RelayInformationCallback(Callback):
         if stage not in self.stages or self._evaluated:
             return
         limit = trainer.limit_val_batches if stage == "validate" else trainer.limit_test_batches
-        batches = _numbers_of_batches(trainer, stage)
+        batches = numbers_of_batches(trainer, stage)
         if limit != 0 and batches and sum(batches) == 0:
-            _raise_empty(stage)
+            raise_empty(stage)
 
     @property
     def state_key(self) -> str:
@@ -429,11 +420,9 @@ class RelayInformationCallback(Callback):
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._detach()
         self._evaluated = True
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        skipped = fitting and (trainer.current_epoch + 1) % self.every_n_epochs != 0
-        if stage not in self.stages or (skipped and not trainer.sanity_checking):
+        if not is_due(trainer, stage, self.stages, self.every_n_epochs):
             return
-        capture = self._new_capture(pl_module, _numbers_of_batches(trainer, stage))
+        capture = self._new_capture(pl_module, numbers_of_batches(trainer, stage))
         self._capture = capture.__enter__()
 
     def _detach(self) -> None:
@@ -447,7 +436,7 @@ class RelayInformationCallback(Callback):
         if capture is None:
             return
         if not capture.buffers:
-            _raise_empty(stage)
+            raise_empty(stage)
         self._say_what_was_found(capture)
         for dataloader, buffer in capture.buffers.items():
             states = buffer.states
@@ -472,9 +461,7 @@ class RelayInformationCallback(Callback):
                 global_step=trainer.global_step,
                 dataloader=dataloader,
             )
-            several = len(_numbers_of_batches(trainer, stage)) > 1
-            suffix = f"/dataloader_{dataloader}" if several else ""
-            self._log(trainer, pl_module, report, scalars, suffix)
+            self._log(trainer, pl_module, report, scalars, suffix_of(trainer, stage, dataloader))
 
     def _analysed(
         self, capture: EvaluationCapture, dataloader: int, states: Mapping[str, KeptStates]
@@ -542,7 +529,7 @@ class RelayInformationCallback(Callback):
         scalars: Mapping[str, float],
         suffix: str,
     ) -> None:
-        prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
+        prefix = prefix_of(self.prefix, report.stage)
         for name, value in scalars.items():
             pl_module.log(f"{prefix}/{name}{suffix}", value)
         for logger in trainer.loggers:
@@ -550,61 +537,8 @@ class RelayInformationCallback(Callback):
                 write_relay_report(
                     logger.experiment, report, prefix, trainer.global_step, suffix=suffix
                 )
-        directory = self._directory(trainer)
+        directory = report_directory(trainer, self.dirpath, "relay_reports")
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-            report.save(_unused_path(directory, self.prefix, report, suffix))
+            report.save(unused_path(directory, self.prefix, report, suffix))
         self.reports.append(report)
-
-    def _directory(self, trainer: Trainer) -> Path | None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return None
-        if self.dirpath is not None:
-            return Path(self.dirpath)
-        if not trainer.loggers or trainer.log_dir is None:
-            return None
-        if "://" in trainer.log_dir:
-            rank_zero_warn(
-                f"reports are not saved to {trainer.log_dir!r}; give a local directory: dirpath="
-            )
-            return None
-        return Path(trainer.log_dir) / "relay_reports"
-
-
-def _check_stages(stages: Sequence[str]) -> None:
-    legal = get_args(Stage)
-    if isinstance(stages, str) or not stages or not set(stages) <= set(legal):
-        raise ValueError(f"stages: got {stages!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
-
-
-def _check_lightning_module(pl_module: object) -> None:
-    if isinstance(pl_module, LightningModule):
-        return
-    name = type(pl_module).__name__
-    packages = {base.__module__.partition(".")[0] for base in type(pl_module).__mro__}
-    if "pytorch_lightning" in packages:
-        raise TypeError(
-            f"pl_module: {name} is built on the separate package pytorch_lightning, and the relay "
-            "callback on lightning.pytorch; import LightningModule and Trainer from "
-            "lightning.pytorch"
-        )
-    raise TypeError(f"pl_module: got {name}; it takes a lightning.pytorch.LightningModule")
-
-
-def _raise_empty(stage: str) -> NoReturn:
-    what = "validation" if stage == "validate" else "test"
-    raise ValueError(
-        f"dataloader: the {what} set is empty, so nothing can be analysed; check its dataloader"
-    )
-
-
-def _numbers_of_batches(trainer: Trainer, stage: str) -> Sequence[int | float]:
-    """Number of batches of each dataloader; in the sanity check, of the validation to come."""
-    return trainer.num_val_batches if stage == "validate" else trainer.num_test_batches
-
-
-def _unused_path(directory: Path, prefix: str, report: RelayReport, suffix: str) -> Path:
-    run = f"{report.stage}-epoch={report.epoch}-step={report.global_step}"
-    stem = f"{prefix}-{run}{suffix}".replace("/", "-")
-    names = (f"{stem}.npz" if number == 0 else f"{stem}-v{number}.npz" for number in count())
-    return next(directory / name for name in names if not (directory / name).exists())

@@ -76,7 +76,7 @@ class Call:
                 part is not None and part is own()
                 for part, own in zip(parts, self._final, strict=True)
             )
-            and not _is_zero(state)
+            and not is_zero(state)
         )
 
 
@@ -241,7 +241,7 @@ def _cell(
         states,
         sequences=len(next(iter(states.values()))),
         one_step=True,
-        starts=given is None or _is_zero(given),
+        starts=given is None or is_zero(given),
     )
 
 
@@ -285,7 +285,7 @@ def _adapted(
         states,
         sequences=len(next(iter(states.values()))),
         one_step=dimensions == {2},
-        starts=len(args) > 1 and _is_zero(args[1]),
+        starts=len(args) > 1 and is_zero(args[1]),
         valid=valid,
         presorted=presorted,
     )
@@ -302,7 +302,7 @@ def _one_step(states: Tensor) -> Tensor:
     return batch.detach().clone().unsqueeze(1)
 
 
-def _is_zero(state: Any) -> bool:
+def is_zero(state: Any) -> bool:
     """Whether a state, or each of a pair of them, is all zeros."""
     parts = state if isinstance(state, tuple) else (state,)
     return all(isinstance(part, Tensor) and not bool(part.any()) for part in parts)

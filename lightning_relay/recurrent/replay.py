@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from lightning_relay.hooks import own_forward
 from lightning_relay.recurrent.layers import hidden_units
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.recurrent.layers import StateKey
 
-_KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "RNN_TANH": torch.rnn_tanh,
     "RNN_RELU": torch.rnn_relu,
     "GRU": torch.gru,
@@ -87,7 +88,7 @@ def needs_replay(module: nn.RNNBase, keys: Collection[StateKey]) -> bool:
 
 def runs_pytorch_forward(module: nn.Module) -> bool:
     """Whether a module is called as nn.RNN, nn.GRU or nn.LSTM is, without a forward of its own."""
-    return type(module).forward in _FORWARDS and "forward" not in vars(module)
+    return type(module).forward in _FORWARDS and own_forward(module) is None
 
 
 def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) -> None:
@@ -98,8 +99,9 @@ def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) 
     if not runs_pytorch_forward(module):
         raise ValueError(
             f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, so "
-            "states that it does not return cannot be replayed; record only layers='last' and "
-            "states=('hidden',), or register an adapter for its class with register_recurrent"
+            "states that it does not return cannot be replayed (so it is where units are knocked "
+            "out); record only layers='last' and states=('hidden',), or register an adapter for "
+            "its class with register_recurrent"
         )
     behind_dropout = layers_to_run(module, keys) > 1 or any(key.cell and key.layer for key in keys)
     if behind_dropout and module.training and module.dropout > 0:
@@ -161,7 +163,7 @@ def _run_layer(
 ) -> Tensor | PackedSequence:
     """Output of one layer, both directions side by side."""
     module = call.module
-    run = _KERNELS[module.mode]
+    run = KERNELS[module.mode]
     directions = 1 + module.bidirectional
     rows = slice(layer * directions, (layer + 1) * directions)
     initial = tuple(state[rows] for state in call.initial)

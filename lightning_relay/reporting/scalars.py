@@ -56,7 +56,7 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
         if not ended.any():
             _raise_all_early(report, key, reverse)
         weights = layer.samples * ended
-        last = _last_step(layer.time_steps, reverse)
+        last = layer.last_place(reverse=reverse)
         for concept, relay in layer.concepts.items():
             means = _means(relay, report.full_condition)
             scalars |= {
@@ -89,13 +89,6 @@ def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.flo
     if relay.rank_stability is not None:
         values["rank_stability"] = relay.rank_stability
     return values
-
-
-def _last_step(time_steps: NDArray[np.int64], reverse: bool) -> int:
-    """Place, among the analysed steps, of the one that a layer computes last."""
-    if reverse:
-        return int(np.lexsort((time_steps, time_steps < 0))[0])
-    return int(np.argmax(np.where(time_steps == -1, np.inf, time_steps)))
 
 
 def _raise_all_early(report: RelayReport, key: str, reverse: bool) -> NoReturn:

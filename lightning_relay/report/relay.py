@@ -1,20 +1,19 @@
-"""The results of one analysis: which units relayed what, at which step; saved and loaded."""
+"""The results of a relay analysis: which units relayed what, at which step; saved and loaded."""
 
 from __future__ import annotations
 
-import json
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import is_zipfile
 
 import numpy as np
 
+from lightning_relay.report.files import arrays_of, opened, read, write
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -171,6 +170,17 @@ class LayerRelay:
     distinct_states: NDArray[np.int64]
     concepts: Mapping[str, ConceptRelay]
 
+    def last_place(self, *, reverse: bool) -> int:
+        """Place, among the analysed steps, of the one that the layer computes last.
+
+        That is -1, the last step of each sequence, where it was analysed, and otherwise the step of
+        the largest index; for a backward layer, which ends at step 0, that of the smallest.
+        """
+        steps = self.time_steps
+        if reverse:
+            return int(np.lexsort((steps, steps < 0))[0])
+        return int(np.argmax(np.where(steps == -1, np.inf, steps)))
+
 
 @dataclass(frozen=True, eq=False)
 class RelayReport:
@@ -256,13 +266,10 @@ class RelayReport:
         arrays: dict[str, NDArray[Any]] = {}
         for key, layer in self.layers.items():
             header["layers"][key] = list(layer.concepts)
-            arrays |= {f"{key}/{name}": array for name, array in _arrays(layer).items()}
+            arrays |= arrays_of(layer, key)
             for concept, relay in layer.concepts.items():
-                arrays |= {
-                    f"{key}/{concept}/{name}": array for name, array in _arrays(relay).items()
-                }
-        with Path(path).open("wb") if isinstance(path, str | Path) else nullcontext(path) as file:
-            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+                arrays |= arrays_of(relay, f"{key}/{concept}")
+        write(path, header, arrays)
 
     @classmethod
     def load(cls, path: str | Path | IO[bytes]) -> RelayReport:
@@ -272,37 +279,15 @@ class RelayReport:
             FileNotFoundError: If there is no such file.
             ValueError: If the file holds no relay report, or one of a later format.
         """
-        if isinstance(path, str | Path) and Path(path).exists() and not is_zipfile(path):
-            raise ValueError(f"path: {str(path)!r} holds no relay report")
-        with np.load(path, allow_pickle=False) as file:
-            if "header" not in file:
-                raise ValueError(f"path: {str(path)!r} holds no relay report")
-            header = json.loads(str(file["header"]))
-            if header.pop("format", None) != FORMAT:
-                raise ValueError(
-                    f"path: {str(path)!r} is of another format than {FORMAT}; load it with the "
-                    "version of lightning_relay that wrote it"
-                )
+        with opened(path, "relay", FORMAT) as (header, file):
             header["layers"] = {
                 key: LayerRelay(
-                    **_read(file, LayerRelay, key),
+                    **read(file, LayerRelay, key),
                     concepts={
-                        concept: ConceptRelay(**_read(file, ConceptRelay, f"{key}/{concept}"))
+                        concept: ConceptRelay(**read(file, ConceptRelay, f"{key}/{concept}"))
                         for concept in concepts
                     },
                 )
                 for key, concepts in header["layers"].items()
             }
         return cls(**header)
-
-
-def _arrays(result: ConceptRelay | LayerRelay) -> dict[str, NDArray[Any]]:
-    parts = {part.name: getattr(result, part.name) for part in fields(result)}
-    return {name: part for name, part in parts.items() if name != "concepts" and part is not None}
-
-
-def _read(
-    file: Mapping[str, NDArray[Any]], kind: type[ConceptRelay | LayerRelay], prefix: str
-) -> dict[str, NDArray[Any]]:
-    names = {part.name: f"{prefix}/{part.name}" for part in fields(kind)}
-    return {name: file[key] for name, key in names.items() if name != "concepts" and key in file}

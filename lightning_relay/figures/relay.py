@@ -1,43 +1,48 @@
-"""Pictures of a report as arrays of pixels, legible at the width of a TensorBoard card."""
+"""The picture of what a layer relays of a concept."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from lightning_relay.figures.drawing import (
+    FONT,
+    GREY,
+    HALF,
+    INK,
+    LEFT,
+    LINE,
+    MARK,
+    PANEL_WIDTH,
+    RIGHT,
+    STRIPES,
+    draw_axis,
+    in_pixels,
+    ramp,
+    ticks,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from lightning_relay.report import ConceptRelay, LayerRelay
 
-_LEFT, _RIGHT, _TOP = 40, 10, 36
-_PANEL_WIDTH = 300
+_TOP = 36
 _CURVE_HEIGHT = 70
 _UNITS_HEIGHT = 300
 _GAP = 24
-_LINE = 16
-_HALF = 176
-"""Where the second column of the legend begins."""
 
-_INK = (40, 40, 40)
-_GRID = (205, 205, 205)
 _BAR = (96, 150, 208)
 _EARLY = (176, 176, 176)
 _LIMIT = (200, 80, 20)
-_MARK = (0, 0, 0)
 _RAMP = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)], dtype=np.float64)
 _NEGATIVE = np.array([(250, 250, 245), (230, 120, 40)], dtype=np.float64)
-_UNRESOLVED = np.array((150, 150, 150), dtype=np.float64)
+_UNRESOLVED = np.array(GREY, dtype=np.float64)
 
 _MARKED_CELL = 4
 """Cells of this many pixels or more carry a mark where the unit is ambiguous or unresolved."""
-
-_STRIPES = 5
-"""One of this many diagonals is drawn over unresolved cells."""
 
 
 def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8]:
@@ -65,49 +70,48 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     """
     relay = layer.concepts[concept]
     steps, units = relay.scores.shape
-    cell_width = max(1, min(24, _PANEL_WIDTH // steps))
+    cell_width = max(1, min(24, PANEL_WIDTH // steps))
     cell_height = max(1, min(14, _UNITS_HEIGHT // units))
     scores_top = _TOP + _CURVE_HEIGHT + _GAP
-    width = _LEFT + max(steps * cell_width, _PANEL_WIDTH) + _RIGHT
+    width = LEFT + max(steps * cell_width, PANEL_WIDTH) + RIGHT
     bottom = scores_top + units * cell_height
 
     ambiguous, resolved = (_by_unit(relay, part) for part in (relay.ambiguous, relay.resolved))
     marked = min(cell_width, cell_height) >= _MARKED_CELL
     legend = _legend(layer, relay)
-    height = bottom + _GAP + (1 + -(-len(legend) // 2)) * _LINE + 6
+    height = bottom + _GAP + (1 + -(-len(legend) // 2)) * LINE + 6
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(11)
-    draw.text((4, 3), title, _INK, font)
-    draw.text((4, 18), "information relayed by all units, bits", _INK, font)
-    _draw_information(draw, font, layer, relay, cell_width)
+    draw.text((4, 3), title, INK, FONT)
+    draw.text((4, 18), "information relayed by all units, bits", INK, FONT)
+    _draw_information(draw, layer, relay, cell_width)
 
     cells = _cells(relay.scores, ~resolved, cell_width, cell_height, striped=marked)
-    image.paste(Image.fromarray(cells), (_LEFT, scores_top))
-    draw.text((4, scores_top - 15), "unit scores", _INK, font)
+    image.paste(Image.fromarray(cells), (LEFT, scores_top))
+    draw.text((4, scores_top - 15), "unit scores", INK, FONT)
     if marked:
         for step, unit in np.argwhere(ambiguous):
-            x = _LEFT + step * cell_width + cell_width // 2
+            x = LEFT + step * cell_width + cell_width // 2
             y = scores_top + unit * cell_height + cell_height // 2
             dark = relay.scores[step, unit] > 0.5
             draw.rectangle((x - 1, y - 1, x, y), (255, 255, 255) if dark else (90, 90, 90))
-    for unit in _ticks(units, units * cell_height, 12):
+    for unit in ticks(units, units * cell_height, 12):
         y = scores_top + unit * cell_height + cell_height // 2
-        draw.text((_LEFT - 5, y), str(unit), _INK, font, anchor="rm")
-    for step in _ticks(steps, steps * cell_width, 26):
-        x = _LEFT + step * cell_width + cell_width // 2
-        draw.text((x, bottom + 8), str(layer.time_steps[step]), _INK, font, anchor="mm")
-    draw.text((4, bottom + 2), "step", _INK, font)
+        draw.text((LEFT - 5, y), str(unit), INK, FONT, anchor="rm")
+    for step in ticks(steps, steps * cell_width, 26):
+        x = LEFT + step * cell_width + cell_width // 2
+        draw.text((x, bottom + 8), str(layer.time_steps[step]), INK, FONT, anchor="mm")
+    draw.text((4, bottom + 2), "step", INK, FONT)
 
     top = bottom + _GAP
-    draw.text((4, top), "score 0", _INK, font)
-    ramp = _colours(np.linspace(0, 1, 60))[None].repeat(10, 0)
-    image.paste(Image.fromarray(ramp), (48, top + 2))
-    draw.text((112, top), "1", _INK, font)
+    draw.text((4, top), "score 0", INK, FONT)
+    scale = _colours(np.linspace(0, 1, 60))[None].repeat(10, 0)
+    image.paste(Image.fromarray(scale), (48, top + 2))
+    draw.text((112, top), "1", INK, FONT)
     for place, (symbol, text) in enumerate(legend):
-        x, y = (4, _HALF)[place % 2], top + (1 + place // 2) * _LINE
+        x, y = (4, HALF)[place % 2], top + (1 + place // 2) * LINE
         _draw_symbol(image, draw, symbol, x, y, striped=marked)
-        draw.text((x + 20, y), text, _INK, font)
+        draw.text((x + 20, y), text, INK, FONT)
     return np.asarray(image)
 
 
@@ -119,7 +123,6 @@ def _by_unit(relay: ConceptRelay, by_place: NDArray[np.bool]) -> NDArray[np.bool
 
 def _draw_information(
     draw: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     layer: LayerRelay,
     relay: ConceptRelay,
     cell_width: int,
@@ -133,11 +136,11 @@ def _draw_information(
     def y_of(bits: float) -> int:
         return round(bottom - (bits - lowest) / (highest - lowest) * (_CURVE_HEIGHT - 6))
 
-    right = _LEFT + len(relay.information) * cell_width
-    _draw_axis(draw, font, sorted({highest, 0.0, lowest}, reverse=True), y_of, right)
+    right = LEFT + len(relay.information) * cell_width
+    draw_axis(draw, sorted({highest, 0.0, lowest}, reverse=True), y_of, right)
     gap = 1 if cell_width > 2 else 0
     for step, ended in enumerate(layer.inputs_ended):
-        x = _LEFT + step * cell_width
+        x = LEFT + step * cell_width
         last = x + cell_width - 1 - gap
         middle = (x + last) // 2
         ends = sorted((y_of(0.0), y_of(float(relay.information[step, 0]))))
@@ -149,27 +152,10 @@ def _draw_information(
         draw.line((x, y, x + cell_width - 1, y), _LIMIT)
         if relay.lower is not None and relay.upper is not None:
             ends = [y_of(float(end[step, 0])) for end in (relay.upper, relay.lower)]
-            draw.line((middle, ends[0], middle, ends[1]), _MARK)
+            draw.line((middle, ends[0], middle, ends[1]), MARK)
         y = y_of(float(relay.corrected[step, 0]))
         short = cell_width // 4
-        draw.line((x + short, y, last - short, y), _MARK)
-
-
-def _draw_axis(
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    values: list[float],
-    y_of: Callable[[float], int],
-    right: int,
-) -> None:
-    """Lines at the values, highest first, with numbers where there is room below the last."""
-    above = -_LINE
-    for bits in values:
-        y = y_of(bits)
-        draw.line((_LEFT, y, right - 1, y), _GRID)
-        if y - above >= 10:
-            draw.text((_LEFT - 5, y), f"{bits:.2f}", _INK, font, anchor="rm")
-            above = y
+        draw.line((x + short, y, last - short, y), MARK)
 
 
 def _cells(
@@ -181,16 +167,12 @@ def _cells(
     striped: bool,
 ) -> NDArray[np.uint8]:
     """Pixels of the cells, ``(unit * cell_height, step * cell_width, 3)``."""
-
-    def in_pixels(by_cell: NDArray[np.generic]) -> NDArray[np.generic]:
-        return by_cell.swapaxes(0, 1).repeat(cell_height, 0).repeat(cell_width, 1)
-
-    pixels = in_pixels(_colours(scores)).astype(np.float64)
-    hidden = in_pixels(unresolved).astype(bool)
+    pixels = in_pixels(_colours(scores).swapaxes(0, 1), cell_width, cell_height).astype(np.float64)
+    hidden = in_pixels(unresolved.T, cell_width, cell_height).astype(bool)
     if striped:
         rows, columns = np.indices(hidden.shape)
-        dark = in_pixels(scores > 0.5).astype(bool)
-        hidden &= (rows + columns) % _STRIPES == 0
+        dark = in_pixels((scores > 0.5).T, cell_width, cell_height).astype(bool)
+        hidden &= (rows + columns) % STRIPES == 0
         pixels[hidden & dark] = _UNRESOLVED + 50
         pixels[hidden & ~dark] = _UNRESOLVED
     else:
@@ -229,23 +211,14 @@ def _draw_symbol(
     elif symbol == "early":
         draw.rectangle((x + 2, y + 2, x + 12, y + 11), _EARLY)
     elif symbol == "interval":
-        draw.line((x + 7, y + 2, x + 7, y + 11), _MARK)
+        draw.line((x + 7, y + 2, x + 7, y + 11), MARK)
     elif symbol == "chance":
         draw.point([(at, y + 6) for at in range(x, x + 14) if at % 5 < 3], _LIMIT)
     else:
-        draw.line((x, y + 6, x + 14, y + 6), _LIMIT if symbol == "limit" else _MARK)
+        draw.line((x, y + 6, x + 14, y + 6), _LIMIT if symbol == "limit" else MARK)
 
 
 def _colours(scores: NDArray[np.float64]) -> NDArray[np.uint8]:
-    colours = _ramp(_RAMP, scores)
-    colours[scores < 0] = _ramp(_NEGATIVE, -scores[scores < 0])
+    colours = ramp(_RAMP, scores)
+    colours[scores < 0] = ramp(_NEGATIVE, -scores[scores < 0])
     return colours.round().astype(np.uint8)
-
-
-def _ramp(anchors: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.float64]:
-    places = np.linspace(0, 1, len(anchors))
-    return np.stack([np.interp(position, places, anchors[:, c]) for c in range(3)], axis=-1)
-
-
-def _ticks(count: int, length: int, apart: int) -> range:
-    return range(0, count, max(1, -(-apart * count // max(length, 1))))

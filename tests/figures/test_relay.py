@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lightning_relay.figures import _legend, relay_image
+from lightning_relay.figures import relay_image
+from lightning_relay.figures.relay import _legend
 from lightning_relay.report import ConceptRelay, LayerRelay
 from tests.reports import EVIDENCE, small_report
 

@@ -1,0 +1,74 @@
+"""What the pictures share: sizes, colours, axes and cells, legible at a TensorBoard card's width.
+
+Up to 350 pixels TensorBoard shows a picture unscaled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from PIL import ImageDraw
+
+LEFT, RIGHT = 40, 10
+PANEL_WIDTH = 300
+LINE = 16
+HALF = 176
+"""Where the second column of a legend begins."""
+
+INK = (40, 40, 40)
+GRID = (205, 205, 205)
+GREY = (150, 150, 150)
+MARK = (0, 0, 0)
+
+STRIPES = 5
+"""One of this many diagonals is drawn over cells that tell nothing."""
+
+FONT = ImageFont.load_default(11)
+
+
+def draw_axis(
+    draw: ImageDraw.ImageDraw, values: list[float], y_of: Callable[[float], int], right: int
+) -> None:
+    """Lines at the values, highest first, with numbers where there is room below the last."""
+    above = -LINE
+    for value in values:
+        y = y_of(value)
+        draw.line((LEFT, y, right - 1, y), GRID)
+        if y - above >= 10:
+            draw.text((LEFT - 5, y), f"{value:.2f}", INK, FONT, anchor="rm")
+            above = y
+
+
+def in_pixels(cells: NDArray[np.generic], width: int, height: int) -> NDArray[np.generic]:
+    """Cells ``(row, column, …)`` as pixels, ``(row * height, column * width, …)``."""
+    return cells.repeat(height, 0).repeat(width, 1)
+
+
+def ramp(anchors: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colours between anchors ``(anchor, 3)``, at positions from 0 to 1, ``(…, 3)``."""
+    places = np.linspace(0, 1, len(anchors))
+    return np.stack([np.interp(position, places, anchors[:, c]) for c in range(3)], axis=-1)
+
+
+def ticks(count: int, length: int, apart: int) -> range:
+    """Which of so many cells over a length in pixels are labelled, labels so far apart."""
+    return range(0, count, max(1, -(-apart * count // max(length, 1))))
+
+
+def shortened(text: str, width: int) -> str:
+    """The text, with an ellipsis in its middle where it is wider than so many pixels."""
+    if FONT.getlength(text) <= width:
+        return text
+    for length in range(len(text) - 1, 0, -1):
+        head = length // 3
+        short = f"{text[:head]}…{text[len(text) - (length - head) :]}"
+        if FONT.getlength(short) <= width:
+            return short
+    return "…"

@@ -1,0 +1,1 @@
+"""Units of recurrent layers knocked out for all that reads them."""

@@ -1,0 +1,68 @@
+"""What is held in one module, and whether it came to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_relay.hooks import HOOK_GUARDS
+from lightning_relay.knockout.clamps import check_within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from lightning_relay.knockout.clamps import Clamp
+
+
+class Draws:
+    """A clamp with its generator and, for cells, what was drawn for the sequences at hand."""
+
+    def __init__(self, clamp: Clamp) -> None:
+        self.clamp = clamp
+        self.generator = torch.Generator().manual_seed(clamp.seed)
+
+
+class HeldModule:
+    """What is held in one module, and how far the sequences reached that were held."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+        self.draws: list[Draws] = []
+        self.calls = 0
+        self.longest = 0
+
+    def check_was_called(self, before: int) -> None:
+        """Raise a RuntimeError if the module has not been called since."""
+        if self.calls == before:
+            raise RuntimeError(
+                f"units: {self.name!r} ({type(self.module).__name__}) was not called inside the "
+                "block, so nothing was knocked out; call the model there. If it was called, "
+                f"compiled code left out the knock-out: set {HOOK_GUARDS} and call "
+                "torch.compiler.reset()"
+            )
+
+    def check_steps_were_reached(self, clamps: Sequence[Clamp]) -> None:
+        """Raise a ValueError if a clamp names a step that no sequence had."""
+        for clamp in clamps:
+            if clamp.key.module == self.name:
+                check_within(clamp.steps, self.longest)
+
+
+def check_evaluated(name: str, module: nn.Module) -> None:
+    """Raise a RuntimeError if a module is in training mode."""
+    if module.training:
+        raise RuntimeError(
+            f"model: {name!r} ({type(module).__name__}) is in training mode; knock-outs take a "
+            "model in evaluation mode: model.eval()"
+        )
+
+
+def counts_from_end(clamp: Clamp) -> bool:
+    """Whether a clamp's steps are counted from the end of a sequence."""
+    steps = clamp.steps
+    named = (steps.start, steps.stop) if isinstance(steps, slice) else steps or ()
+    return any(step is not None and step < 0 for step in named)

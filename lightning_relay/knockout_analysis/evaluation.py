@@ -1,0 +1,191 @@
+"""Runs of evaluation batches under every knock-out, and what they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_relay.knockout.arguments import make_clamps
+from lightning_relay.knockout.lanes import KnockoutLanes
+from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence, Set
+
+    from torch import nn
+
+    from lightning_relay.knockout.arguments import KnockoutValue
+    from lightning_relay.knockout.clamps import Clamp
+    from lightning_relay.recurrent.states import HiddenStates
+    from lightning_relay.report import KnockoutSet
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationBatch:
+    """A batch to be run again.
+
+    Attributes:
+        rerun: Runs the module's own step.
+        batch: The batch.
+        batch_idx: Its index.
+        dataloader_idx: Index of its dataloader.
+        target: Class labels, int64 ``(batch,)``; None where only a logged value is measured.
+        size: Number of samples.
+    """
+
+    rerun: StepRerun
+    batch: Any
+    batch_idx: int
+    dataloader_idx: int
+    target: Tensor | None
+    size: int
+
+    def run(self, *, whole: bool) -> StepResult:
+        """Run the step."""
+        return self.rerun.run(
+            self.batch, self.batch_idx, self.dataloader_idx, target=self.target, whole=whole
+        )
+
+
+@dataclass(eq=False)
+class Outcomes:
+    """What the runs gave, entry 0 of every first axis without knock-out.
+
+    Attributes:
+        sizes: Number of samples of each batch.
+        labels: Class labels of each batch, int64 ``(batch,)``.
+        classes: Predicted classes of each batch, int64 ``(set + 1, batch)``.
+        scores: Class scores of each batch, ``(set + 1, batch, class)``, where they are kept.
+        values: The measured value of each batch, float64 ``(set + 1,)``, where there is one.
+        num_classes: Number of classes that have a score; None where only classes are known.
+        source: Where the predicted classes came from, in words.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    classes: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    num_classes: int | None = None
+    source: str | None = None
+
+
+class KnockoutEvaluation:
+    """Runs batches without knock-out and with each of the sets knocked out.
+
+    Args:
+        sets: What is knocked out.
+        value: What the units are held at.
+        steps: When, for sets that do not say so themselves; None for always.
+        states: Recorded states, where the value is made of them.
+        seed: Seed of drawn values.
+        measured: Name of the value that is measured, ``"loss"`` for what the step returns, others
+            for what it logs; None if there is none.
+        keep_scores: Whether class scores are kept.
+
+    Attributes:
+        outcomes: What the runs gave so far.
+        longest: Number of steps of the longest sequence so far, by module name.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[KnockoutSet],
+        *,
+        value: KnockoutValue | Mapping[str, KnockoutValue] = "zero",
+        steps: slice | Sequence[int] | Set[int] | int | None = None,
+        states: Mapping[str, HiddenStates] | None = None,
+        seed: int = 0,
+        measured: str | None = None,
+        keep_scores: bool = False,
+    ) -> None:
+        self.sets = sets
+        self.outcomes = Outcomes()
+        self.longest: dict[str, int] = {}
+        self._value = value
+        self._steps = steps
+        self._states = states
+        self._seed = seed
+        self._clamps: list[list[Clamp]] | None = None
+        self._measured = measured
+        self._keep_scores = keep_scores
+
+    def add(self, batch: EvaluationBatch, progress: Callable[[], None]) -> None:
+        """Run a batch without knock-out and with each of the sets.
+
+        Args:
+            batch: The batch.
+            progress: Called after every run.
+
+        Raises:
+            ValueError: If the step, run again, does not give the same, or what is measured is not
+                there.
+        """
+        whole = self._measured is not None
+        if self._clamps is None:
+            self._clamps = self._clamps_of(batch.rerun.twin)
+        with KnockoutLanes(batch.rerun.twin, self._clamps) as lanes:
+            results = []
+            with lanes.lane(None):
+                results.append(batch.run(whole=True))
+            progress()
+            for number in range(len(self.sets)):
+                with lanes.lane(number):
+                    results.append(batch.run(whole=whole))
+                progress()
+            if not self.outcomes.sizes:
+                with lanes.lane(None):
+                    check_repeatable(results[0], batch.run(whole=whole))
+            for module, steps in lanes.longest.items():
+                self.longest[module] = max(steps, self.longest.get(module, 0))
+        self._keep(batch, results)
+
+    def _clamps_of(self, model: nn.Module) -> list[list[Clamp]]:
+        clamps = []
+        for some in self.sets:
+            value = self._value
+            if isinstance(value, Mapping):
+                value = {layer: value[layer] for layer in some.units}
+            own = make_clamps(
+                model,
+                dict(some.units),
+                value=value,
+                steps=self._steps if some.steps is None else some.steps,
+                states=self._states,
+                seed=self._seed,
+            )
+            clamps.append(own)
+        return clamps
+
+    def _keep(self, batch: EvaluationBatch, results: Sequence[StepResult]) -> None:
+        outcomes = self.outcomes
+        outcomes.sizes.append(batch.size)
+        if batch.target is not None:
+            outcomes.labels.append(batch.target.cpu())
+            classes = [result.classes for result in results if result.classes is not None]
+            outcomes.classes.append(torch.stack(classes).cpu())
+            outcomes.num_classes = results[0].num_classes
+            outcomes.source = results[0].source
+            scores = [result.scores for result in results if result.scores is not None]
+            if self._keep_scores and scores:
+                outcomes.scores.append(torch.stack(scores).cpu())
+        if self._measured is not None:
+            values = [self._value_of(result) for result in results]
+            outcomes.values.append(torch.tensor(values, dtype=torch.float64))
+
+    def _value_of(self, result: StepResult) -> float:
+        name = self._measured
+        value = result.loss if name == "loss" else result.logged.get(name or "")
+        if value is None:
+            has = ", ".join(map(repr, result.logged)) or "nothing"
+            raise ValueError(
+                f"metric: {result.step} returns no loss; it logs {has}: name one of these, or "
+                "return the loss"
+                if name == "loss"
+                else f"metric: {result.step} logs no number {name!r}; it logs {has}"
+            )
+        return value

@@ -1,0 +1,222 @@
+"""One pass over evaluation batches: each is run again with every set of units knocked out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities.data import extract_batch_size
+
+from lightning_relay.knockout_analysis.evaluation import EvaluationBatch, KnockoutEvaluation
+from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.recorder import HiddenStateRecorder
+from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.rerun import StepRerun
+from lightning_relay.targets import BatchEntry, read_entry, read_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence, Set
+
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+
+    from lightning_relay.knockout_analysis.sets import Sets
+    from lightning_relay.predictions import Prediction
+    from lightning_relay.rerun import Stage
+
+OF_STATES = ("mean", "mean_per_step", "resample")
+"""Values that are made of recorded states."""
+
+
+@dataclass(frozen=True, eq=False)
+class PassOptions:
+    """How batches are run again.
+
+    Attributes:
+        choose_sets: Gives what is knocked out; it is told the numbers of steps by layer key if
+            ``needs_steps``, and nothing otherwise.
+        layers: Keys of the layers of which units are knocked out.
+        needs_steps: Whether the sets depend on the number of steps.
+        value: What the units are held at.
+        steps: When.
+        target: Where the class labels stand in a batch; default: found.
+        labelled: Whether class labels and class scores are read.
+        prediction: Where the class scores come from; default: found.
+        lengths: Where the lengths of the sequences stand in a batch, for padded sequences that are
+            not packed.
+        measured: Name of the value that is measured; None if there is none.
+        keep_scores: Whether class scores are kept.
+        reference_samples: Number of sequences whose states are recorded, where the value is made
+            of them: the first, in whole batches.
+        max_batches: Number of batches of each dataloader that are run again at most.
+        seed: Seed of drawn values.
+    """
+
+    choose_sets: Callable[[Mapping[str, int] | None], Sets]
+    layers: Sequence[str]
+    needs_steps: bool = False
+    value: str | float = "zero"
+    steps: slice | Sequence[int] | Set[int] | int | None = None
+    target: BatchEntry | None = None
+    labelled: bool = True
+    prediction: Prediction | None = None
+    lengths: BatchEntry | None = None
+    measured: str | None = None
+    keep_scores: bool = False
+    reference_samples: int = 1024
+    max_batches: int | None = None
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class DataloaderPass:
+    """What there was of one dataloader.
+
+    Attributes:
+        samples_seen: Number of samples so far.
+        batches_seen: Number of batches so far.
+        x_in: Where the class labels were found, in words.
+        sets: What is knocked out, once it is chosen.
+        evaluation: What the runs gave.
+        waiting: Batches that wait for the states of others.
+        recorded: Recorded states of each of these.
+    """
+
+    samples_seen: int = 0
+    batches_seen: int = 0
+    x_in: str | None = None
+    sets: Sets | None = None
+    evaluation: KnockoutEvaluation | None = None
+    waiting: list[EvaluationBatch] = field(default_factory=list)
+    recorded: list[dict[str, HiddenStates]] = field(default_factory=list)
+
+
+class KnockoutPass:
+    """Runs the batches of an evaluation again. Call ``before_step`` and ``after_step`` for each.
+
+    Args:
+        pl_module: The module that is evaluated.
+        trainer: Its Trainer.
+        stage: Stage of the evaluation.
+        options: How the batches are run again.
+        num_batches: Number of batches to come from each dataloader.
+        progress: Called after every run with the number of sets, and of batches to run again.
+
+    Attributes:
+        dataloaders: What there was, by index of the dataloader.
+    """
+
+    def __init__(
+        self,
+        pl_module: LightningModule,
+        trainer: Trainer,
+        stage: Stage,
+        options: PassOptions,
+        *,
+        num_batches: Sequence[float],
+        progress: Callable[[int, float], None],
+    ) -> None:
+        self.dataloaders: dict[int, DataloaderPass] = {}
+        self._pl_module = pl_module
+        self._trainer = trainer
+        self._stage = stage
+        self._options = options
+        self._num_batches = num_batches
+        self._progress = progress
+        self._rerun: StepRerun | None = None
+        self._target: Tensor | None = None
+
+    def before_step(self, batch: Any, dataloader: int) -> None:
+        """Make what runs the step again, and read the labels, before the step changes anything."""
+        own = self.dataloaders.setdefault(dataloader, DataloaderPass())
+        self._rerun = self._target = None
+        if own.batches_seen >= self.batches_to_run(dataloader):
+            return
+        options = self._options
+        if options.labelled:
+            target = read_target(batch, options.target)
+            self._target, own.x_in = target.labels, target.source
+        self._rerun = StepRerun(self._pl_module, self._trainer, self._stage, options.prediction)
+
+    def after_step(self, batch: Any, batch_idx: int, dataloader: int) -> None:
+        """Run the batch again with every set knocked out."""
+        own = self.dataloaders[dataloader]
+        size = extract_batch_size(batch) if self._target is None else len(self._target)
+        own.samples_seen += size
+        own.batches_seen += 1
+        if self._rerun is None:
+            return
+        own.waiting.append(
+            EvaluationBatch(self._rerun, batch, batch_idx, dataloader, self._target, size)
+        )
+        self._rerun = None
+        if own.evaluation is None:
+            if self._needs_states():
+                own.recorded.append(self._recorded(own.waiting[-1]))
+                if not self._has_states_enough(own, dataloader):
+                    return
+            self._begin(own)
+        assert own.evaluation is not None
+        sets, batches = len(own.evaluation.sets), self.batches_to_run(dataloader)
+        while own.waiting:
+            own.evaluation.add(own.waiting.pop(0), lambda: self._progress(sets, batches))
+
+    def batches_to_run(self, dataloader: int) -> float:
+        """Number of batches of a dataloader that are run again; infinite where it is not known."""
+        most = math.inf if self._options.max_batches is None else self._options.max_batches
+        return min(most, self._num_batches[dataloader])
+
+    def _needs_states(self) -> bool:
+        return self._options.needs_steps or self._options.value in OF_STATES
+
+    def _has_states_enough(self, own: DataloaderPass, dataloader: int) -> bool:
+        """Whether the recorded states are as many as wanted, or all that there will be.
+
+        Where the number of batches is not known, the first must do: there may be no other.
+        """
+        batches = self.batches_to_run(dataloader)
+        recorded = sum(batch.size for batch in own.waiting)
+        return (
+            self._options.value not in OF_STATES
+            or recorded >= self._options.reference_samples
+            or own.batches_seen >= batches
+            or math.isinf(batches)
+        )
+
+    def _begin(self, own: DataloaderPass) -> None:
+        options = self._options
+        states = {
+            layer: HiddenStates.concatenate([batch[layer] for batch in own.recorded])
+            for layer in (own.recorded[0] if own.recorded else ())
+        }
+        own.recorded.clear()
+        steps = {layer: int(part.lengths.max()) for layer, part in states.items()}
+        own.sets = options.choose_sets(steps if options.needs_steps else None)
+        own.evaluation = KnockoutEvaluation(
+            own.sets.sets,
+            value=options.value,
+            steps=options.steps,
+            states=states or None,
+            seed=options.seed,
+            measured=options.measured,
+            keep_scores=options.keep_scores,
+        )
+
+    def _recorded(self, batch: EvaluationBatch) -> dict[str, HiddenStates]:
+        """States of a batch, of the layers of which units are knocked out."""
+        modules = list(
+            dict.fromkeys(StateKey.parse(layer).module for layer in self._options.layers)
+        )
+        twin = batch.rerun.twin
+        with HiddenStateRecorder(
+            twin, modules, layers="all", states=("hidden", "cell")
+        ) as recorder:
+            batch.run(whole=True)
+        states = {layer: recorder.states[layer] for layer in self._options.layers}
+        if self._options.lengths is None:
+            return states
+        lengths = read_entry(batch.batch, self._options.lengths, "lengths")
+        return {
+            layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
+        }

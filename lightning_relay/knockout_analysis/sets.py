@@ -1,0 +1,293 @@
+"""Which units are knocked out together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.report import KnockoutSet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lightning_relay.report import LayerRelay, RelayReport
+
+Selection = Literal["each", "greedy", "concept"]
+"""Ways to choose the sets; sets of the user's own are the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deletion:
+    """Orders in which units of a layer are knocked out one after the other.
+
+    Attributes:
+        layer: Layer key.
+        concept: Whose relay order it is.
+        direction: As of ``DeletionCurve``.
+        units: Unit indices, int64 ``(order, unit)``.
+        sizes: Numbers of units knocked out, from 0, int64 ``(size,)``.
+        places: Place of each set among all, int64 ``(order, size)``; -1 for the empty one.
+    """
+
+    layer: str
+    concept: str
+    direction: str
+    units: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """What is knocked out.
+
+    Attributes:
+        sets: The sets.
+        left_out: Number of those that were asked for and left out for the time they take.
+        deletions: Orders that some of them follow.
+    """
+
+    sets: tuple[KnockoutSet, ...]
+    left_out: int = 0
+    deletions: tuple[Deletion, ...] = ()
+
+
+def single_units(
+    layers: Mapping[str, int],
+    *,
+    steps: Mapping[str, int] | None = None,
+    max_sets: int | None = None,
+    seed: int = 0,
+) -> Sets:
+    """Every unit alone.
+
+    Args:
+        layers: Numbers of units by layer key.
+        steps: Numbers of steps by layer key, for every unit at every step; None for all steps at
+            once.
+        max_sets: Number of sets at most; of more, a fair sample is taken.
+        seed: Seed of the sample.
+    """
+    sets = [
+        KnockoutSet(f"{layer}: {unit}", "each", {layer: (unit,)})
+        if step is None
+        else KnockoutSet(f"{layer}: {unit} @{step}", "each", {layer: (unit,)}, (step,))
+        for layer, units in layers.items()
+        for step in ([None] if steps is None else range(steps[layer]))
+        for unit in range(units)
+    ]
+    if max_sets is None or len(sets) <= max_sets:
+        return Sets(tuple(sets))
+    kept = np.sort(np.random.default_rng(seed).choice(len(sets), max_sets, replace=False))
+    return Sets(tuple(sets[place] for place in kept), len(sets) - max_sets)
+
+
+def named_sets(units: Mapping[str, Mapping[str, Sequence[int]]]) -> Sets:
+    """Sets of the user's own, by name."""
+    sets = []
+    for name, own in units.items():
+        listed = {
+            layer: (some,) if isinstance(some, int) else tuple(some) for layer, some in own.items()
+        }
+        sets.append(KnockoutSet(name, "given", listed))
+    return Sets(tuple(sets))
+
+
+def along_orders(
+    report: RelayReport,
+    layers: Mapping[str, int],
+    *,
+    concepts: Sequence[str] | None = None,
+    n_random: int = 5,
+    max_sets: int | None = None,
+    seed: int = 0,
+) -> Sets:
+    """Units one after the other along the relay order of the last step, from both ends.
+
+    Args:
+        report: Where the orders stand.
+        layers: Numbers of units by layer key; those that the report does not have are passed over.
+        concepts: Whose orders; default: the report's first.
+        n_random: Number of random orders of each layer, for comparison.
+        max_sets: Number of sets at most; where that is too few for all numbers of units, some of
+            these are taken, as even as can be.
+        seed: Seed of the random orders.
+
+    Raises:
+        ValueError: If the report has none of the layers or not the concept, or ``max_sets`` is too
+            few.
+    """
+    orders = []
+    generator = np.random.default_rng(seed)
+    for layer, units in _shared_layers(report, layers).items():
+        found = report.layers[layer]
+        random = np.stack([generator.permutation(units) for _ in range(n_random)])
+        for concept in _known_concepts(found, concepts or list(found.concepts)[:1]):
+            least_first = _order_at_end(report, layer, concept)
+            orders.append((layer, concept, "most_first", least_first[None, ::-1]))
+            orders.append((layer, concept, "least_first", least_first[None]))
+            orders.append((layer, concept, "random_first", random))
+    whole = _deletions(orders, None)
+    if max_sets is None or len(whole.sets) <= max_sets:
+        return whole
+    for count in range(max(layers.values()), 0, -1):
+        thinned = _deletions(orders, count)
+        if len(thinned.sets) <= max_sets:
+            return replace(thinned, left_out=len(whole.sets) - len(thinned.sets))
+    raise ValueError(
+        f"max_sets: got {max_sets}, fewer than the {len(thinned.sets)} sets that {len(orders)} "
+        "orders take; it takes more, or fewer concepts or random orders"
+    )
+
+
+def top_relays(
+    report: RelayReport,
+    layers: Mapping[str, int],
+    *,
+    top: int,
+    concepts: Sequence[str] | None = None,
+    n_random: int = 5,
+    max_sets: int | None = None,
+    seed: int = 0,
+) -> Sets:
+    """The units that relay most of each concept at the last step, and as many drawn at random.
+
+    Args:
+        report: Where the orders stand.
+        layers: Numbers of units by layer key; those that the report does not have are passed over.
+        top: Number of units of a set.
+        concepts: Which concepts; default: all of the report.
+        n_random: Number of random sets for each concept, for comparison.
+        max_sets: Number of sets at most; where these are more, there are fewer random sets.
+        seed: Seed of the random sets.
+
+    Raises:
+        ValueError: If the report has none of the layers or not the concept, a layer has not so
+            many units, or ``max_sets`` is too few.
+    """
+    generator = np.random.default_rng(seed)
+    tops: list[KnockoutSet] = []
+    random: list[list[KnockoutSet]] = []
+    for layer, units in _shared_layers(report, layers).items():
+        if top > units:
+            raise ValueError(f"top: got {top}, but {layer!r} has {units} units")
+        found = report.layers[layer]
+        for concept in _known_concepts(found, concepts or list(found.concepts)):
+            own = _order_at_end(report, layer, concept)[::-1][:top]
+            name = f"{layer}: top {top} of {concept}"
+            tops.append(KnockoutSet(name, "concept", {layer: _plain(own)}, concept=concept))
+            random.append(
+                [
+                    KnockoutSet(
+                        f"{layer}: random {number} of {concept}",
+                        "concept_random",
+                        {layer: _plain(np.sort(generator.choice(units, top, replace=False)))},
+                        concept=concept,
+                    )
+                    for number in range(n_random)
+                ]
+            )
+    each = n_random if max_sets is None else min(n_random, (max_sets - len(tops)) // len(tops))
+    if each < min(n_random, 1):
+        raise ValueError(
+            f"max_sets: got {max_sets}, fewer than the {2 * len(tops)} sets of {len(tops)} "
+            "concepts and layers with one random set each; it takes more, or fewer concepts"
+        )
+    sets = [
+        some for own, others in zip(tops, random, strict=True) for some in (own, *others[:each])
+    ]
+    return Sets(tuple(sets), (n_random - each) * len(tops))
+
+
+def check_selection(units: Any) -> None:
+    """Raise an error unless ``units`` is a way to choose sets, or sets by name."""
+    legal = ", ".join(map(repr, get_args(Selection)))
+    takes = f"it takes {legal}, or sets by name such as {{'first two': {{'rnn.l0': [0, 1]}}}}"
+    if isinstance(units, str):
+        if units not in get_args(Selection):
+            raise ValueError(f"units: got {units!r}; {takes}")
+        return
+    if not isinstance(units, Mapping) or not units:
+        raise TypeError(f"units: got {units!r}; {takes}")
+    for name, own in units.items():
+        if not isinstance(name, str) or not isinstance(own, Mapping) or not own:
+            raise TypeError(f"units: got {name!r}: {own!r}; {takes}")
+
+
+def _deletions(
+    orders: Sequence[tuple[str, str, str, NDArray[np.int64]]], count: int | None
+) -> Sets:
+    """Sets along orders, of ``count`` sizes besides 0; equal ones stand once."""
+    sets: list[KnockoutSet] = []
+    known: dict[tuple[str, frozenset[int]], int] = {}
+    deletions = []
+    for layer, concept, direction, units in orders:
+        total = units.shape[1]
+        sizes = np.arange(total + 1)
+        if count is not None and count < total:
+            sizes = np.unique(np.linspace(0, total, count + 1).round().astype(np.int64))
+        places = np.full((len(units), len(sizes)), -1)
+        for row, order in enumerate(units):
+            for column, size in enumerate(sizes):
+                if size == 0:
+                    continue
+                own = (layer, frozenset(order[:size].tolist()))
+                if own not in known:
+                    known[own] = len(sets)
+                    of = "" if direction == "random_first" else f" of {concept}"
+                    number = f" {row}" if direction == "random_first" else ""
+                    words = direction.replace("_", " ")
+                    name = f"{layer}: {size} {words}{number}{of}"
+                    sets.append(
+                        KnockoutSet(name, direction, {layer: _plain(order[:size])}, None, concept)
+                    )
+                places[row, column] = known[own]
+        deletions.append(Deletion(layer, concept, direction, units, sizes, places))
+    return Sets(tuple(sets), 0, tuple(deletions))
+
+
+def _order_at_end(report: RelayReport, layer: str, concept: str) -> NDArray[np.int64]:
+    """Relay order at the step that a layer computes last, least important unit first."""
+    found = report.layers[layer]
+    place = found.last_place(reverse=StateKey.parse(layer).reverse)
+    order: NDArray[np.int64] = found.concepts[concept].units[place]
+    return order
+
+
+def _shared_layers(report: RelayReport, layers: Mapping[str, int]) -> dict[str, int]:
+    shared = {layer: units for layer, units in layers.items() if layer in report.layers}
+    if not shared:
+        raise ValueError(
+            f"report: the relay report has {_listed(report.layers)}, and none of the layers to "
+            f"knock out, {_listed(layers)}; analyse these too, with layers= and states="
+        )
+    for layer, units in shared.items():
+        relay = next(iter(report.layers[layer].concepts.values()))
+        if relay.units.shape[1] != units:
+            raise ValueError(
+                f"report: {layer!r} has {relay.units.shape[1]} units in the relay report, and "
+                f"{units} in the model; it takes a report of the same model"
+            )
+    return shared
+
+
+def _known_concepts(layer: LayerRelay, concepts: Sequence[str]) -> Sequence[str]:
+    for concept in concepts:
+        if concept not in layer.concepts:
+            raise ValueError(
+                f"relay_concepts: no concept {concept!r} in the relay report; it has: "
+                f"{_listed(layer.concepts)}"
+            )
+    return concepts
+
+
+def _plain(units: NDArray[np.int64]) -> tuple[int, ...]:
+    return tuple(int(unit) for unit in units)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, names))
