@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
@@ -46,7 +47,12 @@ from lightning_relay.knockout_analysis.results import Measured, knockout_report
 from lightning_relay.knockout_analysis.sets import (
     Sets,
     along_orders,
+    at_steps,
+    check_known,
+    check_same_units,
     check_selection,
+    counting_all,
+    keys_of,
     named_sets,
     single_units,
     top_relays,
@@ -236,6 +242,7 @@ class KnockoutCallback(Callback):
         self._metrics = _metrics_by_name(metric)
         self._given = RelayReport.load(report) if isinstance(report, str | Path) else report
         self._relay: RelayInformationCallback | None = None
+        self._followed: RelayReport | None = None
         self._pass: KnockoutPass | None = None
         self._progress: Progress | None = None
         self._evaluated = False
@@ -289,7 +296,7 @@ class KnockoutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Make a twin before the step."""
-        self._before_step(trainer, batch, batch_idx, dataloader_idx)
+        self._before_step(batch, dataloader_idx)
 
     def on_test_batch_start(
         self,
@@ -300,7 +307,7 @@ class KnockoutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Make a twin before the step."""
-        self._before_step(trainer, batch, batch_idx, dataloader_idx)
+        self._before_step(batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -312,7 +319,7 @@ class KnockoutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Run the step again with units knocked out."""
-        self._after_step(trainer, batch, batch_idx, dataloader_idx)
+        self._after_step(batch_idx, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -324,7 +331,7 @@ class KnockoutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Run the step again with units knocked out."""
-        self._after_step(trainer, batch, batch_idx, dataloader_idx)
+        self._after_step(batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report and log."""
@@ -380,6 +387,10 @@ class KnockoutCallback(Callback):
             self.reports[:] = [KnockoutReport.load(BytesIO(saved))]
 
     @property
+    def _follows(self) -> bool:
+        return self.units in ("greedy", "concept")
+
+    @property
     def _newest_relay(self) -> RelayReport | None:
         if self._given is not None:
             return self._given
@@ -394,6 +405,10 @@ class KnockoutCallback(Callback):
         if not isinstance(self.units, str):
             for units in self.units.values():
                 make_clamps(pl_module, units)
+        if self._given is not None:
+            check_same_units(self._given, keys)
+            if self._follows:
+                self._along(self._given, keys)
 
     def _layers_of(self, pl_module: LightningModule) -> dict[str, int]:
         """Numbers of units of the layers of which units are knocked out, by key."""
@@ -413,8 +428,8 @@ class KnockoutCallback(Callback):
         self._evaluated = True
         if not is_due(trainer, stage, self.stages, self.every_n_epochs):
             return
-        follows = self.units in ("greedy", "concept")
-        if follows and self._newest_relay is None and not trainer.sanity_checking:
+        self._followed = self._newest_relay if self._follows else None
+        if self._follows and self._followed is None and not trainer.sanity_checking:
             if trainer.state.fn == TrainerFn.FITTING:
                 self._say(
                     f"Knock-outs: {self.units!r} follows relay orders, and there is no relay "
@@ -446,7 +461,7 @@ class KnockoutCallback(Callback):
             max_batches=1 if trainer.sanity_checking else self.max_batches,
             seed=self.seed,
         )
-        self._progress = Progress(trainer, self._say)
+        self._progress = Progress(trainer, partial(self._say, about="time"))
         self._pass = KnockoutPass(
             pl_module,
             trainer,
@@ -459,7 +474,6 @@ class KnockoutCallback(Callback):
     def _choose_sets(
         self, layers: Mapping[str, int], steps: Mapping[str, int] | None, *, checked_only: bool
     ) -> Sets:
-        relay = self._newest_relay
         limits: dict[str, Any] = {"max_sets": self.max_sets, "seed": self.seed}
         if checked_only:
             limits["max_sets"] = _CHECKED_SETS
@@ -474,19 +488,31 @@ class KnockoutCallback(Callback):
             return dataclasses.replace(sets, sets=sets.sets[:kept])
         if self.units == "each" or checked_only:
             return single_units(layers, steps=steps, **limits)
-        assert relay is not None
-        options = limits | {"concepts": self.relay_concepts, "n_random": self.n_random}
-        if self.units == "greedy":
-            return along_orders(relay, layers, **options)
-        return top_relays(relay, layers, top=self.top, **options)
+        assert self._followed is not None
+        return self._along(self._followed, layers)
 
-    def _before_step(self, trainer: Trainer, batch: Any, batch_idx: int, dataloader: int) -> None:
+    def _along(self, relay: RelayReport, layers: Mapping[str, int]) -> Sets:
+        """Sets that follow the orders of a relay report."""
+        options: dict[str, Any] = {
+            "concepts": self.relay_concepts,
+            "n_random": self.n_random,
+            "max_sets": self.max_sets,
+            "seed": self.seed,
+        }
+        if self.units == "greedy":
+            sets = along_orders(relay, layers, **options)
+        else:
+            sets = top_relays(relay, layers, top=self.top, **options)
+        check_known(self._concepts, [some.concept for some in sets.sets if some.concept])
+        return sets
+
+    def _before_step(self, batch: Any, dataloader: int) -> None:
         if self._pass is not None:
             self._pass.before_step(batch, dataloader)
 
-    def _after_step(self, trainer: Trainer, batch: Any, batch_idx: int, dataloader: int) -> None:
+    def _after_step(self, batch_idx: int, dataloader: int) -> None:
         if self._pass is not None:
-            self._pass.after_step(batch, batch_idx, dataloader)
+            self._pass.after_step(batch_idx, dataloader)
 
     def _stop(self) -> None:
         if self._progress is not None:
@@ -495,14 +521,15 @@ class KnockoutCallback(Callback):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         run = self._pass
-        self._stop()
         if run is None:
             return
+        run.end()
+        self._stop()
         if not run.dataloaders:
             raise_empty(stage)
         for dataloader, own in run.dataloaders.items():
             self._check_steps(own, sanity_checking=trainer.sanity_checking)
-            report = self._reported(own)
+            report = self._reported(own, self._layers_of(pl_module))
             if trainer.sanity_checking:
                 continue
             report = dataclasses.replace(
@@ -515,11 +542,22 @@ class KnockoutCallback(Callback):
             self._log(trainer, pl_module, report, suffix_of(trainer, stage, dataloader))
 
     def _check_steps(self, own: DataloaderPass, *, sanity_checking: bool) -> None:
-        if self.steps is None or self.steps == "each" or own.evaluation is None:
+        assert own.evaluation is not None
+        assert own.sets is not None
+        modules = dict.fromkeys(key.module for some in own.sets.sets for key in keys_of(some))
+        longest = own.evaluation.longest
+        for module in modules:
+            if longest.get(module) == 0:
+                raise ValueError(
+                    f"modules: {module!r} was not called in the step, so nothing was knocked out; "
+                    "name the modules that are with modules="
+                )
+        if self.steps is None or self.steps == "each":
             return
         try:
-            for longest in own.evaluation.longest.values():
-                check_within(checked_steps(self.steps), longest)
+            for module in modules:
+                if module in longest:
+                    check_within(checked_steps(self.steps), longest[module])
         except ValueError as error:
             if not sanity_checking:
                 raise
@@ -528,15 +566,20 @@ class KnockoutCallback(Callback):
                 "check them all with the Trainer's num_sanity_val_steps=-1"
             ) from error
 
-    def _reported(self, own: DataloaderPass) -> KnockoutReport:
+    def _reported(self, own: DataloaderPass, layers: Mapping[str, int]) -> KnockoutReport:
         assert own.evaluation is not None
         assert own.sets is not None
+        longest = own.evaluation.longest
+        if self.steps == "each":
+            sets = counting_all(own.sets, layers, longest)
+        else:
+            sets = at_steps(own.sets, checked_steps(self.steps), longest)
         report = knockout_report(
-            own.sets,
+            sets,
             own.evaluation.outcomes,
             value=_in_words(self.value, self.reference_samples),
             concepts=self._concepts,
-            relay=self._newest_relay,
+            relay=self._followed if self._follows else self._newest_relay,
             metrics=self._metrics,
             measured=Measured(self.metric) if isinstance(self.metric, str) else None,
             n_bootstraps=self.n_bootstraps,
@@ -569,18 +612,20 @@ class KnockoutCallback(Callback):
             report.save(unused_path(directory, self.prefix, report, suffix))
         self.reports.append(report)
 
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _say(self, message: str, *, about: str | None = None) -> None:
+        if (about or message) not in self._said:
+            self._said.add(about or message)
             rank_zero_info(message)
 
 
 def _check_value(value: Any) -> None:
     named = ("zero", *OF_STATES)
-    if value in named or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if value in named:
+        return
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return
     raise ValueError(
-        f"value: got {value!r}; it takes a number or one of {', '.join(map(repr, named))}"
+        f"value: got {value!r}; it takes a finite number or one of {', '.join(map(repr, named))}"
     )
 
 

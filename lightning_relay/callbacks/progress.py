@@ -48,9 +48,9 @@ class Progress:
             self._begun = time.monotonic()
         self._runs += 1
         seconds = time.monotonic() - self._begun
-        if not self._estimated and seconds >= _MEASURED:
+        if not self._estimated and self._runs > 1 and seconds >= _MEASURED:
             self._estimated = True
-            self._announce(seconds / self._runs, sets, batches)
+            self._announce(seconds / (self._runs - 1), sets, batches)  # the first began the clock
 
     def close(self) -> None:
         """Remove the bar."""

@@ -45,6 +45,11 @@ class ModuleCall:
         return [weight for layer in self.module.all_weights for weight in layer]
 
     @property
+    def steps(self) -> int:
+        """Number of steps of the longest sequence."""
+        return self.inputs.shape[1] if self.batch_sizes is None else len(self.batch_sizes)
+
+    @property
     def lengths(self) -> Tensor:
         """Lengths of the sequences, int64 ``(batch,)``, on the CPU, in the order of the batch."""
         if self.batch_sizes is None:
@@ -193,5 +198,6 @@ def unpacked(data: Tensor, batch_sizes: Sequence[int]) -> Tensor:
 
 
 def packed(states: Tensor, batch_sizes: Sequence[int]) -> Tensor:
-    """The data of a packed sequence of states ``(step, batch, …)``."""
-    return torch.cat([part[:size] for part, size in zip(states, batch_sizes, strict=True)])
+    """The data of a packed sequence of states ``(batch, step, …)``."""
+    by_step = zip(states.unbind(1), batch_sizes, strict=True)
+    return torch.cat([part[:size] for part, size in by_step])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_relay.hooks import TransientHook, is_compiled
 from lightning_relay.knockout.clamps import Clamp, Held, held_states
-from lightning_relay.knockout.held import Draws, HeldModule, check_evaluated, counts_from_end
+from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
 from lightning_relay.recurrent.calls import given_state, is_zero
 
 if TYPE_CHECKING:
@@ -25,26 +25,28 @@ class CellHeld(HeldModule):
 
     def __init__(self, name: str, module: nn.RNNCellBase) -> None:
         super().__init__(name, module)
+        self.clamps: list[SetClamp] = []
+        self.passes = 0
         self._position = -1
         self._final: tuple[weakref.ref[Tensor], ...] = ()
         self._new_pass = True
         self._fixed: dict[int, Clamp] = {}
         self._held: dict[bool, Held] = {}
 
-    def add(self, draws: Sequence[Draws]) -> None:
+    def add(self, clamps: Sequence[SetClamp]) -> None:
         """Hold more."""
-        for draw in draws:
-            if counts_from_end(draw.clamp):
+        for one in clamps:
+            if counts_from_end(one.clamp):
                 raise ValueError(
                     f"steps: got negative ones for {self.name!r}, which is called once for every "
                     "step, so that the end of a sequence is not known; it takes steps from 0"
                 )
-        self.draws += draws
+        self.clamps += clamps
         self._held = {}
 
-    def remove(self, draws: Sequence[Draws]) -> None:
+    def remove(self, clamps: Sequence[SetClamp]) -> None:
         """Hold these no longer."""
-        self.draws = [draw for draw in self.draws if draw not in draws]
+        self.clamps = [one for one in self.clamps if one not in clamps]
         self._held = {}
 
     def begin(self) -> None:
@@ -108,7 +110,8 @@ class CellHeld(HeldModule):
         before = self._held
         if starts:
             self._fixed = {}
-        if starts or not before or not all(_is_constant(draw.clamp) for draw in self.draws):
+            self.passes += 1
+        if starts or not before or not all(one.clamp.constant for one in self.clamps):
             self._held = self._held_now(rows)
         return self._held if starts else before
 
@@ -116,11 +119,11 @@ class CellHeld(HeldModule):
         lengths = torch.full((len(rows),), 1)
         held = {}
         for cell in (False, True):
-            own = [draw for draw in self.draws if draw.clamp.key.cell == cell]
+            own = [one for one in self.clamps if one.clamp.key.cell == cell]
             if own:
                 held[cell] = held_states(
-                    [self._drawn(draw, len(rows)) for draw in own],
-                    [None] * len(own),
+                    [self._drawn(one, len(rows)) for one in own],
+                    [0] * len(own),
                     units=self.module.hidden_size,
                     lengths=lengths,
                     offset=self._position,
@@ -128,16 +131,17 @@ class CellHeld(HeldModule):
                 )
         return held
 
-    def _drawn(self, draw: Draws, rows: int) -> Clamp:
+    def _drawn(self, one: SetClamp, rows: int) -> Clamp:
         """A clamp whose values are drawn, once for each pass, from the longest sequences."""
-        clamp = draw.clamp
+        clamp = one.clamp
         if clamp.donors is None:
             return clamp
-        if id(draw) not in self._fixed:
+        if id(one) not in self._fixed:
             longest = int(clamp.donors.max())
-            values = clamp.at(torch.full((rows,), longest), longest, draw.generator)
-            self._fixed[id(draw)] = Clamp(clamp.key, clamp.units, values, clamp.steps)
-        return self._fixed[id(draw)]
+            draw = self.passes - 1 - one.begun
+            values = clamp.at(torch.full((rows,), longest), longest, draw)
+            self._fixed[id(one)] = Clamp(clamp.key, clamp.units, values, clamp.steps)
+        return self._fixed[id(one)]
 
     def _shown(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The output gate of an LSTM's step."""
@@ -153,17 +157,22 @@ class CellHeld(HeldModule):
 
 @contextmanager
 def hold_cell(
-    model: nn.Module, name: str, module: nn.RNNCellBase, draws: Sequence[Draws]
+    model: nn.Module,
+    name: str,
+    module: nn.RNNCellBase,
+    clamps: Sequence[Clamp],
+    drawn: int = 0,
 ) -> Iterator[CellHeld]:
-    """Hold what the draws say inside the block."""
+    """Hold what the clamps say inside the block, with so many draws before."""
     set_before = [
         hook.held for hook in module._forward_pre_hooks.values() if isinstance(hook, _Before)
     ]
     held = set_before[0] if set_before else CellHeld(name, module)
-    held.add(draws)
+    own = [SetClamp(clamp, held.passes - drawn) for clamp in clamps]
+    held.add(own)
     compiled = is_compiled(model)
     with ExitStack() as undo:
-        undo.callback(held.remove, draws)
+        undo.callback(held.remove, own)
         if not set_before:
             handles = [
                 module.register_forward_pre_hook(_Before(held, compiled), with_kwargs=True),
@@ -222,7 +231,3 @@ def _like_input(state: Any, inputs: Tensor) -> Any:
     if inputs.dim() == 2:
         return state
     return tuple(part[0] for part in state) if isinstance(state, tuple) else state[0]
-
-
-def _is_constant(clamp: Clamp) -> bool:
-    return clamp.steps is None and clamp.donors is None and clamp.values.shape[:2] == (1, 1)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from lightning_relay.recurrent.layers import StateKey
 
 
+Place = tuple[int, bool, bool]
+"""Layer, backward direction, cell state."""
+
+_DRAWS = 1_000_003
+"""Seeds of draws are so far apart from one seed of the user to the next."""
+
 Steps = slice | tuple[int, ...] | None
 """Positions in the sequence; None for all, and for the initial state."""
 
@@ -40,20 +46,20 @@ class Clamp:
     donors: Tensor | None = None
     seed: int = 0
 
-    def at(self, lengths: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+    def at(self, lengths: Tensor, steps: int, draw: int) -> Tensor:
         """The values for a call, ``(1 or batch, 1 or step, unit)``.
 
         Args:
             lengths: Lengths of the sequences of the call, int64 ``(batch,)``.
             steps: Number of steps that are needed.
-            generator: Draws the donors.
+            draw: Number of the draw of donors, from 0.
 
         Raises:
             ValueError: If the values are for other sequences, or no donor is long enough.
         """
         values = self.values
         if self.donors is not None:
-            return values[self._drawn(lengths, generator), :steps]
+            return values[self._drawn(lengths, draw), :steps]
         if values.shape[0] not in (1, len(lengths)):
             raise ValueError(
                 f"value: got values for {values.shape[0]} sequences of {str(self.key)!r}, which "
@@ -68,8 +74,9 @@ class Clamp:
             )
         return values[:, :steps]
 
-    def _drawn(self, lengths: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _drawn(self, lengths: Tensor, draw: int) -> Tensor:
         assert self.donors is not None
+        generator = torch.Generator().manual_seed((self.seed * _DRAWS + draw) % 2**32)
         by_length = self.donors.argsort(descending=True)
         long_enough = (self.donors >= lengths.cpu().unsqueeze(1)).sum(1)
         if bool((long_enough == 0).any()):
@@ -80,6 +87,52 @@ class Clamp:
             )
         drawn = torch.rand(len(lengths), generator=generator, dtype=torch.float64) * long_enough
         return by_length[drawn.long()].to(self.values.device)
+
+    @property
+    def place(self) -> Place:
+        """Whose units, within the module."""
+        return self.key.layer, self.key.reverse, self.key.cell
+
+    @property
+    def constant(self) -> bool:
+        """Whether the units are held at one value each, in all sequences and always."""
+        given = self.steps is None and self.donors is None
+        return given and self.values.shape[:2] == (1, 1)
+
+
+class Constant:
+    """Units of one layer and direction that are held at one value each, always.
+
+    Args:
+        units: Indices of the units, int64 ``(unit,)``, on the CPU.
+        values: Their values, ``(unit,)``.
+
+    Attributes:
+        zero: Whether all values are 0.
+    """
+
+    def __init__(self, units: Tensor, values: Tensor) -> None:
+        self._units = units
+        self._values = values
+        self._on: dict[tuple[torch.device, torch.dtype, bool], tuple[Tensor, Tensor]] = {}
+        self.zero = not bool(values.any())
+
+    @classmethod
+    def of(cls, clamps: Sequence[Clamp]) -> Constant:
+        """What constant clamps of one place hold together; a later one wins."""
+        values = {
+            unit: clamp.values[0, 0, column]
+            for clamp in clamps
+            for column, unit in enumerate(clamp.units)
+        }
+        return cls(torch.tensor(list(values)), torch.stack(list(values.values())))
+
+    def on(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Units and values on the device, and the values in the dtype, of a tensor."""
+        kind = (like.device, like.dtype, torch.is_inference_mode_enabled())
+        if kind not in self._on:
+            self._on[kind] = (self._units.to(like.device), self._values.to(like))
+        return self._on[kind]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,18 +155,6 @@ class Held:
     def shared(self) -> bool:
         """Whether all sequences are held alike, at the same values."""
         return len(self.mask) == 1 and len(self.values) == 1
-
-    @property
-    def constant(self) -> bool:
-        """Whether the same units are held at the same values, in all sequences and always."""
-        mask = self.mask[:, :1]
-        return (
-            self.shared
-            and torch.equal(mask.expand_as(self.mask), self.mask)
-            and torch.equal(self.initial_mask, mask[0, 0])
-            and torch.equal(self.values[:, :1].expand_as(self.values), self.values)
-            and torch.equal(self.initial, self.values[:, 0])
-        )
 
     def flipped(self) -> Held:
         """In the opposite direction of time."""
@@ -149,7 +190,7 @@ class Held:
 
 def held_states(
     clamps: Sequence[Clamp],
-    generators: Sequence[torch.Generator | None],
+    draws: Sequence[int],
     *,
     units: int,
     lengths: Tensor,
@@ -160,7 +201,7 @@ def held_states(
 
     Args:
         clamps: The clamps.
-        generators: For each the generator of its draws.
+        draws: For each the number of its draw.
         units: Number of units of the layer.
         lengths: Lengths of the sequences of the call, int64 ``(batch,)``, on the CPU.
         offset: Position of the first step of the call in the sequence.
@@ -175,9 +216,9 @@ def held_states(
     values = like.new_zeros(1, steps, units)
     initial_mask = torch.zeros(units, dtype=torch.bool)
     initial = like.new_zeros(1, units)
-    for clamp, generator in zip(clamps, generators, strict=True):
+    for clamp, draw in zip(clamps, draws, strict=True):
         own = list(clamp.units)
-        at = clamp.at(total, offset + steps, generator).to(like)
+        at = clamp.at(total, offset + steps, draw).to(like)
         first = _before_first(at, total, offset, reverse=clamp.key.reverse)
         at = at[:, offset:] if at.shape[1] > 1 else at.expand(-1, steps, -1)
         where = step_mask(clamp.steps, total)[:, offset:]

@@ -11,7 +11,7 @@ from lightning_relay.hooks import HOOK_GUARDS, ignores_new_hooks, own_forward
 from lightning_relay.knockout.arguments import KnockoutValue, make_clamps
 from lightning_relay.knockout.cells import hold_cell
 from lightning_relay.knockout.fused import FusedForward, hold_fused
-from lightning_relay.knockout.held import Draws, HeldModule, check_evaluated
+from lightning_relay.knockout.held import HeldModule, check_evaluated
 from lightning_relay.recurrent.adapters import adapter_of
 from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
@@ -96,25 +96,47 @@ def knocked_out(
 
 @contextmanager
 def clamped(model: nn.Module, clamps: Sequence[Clamp]) -> Iterator[None]:
-    """Hold what the clamps say inside the block."""
+    """Hold what the clamps say inside the block.
+
+    Raises:
+        ValueError: As ``knocked_out``.
+        RuntimeError: As ``knocked_out``.
+    """
+    with hold(model, clamps) as entered:
+        yield
+        for held in entered:
+            held.check_steps_were_reached(clamps)
+
+
+@contextmanager
+def hold(model: nn.Module, clamps: Sequence[Clamp], drawn: int = 0) -> Iterator[list[HeldModule]]:
+    """Hold what the clamps say inside the block, wherever their steps are.
+
+    Args:
+        model: The model.
+        clamps: What is held.
+        drawn: Number of draws before, for values that are drawn in cells.
+
+    Raises:
+        ValueError: If units cannot be knocked out.
+        RuntimeError: As ``knocked_out``.
+    """
     modules = recurrent_modules(model, list(dict.fromkeys(clamp.key.module for clamp in clamps)))
     for name, module in modules.items():
         check_can_be_held(model, name, module)
     with ExitStack() as stack:
         entered: list[HeldModule] = []
         for name, module in modules.items():
-            own = [Draws(clamp) for clamp in clamps if clamp.key.module == name]
+            own = [clamp for clamp in clamps if clamp.key.module == name]
             if isinstance(module, nn.RNNBase):
                 entered.append(stack.enter_context(hold_fused(name, module, own)))
             else:
                 cell = cast("nn.RNNCellBase", module)
-                entered.append(stack.enter_context(hold_cell(model, name, cell, own)))
+                entered.append(stack.enter_context(hold_cell(model, name, cell, own, drawn)))
         calls = [held.calls for held in entered]
-        yield
+        yield entered
         for held, before in zip(entered, calls, strict=True):
             held.check_was_called(before)
-        for held in entered:
-            held.check_steps_were_reached(clamps)
 
 
 def check_can_be_held(model: nn.Module, name: str, module: nn.Module) -> None:

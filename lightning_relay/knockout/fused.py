@@ -10,14 +10,74 @@ from torch import Tensor, nn
 
 from lightning_relay.hooks import TransientForward
 from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout, is_ordinary
-from lightning_relay.knockout.clamps import Held, held_states
-from lightning_relay.knockout.held import Draws, HeldModule, check_evaluated, counts_from_end
-from lightning_relay.knockout.running import Place, run_clamped
+from lightning_relay.knockout.clamps import Constant, Held, Place, held_states
+from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
+from lightning_relay.knockout.running import run_clamped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch.nn.utils.rnn import PackedSequence
+
+    from lightning_relay.knockout.clamps import Clamp
+
+
+class Holding:
+    """What is held in a module.
+
+    Args:
+        clamps: The clamps that are set on it; a later one wins.
+
+    Attributes:
+        clamps: The same.
+        constant: Whether all hold always, at one value for each unit.
+    """
+
+    def __init__(self, clamps: Sequence[SetClamp]) -> None:
+        self.clamps = clamps
+        self.constant = all(one.clamp.constant for one in clamps)
+        self._by_place: dict[Place, list[SetClamp]] = {}
+        for one in clamps:
+            self._by_place.setdefault(one.clamp.place, []).append(one)
+        self._constants: dict[Place, Constant] | None = None
+
+    def in_call(
+        self, call: ModuleCall, number: int, offset: int = 0
+    ) -> dict[Place, Held] | dict[Place, Constant]:
+        """What is held in each layer and direction during a call."""
+        return self.constants() if self.constant else self.step_by_step(call, number, offset)
+
+    def constants(self) -> dict[Place, Constant]:
+        """What is held always, where all clamps are constant."""
+        if self._constants is None:
+            self._constants = {
+                place: Constant.of([one.clamp for one in own])
+                for place, own in self._by_place.items()
+            }
+        return self._constants
+
+    def step_by_step(self, call: ModuleCall, number: int, offset: int = 0) -> dict[Place, Held]:
+        """What is held at each step of a call.
+
+        Args:
+            call: The call.
+            number: Number of calls of the module before it.
+            offset: Position of its first step in the sequence.
+        """
+        lengths = call.lengths
+        held = {}
+        for place, own in self._by_place.items():
+            states = call.initial[place[2]]
+            part = held_states(
+                [one.clamp for one in own],
+                [number - one.begun for one in own],
+                units=states.shape[-1],
+                lengths=lengths,
+                offset=offset,
+                like=states,
+            )
+            held[place] = part if call.order is None else part.reordered(call.order)
+        return held
 
 
 class FusedForward(HeldModule, TransientForward):
@@ -27,6 +87,7 @@ class FusedForward(HeldModule, TransientForward):
 
     def __init__(self, name: str, module: nn.RNNBase) -> None:
         super().__init__(name, module)
+        self.holding = Holding(())
         self._final: tuple[weakref.ref[Tensor], ...] = ()
         self._position = 0
 
@@ -44,18 +105,21 @@ class FusedForward(HeldModule, TransientForward):
         goes_on = hx is not None and self._returned(hx)
         offset = self._position if goes_on else 0
         self._check_goes_on(goes_on)
-        result = self._run(call, offset)
-        output, final = in_layout(result, module, input)
+        result, layout = self._run(call, offset, input)
+        output, final = in_layout(result, module, layout)
         self.calls += 1
-        self._position = offset + int(call.lengths.max())
+        self._position = offset + call.steps
         self.longest = max(self.longest, self._position)
         single = not module.bidirectional and call.batch_sizes is None
         parts = (final,) if isinstance(final, Tensor) else final
         self._final = tuple(weakref.ref(part) for part in parts) if single else ()
         return output, final
 
-    def _run(self, call: ModuleCall, offset: int) -> Result:
-        return run_clamped(call, held_in_call(call, self.draws, offset))
+    def _run(
+        self, call: ModuleCall, offset: int, layout: Tensor | PackedSequence
+    ) -> tuple[Result, Tensor | PackedSequence]:
+        """The result of a call, and an input of the layout that it is given in."""
+        return run_clamped(call, self.holding.in_call(call, self.calls, offset)), layout
 
     def _returned(self, state: Tensor | tuple[Tensor, Tensor]) -> bool:
         parts = (state,) if isinstance(state, Tensor) else state
@@ -66,8 +130,8 @@ class FusedForward(HeldModule, TransientForward):
     def _check_goes_on(self, goes_on: bool) -> None:
         if not goes_on:
             return
-        for draws in self.draws:
-            clamp = draws.clamp
+        for one in self.holding.clamps:
+            clamp = one.clamp
             if clamp.donors is not None or counts_from_end(clamp):
                 what = "value: 'resample'" if clamp.donors is not None else "steps: negative ones"
                 raise ValueError(
@@ -76,41 +140,19 @@ class FusedForward(HeldModule, TransientForward):
                 )
 
 
-def held_in_call(call: ModuleCall, draws: Sequence[Draws], offset: int = 0) -> dict[Place, Held]:
-    """What is held in each layer and direction during a call."""
-    lengths = call.lengths
-    places: dict[Place, list[Draws]] = {}
-    for draw in draws:
-        key = draw.clamp.key
-        places.setdefault((key.layer, key.reverse, key.cell), []).append(draw)
-    held = {}
-    for place, own in places.items():
-        states = call.initial[place[2]]
-        part = held_states(
-            [draw.clamp for draw in own],
-            [draw.generator for draw in own],
-            units=states.shape[-1],
-            lengths=lengths,
-            offset=offset,
-            like=states,
-        )
-        held[place] = part if call.order is None else part.reordered(call.order)
-    return held
-
-
 @contextmanager
-def hold_fused(name: str, module: nn.RNNBase, draws: Sequence[Draws]) -> Iterator[FusedForward]:
-    """Hold what the draws say inside the block."""
+def hold_fused(name: str, module: nn.RNNBase, clamps: Sequence[Clamp]) -> Iterator[FusedForward]:
+    """Hold what the clamps say inside the block."""
     before = vars(module).get("forward")
     held = before if isinstance(before, FusedForward) else FusedForward(name, module)
-    held.draws.extend(draws)
+    own = [SetClamp(clamp, held.calls) for clamp in clamps]
+    held.holding = Holding([*held.holding.clamps, *own])
     module.forward = held
     try:
         yield held
     finally:
-        for draw in draws:
-            held.draws.remove(draw)
-        if not held.draws and before in (None, held):
-            vars(module).pop("forward", None)
-        elif not held.draws:
+        held.holding = Holding([one for one in held.holding.clamps if one not in own])
+        if not held.holding.clamps and before is not None and before is not held:
             module.forward = before
+        elif not held.holding.clamps:
+            vars(module).pop("forward", None)

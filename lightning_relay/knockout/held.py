@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
 
 from lightning_relay.hooks import HOOK_GUARDS
 from lightning_relay.knockout.clamps import check_within
@@ -17,12 +16,17 @@ if TYPE_CHECKING:
     from lightning_relay.knockout.clamps import Clamp
 
 
-class Draws:
-    """A clamp with its generator and, for cells, what was drawn for the sequences at hand."""
+@dataclass(frozen=True, eq=False)
+class SetClamp:
+    """A clamp that is set on a module.
 
-    def __init__(self, clamp: Clamp) -> None:
-        self.clamp = clamp
-        self.generator = torch.Generator().manual_seed(clamp.seed)
+    Attributes:
+        clamp: The clamp.
+        begun: Number of calls that the module had before, from which draws are counted.
+    """
+
+    clamp: Clamp
+    begun: int = 0
 
 
 class HeldModule:
@@ -31,7 +35,6 @@ class HeldModule:
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
         self.module = module
-        self.draws: list[Draws] = []
         self.calls = 0
         self.longest = 0
 

@@ -7,44 +7,52 @@ larger batch, where that is faster than PyTorch's kernel for each.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from lightning_relay.knockout.calls import ModuleCall, Result, packed, unpacked
-from lightning_relay.knockout.clamps import Clamp, Held, step_mask
-from lightning_relay.knockout.context import check_can_be_held, clamped
-from lightning_relay.knockout.fused import FusedForward, held_in_call
-from lightning_relay.knockout.held import Draws
-from lightning_relay.knockout.running import Place, run_clamped
-from lightning_relay.knockout.stepping import run_steps
-from lightning_relay.knockout.weights import LayerWeights
+from lightning_relay.knockout.calls import ModuleCall, Result
+from lightning_relay.knockout.clamps import Clamp, step_mask
+from lightning_relay.knockout.context import check_can_be_held, hold
+from lightning_relay.knockout.fused import FusedForward, Holding
+from lightning_relay.knockout.held import SetClamp
+from lightning_relay.knockout.running import run_clamped
+from lightning_relay.knockout.side_by_side import (
+    LaneResults,
+    lanes_at_once,
+    lanes_of_a_stack,
+    run_lanes,
+    stacked,
+)
 from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-_ROWS = {"cpu": 1024, "cuda": 2**16}
-"""Lanes times sequences that are computed at once, by type of device."""
+    from torch.nn.utils.rnn import PackedSequence
 
-_LEAST_LANES = {"RNN_TANH": 8, "RNN_RELU": 8, "GRU": 8, "LSTM": 64}
-"""With fewer lanes at once than this, PyTorch's kernel for each is faster on a CPU."""
 
-_BYTES = 2**28
-"""States of all lanes at once take about this much at most."""
+class CannotStackError(Exception):
+    """The lanes of a run cannot be given as one batch."""
 
 
 class KnockoutLanes:
     """Context manager for runs of a model on the same inputs, each with other units knocked out.
 
+    A run is one lane, or a stack of several: then the module whose units are knocked out returns
+    the sequences of all lanes as one batch, lane after lane, and all that comes after it runs once
+    for all of them. That is right where what comes after treats every sequence by itself, whatever
+    the size of the batch; whoever stacks lanes compares them with single ones.
+
     Args:
         model: A model in evaluation mode, whose calls depend on their inputs alone.
         sets: What is held in each lane.
+        drawn: Number of draws before, so that values are drawn anew for every batch.
 
     Example:
         >>> from lightning_relay.knockout.arguments import make_clamps
@@ -58,16 +66,18 @@ class KnockoutLanes:
         ...         assert output[..., unit].eq(0).all()
     """
 
-    def __init__(self, model: nn.Module, sets: Sequence[Sequence[Clamp]]) -> None:
+    def __init__(self, model: nn.Module, sets: Sequence[Sequence[Clamp]], drawn: int = 0) -> None:
         self._model = model
+        self._drawn = drawn
         self._shared: list[_SharedForward] = []
         self._others: list[list[Clamp]] = [[] for _ in sets]
+        self._longest: dict[str, int] = {}
         for name, module in recurrent_modules(model).items():
             own = [[clamp for clamp in clamps if clamp.key.module == name] for clamps in sets]
             if any(own):
                 check_can_be_held(model, name, module)
             if isinstance(module, nn.RNNBase) and runs_pytorch_forward(module):
-                self._shared.append(_SharedForward(name, module, own))
+                self._shared.append(_SharedForward(name, module, own, drawn))
             else:
                 for others, clamps in zip(self._others, own, strict=True):
                     others += clamps
@@ -90,17 +100,49 @@ class KnockoutLanes:
     @property
     def longest(self) -> dict[str, int]:
         """Number of steps of the longest sequence so far, by module name."""
-        return {forward.name: forward.longest for forward in self._shared}
+        return self._longest | {forward.name: forward.longest for forward in self._shared}
 
     @contextmanager
     def lane(self, number: int | None) -> Iterator[None]:
         """A run with one of the sets knocked out; None for a run without."""
         for forward in self._shared:
-            forward.begin(number)
-        with ExitStack() as stack:
-            if number is not None and self._others[number]:
-                stack.enter_context(clamped(self._model, self._others[number]))
+            forward.begin(() if number is None else (number,), stacked=False)
+        if number is None or not self._others[number]:
             yield
+            return
+        with hold(self._model, self._others[number], self._drawn) as entered:
+            yield
+        for held in entered:
+            self._longest[held.name] = max(held.longest, self._longest.get(held.name, 0))
+
+    @contextmanager
+    def stack(self, numbers: Sequence[int]) -> Iterator[None]:
+        """A run with several of the sets, each in a lane of its own.
+
+        Raises:
+            CannotStackError: From the module's call, if it is called more than once, on a single
+                sequence without a batch, or on other inputs than before.
+        """
+        for forward in self._shared:
+            forward.begin(tuple(numbers), stacked=True)
+        yield
+
+    def stacks(self) -> list[list[int]]:
+        """Lanes that may be stacked, so many at once as is fast, once a run without was made.
+
+        These are lanes in which units of one and the same module are held, which is no cell.
+        """
+        by_module: dict[int, list[int]] = {}
+        for number, others in enumerate(self._others):
+            holding = [place for place, own in enumerate(self._shared) if own.holds(number)]
+            if len(holding) == 1 and not others:
+                by_module.setdefault(holding[0], []).append(number)
+        return [
+            lanes[first : first + count]
+            for place, lanes in by_module.items()
+            for count in [self._shared[place].lanes_to_stack()]
+            for first in range(0, len(lanes), count)
+        ]
 
 
 @dataclass(eq=False)
@@ -109,12 +151,14 @@ class _SharedCall:
 
     Attributes:
         call: The call.
+        number: Number of calls before it in a run.
         plain: Its result without knock-out, once it is known.
         results: Results of lanes that have been computed and not yet asked for.
         prefix: A number of steps and what these give without knock-out.
     """
 
     call: ModuleCall
+    number: int
     plain: Result | None = None
     results: dict[int, Result] = field(default_factory=dict)
     prefix: tuple[int, Result] | None = None
@@ -123,73 +167,112 @@ class _SharedCall:
 class _SharedForward(FusedForward):
     """The forward of nn.RNN, nn.GRU or nn.LSTM in all lanes."""
 
-    def __init__(self, name: str, module: nn.RNNBase, sets: Sequence[Sequence[Clamp]]) -> None:
+    def __init__(
+        self, name: str, module: nn.RNNBase, sets: Sequence[Sequence[Clamp]], drawn: int
+    ) -> None:
         super().__init__(name, module)
-        self._sets = [[Draws(clamp) for clamp in clamps] for clamps in sets]
-        self._lane: int | None = None
+        self._sets = [Holding([SetClamp(clamp, -drawn) for clamp in clamps]) for clamps in sets]
+        self._lanes: tuple[int, ...] = ()
+        self._stacked = False
         self._number = 0
         self._calls: list[_SharedCall] = []
 
-    def begin(self, lane: int | None) -> None:
-        """The next calls are those of a lane."""
-        self._lane = lane
-        self.draws = [] if lane is None else self._sets[lane]
+    def begin(self, lanes: tuple[int, ...], *, stacked: bool) -> None:
+        """The next calls are those of some lanes; of none for a run without knock-out."""
+        self._lanes = tuple(lane for lane in lanes if self.holds(lane))
+        self._stacked = stacked and bool(self._lanes)
+        self.holding = self._sets[lanes[0]] if self._lanes and not stacked else Holding(())
         self._number = 0
         self._final = ()
+
+    def holds(self, lane: int) -> bool:
+        """Whether units of this module are held in a lane."""
+        return bool(self._sets[lane].clamps)
+
+    def lanes_to_stack(self) -> int:
+        """How many lanes are stacked: as many as are computed at once, and not too few."""
+        return lanes_of_a_stack(self._calls[0].call) if self._calls else 1
 
     def clear(self) -> None:
         """Forget what was computed."""
         self._calls.clear()
 
-    def _run(self, call: ModuleCall, offset: int) -> Result:
+    def _run(
+        self, call: ModuleCall, offset: int, layout: Tensor | PackedSequence
+    ) -> tuple[Result, Tensor | PackedSequence]:
         number, self._number = self._number, self._number + 1
         if number == len(self._calls):
-            self._calls.append(_SharedCall(call))
+            self._calls.append(_SharedCall(call, number))
         shared = self._calls[number]
-        if offset or not _same(shared.call, call):
-            return super()._run(call, offset)
-        if self._lane is None or not self.draws:
-            if shared.plain is None:
-                shared.plain = super()._run(shared.call, 0)
-            plain = shared.plain  # what reads it may change it
-            return Result(plain.output.clone(), tuple(state.clone() for state in plain.final))
-        if self._lane not in shared.results:
-            self._compute(shared, self._lane)
-        return shared.results.pop(self._lane)
+        alike = not offset and _same(shared.call, call)
+        if self._stacked:
+            if number or not alike or (isinstance(layout, Tensor) and layout.dim() == 2):
+                raise CannotStackError
+            return self._stack(shared, layout)
+        if not alike:
+            return run_clamped(call, self.holding.in_call(call, number, offset)), layout
+        if self._lanes:
+            return self._result(shared, self._lanes[0]), layout
+        if shared.plain is None:
+            shared.plain = run_clamped(shared.call, {})
+        plain = shared.plain  # what reads it may change it
+        return Result(plain.output.clone(), tuple(state.clone() for state in plain.final)), layout
+
+    def _stack(
+        self, shared: _SharedCall, layout: Tensor | PackedSequence
+    ) -> tuple[Result, Tensor | PackedSequence]:
+        """The results of all lanes of this run as those of one batch, and its layout."""
+        call = shared.call
+        own = [self._sets[lane] for lane in self._lanes]
+        if all(holding.constant for holding in own) and lanes_at_once(call) >= len(own):
+            found = run_lanes(call, [holding.constants() for holding in own])
+        else:
+            found = LaneResults([self._result(shared, lane) for lane in self._lanes])
+        return stacked(found, call, layout)
+
+    def _result(self, shared: _SharedCall, lane: int) -> Result:
+        if lane not in shared.results:
+            self._compute(shared, lane)
+        return shared.results.pop(lane)
 
     def _compute(self, shared: _SharedCall, lane: int) -> None:
         """Results of a lane and, where that is faster, of those after it that are like it."""
         call = shared.call
         first = self._first_step(call, lane)
-        count = _lanes_at_once(call)
+        count = lanes_at_once(call)
         lanes = [lane]
         for other in range(lane + 1, len(self._sets)):
             if len(lanes) == count:
                 break
-            if self._sets[other] and self._first_step(call, other) == first:
+            if self.holds(other) and self._first_step(call, other) == first:
                 lanes.append(other)
-        held = [held_in_call(call, self._sets[lane]) for lane in lanes]
+        own = [self._sets[lane] for lane in lanes]
+        if all(holding.constant for holding in own):
+            found = run_lanes(call, [holding.constants() for holding in own])
+            shared.results |= zip(lanes, found.single, strict=True)
+            return
+        held = [holding.step_by_step(call, shared.number) for holding in own]
         if first == 0:
-            shared.results |= zip(lanes, run_lanes(call, held), strict=True)
+            shared.results |= zip(lanes, run_lanes(call, held).single, strict=True)
             return
         before = self._prefix(shared, first)
         rest = ModuleCall(call.module, call.inputs[:, first:], None, before.final)
-        later = [{place: part.after(first) for place, part in own.items()} for own in held]
-        for own, result in zip(lanes, run_lanes(rest, later), strict=True):
+        later = [{place: part.after(first) for place, part in parts.items()} for parts in held]
+        for number, result in zip(lanes, run_lanes(rest, later).single, strict=True):
             output = torch.cat([before.output, result.output], 1)
-            shared.results[own] = Result(output, result.final)
+            shared.results[number] = Result(output, result.final)
 
     def _first_step(self, call: ModuleCall, lane: int) -> int:
         """Number of steps that are in a lane as they are without."""
         if call.module.bidirectional or call.batch_sizes is not None:
             return 0
-        first = call.inputs.shape[1]
-        for draw in self._sets[lane]:
-            if draw.clamp.steps is None:
+        first = call.steps
+        for one in self._sets[lane].clamps:
+            if one.clamp.steps is None:
                 return 0
-            held = step_mask(draw.clamp.steps, call.lengths[:1])[0].nonzero()
+            held = step_mask(one.clamp.steps, torch.tensor([call.steps]))[0].nonzero()
             first = min(first, int(held[0])) if len(held) else first
-        return first if first < call.inputs.shape[1] else 0
+        return first if first < call.steps else 0
 
     def _prefix(self, shared: _SharedCall, steps: int) -> Result:
         """What the first steps give, continued from those that are known."""
@@ -207,73 +290,6 @@ class _SharedForward(FusedForward):
             shared.prefix = (steps, result)
             return result
         return before
-
-
-def run_lanes(call: ModuleCall, held: Sequence[Mapping[Place, Held]]) -> list[Result]:
-    """The results of a call in several lanes, in each of which other states are held."""
-    least = _least_lanes(call)
-    if len(held) < least or torch.is_autocast_enabled(call.inputs.device.type):
-        return [run_clamped(call, own) for own in held]
-    module = call.module
-    weights = call.weights
-    directions = 1 + module.bidirectional
-    sizes = (
-        [len(call.inputs)] * call.inputs.shape[1]
-        if call.batch_sizes is None
-        else call.batch_sizes.tolist()
-    )
-    by_step = (
-        call.inputs.transpose(0, 1) if call.batch_sizes is None else unpacked(call.inputs, sizes)
-    )
-    inputs = by_step.unsqueeze(0)
-    finals: list[tuple[Tensor, ...]] = []
-    for layer in range(module.num_layers):
-        outputs = []
-        for reverse in (False, True)[:directions]:
-            own = [lane.get((layer, reverse, False)) for lane in held]
-            cells = [lane.get((layer, reverse, True)) for lane in held]
-            if len(inputs) == 1 and not any(own) and not any(cells):
-                own, cells = own[:1], cells[:1]
-            initial = [state[layer * directions + reverse].unsqueeze(0) for state in call.initial]
-            output, *final = run_steps(
-                LayerWeights.of(module, weights, layer, reverse),
-                inputs,
-                initial[0],
-                initial[1] if len(initial) > 1 else None,
-                own,
-                cells,
-                batch_sizes=sizes,
-                reverse=reverse,
-            )
-            outputs.append(output)
-            finals.append(
-                tuple(state.expand(len(held), -1, -1) for state in final if state is not None)
-            )
-        lanes = max(map(len, outputs))
-        inputs = torch.cat([output.expand(lanes, -1, -1, -1) for output in outputs], -1)
-    final_states = [torch.stack(states, 1) for states in zip(*finals, strict=True)]
-    return [
-        Result(
-            output.transpose(0, 1) if call.batch_sizes is None else packed(output, sizes),
-            tuple(states[lane] for states in final_states),
-        )
-        for lane, output in enumerate(inputs.expand(len(held), -1, -1, -1))
-    ]
-
-
-def _lanes_at_once(call: ModuleCall) -> int:
-    """How many lanes are computed at once."""
-    sequences = call.initial[0].shape[1]
-    rows = _ROWS.get(call.inputs.device.type, _ROWS["cuda"]) // sequences
-    steps = call.inputs.shape[1] if call.batch_sizes is None else len(call.batch_sizes)
-    width = call.module.hidden_size + call.inputs.shape[-1]
-    of_lane = steps * sequences * width * call.inputs.element_size()
-    count = min(rows, _BYTES // max(1, of_lane))
-    return count if count >= _least_lanes(call) else 1
-
-
-def _least_lanes(call: ModuleCall) -> int:
-    return 2 if call.inputs.device.type != "cpu" else _LEAST_LANES[call.module.mode]
 
 
 def _same(first: ModuleCall, second: ModuleCall) -> bool:

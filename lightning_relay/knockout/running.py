@@ -10,12 +10,13 @@ step by step.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from lightning_relay.knockout.calls import ModuleCall, Result, packed, run_kernel, unpacked
+from lightning_relay.knockout.clamps import Constant
 from lightning_relay.knockout.segments import run_segments, segments
 from lightning_relay.knockout.stepping import run_steps
 from lightning_relay.knockout.weights import (
@@ -29,17 +30,13 @@ from lightning_relay.recurrent.layers import hidden_units
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lightning_relay.knockout.clamps import Held
-
-
-Place = tuple[int, bool, bool]
-"""Layer, backward direction, cell state."""
+    from lightning_relay.knockout.clamps import Held, Place
 
 _RUNS = 4
 """Steps are computed one by one where segments would have fewer steps than this on average."""
 
 
-def run_clamped(call: ModuleCall, held: Mapping[Place, Held]) -> Result:
+def run_clamped(call: ModuleCall, held: Mapping[Place, Held] | Mapping[Place, Constant]) -> Result:
     """The output and final states of a call with states held.
 
     Args:
@@ -47,8 +44,9 @@ def run_clamped(call: ModuleCall, held: Mapping[Place, Held]) -> Result:
         held: What is held in each layer and direction, of its hidden or cell states.
     """
     weights = call.weights
-    if all(part.constant for part in held.values()):
-        return _whole(call, weights, held)
+    if not held or isinstance(next(iter(held.values())), Constant):
+        return _whole(call, weights, cast("Mapping[Place, Constant]", held))
+    held = cast("Mapping[Place, Held]", held)
     device = call.inputs.device.type
     if torch.is_autocast_enabled(device):
         return _in_precision(call, weights, held, torch.get_autocast_dtype(device))
@@ -78,7 +76,7 @@ def _in_precision(
     )
 
 
-def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Held]) -> Result:
+def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Constant]) -> Result:
     """All layers in one call of the kernel, with other weights."""
     module = call.module
     directions = 1 + module.bidirectional
@@ -92,7 +90,7 @@ def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Hel
         row = layer * directions + reverse
         layers[row] = (keeping_cells if cell else holding_units)(layers[row], part)
         if cell:
-            initial[1] = _with_rows(initial[1], row, part.hold_initial(initial[1][row]))
+            initial[1] = _with_row(initial[1].clone(), part, row)
         elif layer + 1 < module.num_layers:
             for above in range((layer + 1) * directions, (layer + 2) * directions):
                 layers[above] = reading_held(layers[above], part, reverse * hidden_units(module))
@@ -103,7 +101,7 @@ def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Hel
         if cell:
             continue
         row = layer * directions + reverse
-        final[0] = _with_rows(final[0], row, part.hold_initial(final[0][row]))
+        final[0] = _with_row(final[0], part, row)
         if layer == module.num_layers - 1:
             output = _with_columns(output, part, reverse * units)
     return Result(output, tuple(final))
@@ -205,7 +203,7 @@ def _stepped(
         reverse=reverse,
     )
     final = (h_n[0],) if c_n is None else (h_n[0], c_n[0])
-    return (output[0].transpose(0, 1) if batch_sizes is None else packed(output[0], sizes)), final
+    return (output[0] if batch_sizes is None else packed(output[0], sizes)), final
 
 
 def _kernel(
@@ -217,16 +215,20 @@ def _kernel(
     )
 
 
-def _with_columns(output: Tensor, held: Held, first: int) -> Tensor:
-    """Outputs of which the held units have their value."""
-    units = held.initial_mask.nonzero()[:, 0].to(output.device)
-    values = held.initial[0].to(output)[units]
+def _with_columns(output: Tensor, held: Constant, first: int) -> Tensor:
+    """Outputs of which the held units have their value; in place where that does no harm."""
+    units, values = held.on(output)
     if torch.is_grad_enabled():
-        return output.index_copy(-1, units + first, values.expand(*output.shape[:-1], -1))
+        values = values.expand(*output.shape[:-1], -1)
+        return output.index_copy(-1, units + first, values)
     output[..., units + first] = values
     return output
 
 
-def _with_rows(states: Tensor, row: int, own: Tensor) -> Tensor:
-    """States ``(layer and direction, batch, unit)`` with one layer and direction replaced."""
-    return torch.cat([states[:row], own.unsqueeze(0), states[row + 1 :]])
+def _with_row(states: Tensor, held: Constant, row: int) -> Tensor:
+    """States ``(layer and direction, batch, unit)`` with one layer and direction held."""
+    if torch.is_grad_enabled():
+        own = _with_columns(states[row], held, 0).unsqueeze(0)
+        return torch.cat([states[:row], own, states[row + 1 :]])
+    _with_columns(states[row], held, 0)
+    return states

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_relay.knockout.calls import run_kernel
-from lightning_relay.knockout.clamps import Held
+from lightning_relay.knockout.clamps import Constant, Held
 from lightning_relay.knockout.weights import LayerWeights, holding_units, keeping_cells
 
 if TYPE_CHECKING:
@@ -75,18 +75,28 @@ def run_segments(
         if segment.inside and hidden is not None:
             own = holding_units(own, _at_step(hidden, segment.first))
         if cell is not None and bool(cell.mask[0, segment.first].any()):
-            row = _at_step(cell, segment.first)
-            own = keeping_cells(own, row)
-            state[1] = row.hold_initial(state[1])
+            own = keeping_cells(own, _at_step(cell, segment.first))
+            state[1] = _hold(cell, state[1], segment.first)
         part = inputs[:, segment.first : segment.last]
         given = tuple(one.unsqueeze(0) for one in state)
         result = run_kernel(own.mode, part, None, given, [own])
         output, state = result.output, [one[0] for one in result.final]
         if hidden is not None:
             output = hidden.hold(output, segment.first, segment.last)
-            state[0] = _at_step(hidden, segment.last - 1).hold_initial(state[0])
+            state[0] = _hold(hidden, state[0], segment.last - 1)
         outputs.append(output)
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)), tuple(state)
+
+
+def _hold(held: Held, states: Tensor, step: int) -> Tensor:
+    """States ``(batch, unit)`` of one step with those held at their values."""
+    return held.hold(states.unsqueeze(1), step, step + 1).squeeze(1)
+
+
+def _at_step(held: Held, step: int) -> Constant:
+    """What is held at one step, as if always."""
+    units = held.mask[0, step].nonzero()[:, 0]
+    return Constant(units, held.values[0, step][units.to(held.values.device)])
 
 
 def _alike(held: Held | None, steps: int) -> list[bool]:
@@ -112,9 +122,3 @@ def _initial_is_first(held: Held) -> bool:
     if not torch.equal(mask, held.initial_mask):
         return False
     return bool(((held.initial[0] == held.values[0, 0]).cpu() | ~mask).all())
-
-
-def _at_step(held: Held, step: int) -> Held:
-    """What is held at one step, as if always."""
-    mask, values = held.mask[:, step : step + 1], held.values[:, step : step + 1]
-    return Held(mask, values, mask[0, 0], values[:, 0])

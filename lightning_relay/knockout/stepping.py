@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_relay.knockout.clamps import Constant, Held
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from lightning_relay.knockout.clamps import Held
     from lightning_relay.knockout.weights import LayerWeights
 
 
@@ -19,27 +20,33 @@ class Holder:
     """What is held in each lane, step by step.
 
     Args:
-        held: For each lane; None where nothing is.
+        held: For each lane; None where nothing is. Either all are constants or none is.
         like: A tensor of the device and dtype of the states.
+        steps: Number of steps.
     """
 
-    def __init__(self, held: Sequence[Held | None], like: Tensor) -> None:
-        self._held = [part for part in held if part is not None and bool(part.mask.any())]
-        self._lanes = [lane for lane, part in enumerate(held) if part in self._held]
+    def __init__(self, held: Sequence[Held | Constant | None], like: Tensor, steps: int) -> None:
+        self._lanes = [lane for lane, part in enumerate(held) if part is not None]
+        self._held = [part for part in held if isinstance(part, Held)]
+        constants = [part for part in held if isinstance(part, Constant)]
         self._count = len(held)
         self._like = like
-        self._at: list[tuple[Tensor, Tensor, Tensor]] | None = None
-        if not self._held:
-            return
-        if torch.is_grad_enabled() or any(len(part.mask) > 1 for part in self._held):
-            self._masks = self._stacked([part.mask for part in self._held]).to(like.device)
-            self._values = self._stacked([part.values.to(like) for part in self._held])
-        else:
+        self._masks: Tensor | None = None
+        self._at: list[tuple[Tensor, Tensor, Tensor]] = []
+        if constants:
+            self._at = [self._always(constants)] * steps
+        elif torch.is_grad_enabled() or any(len(part.mask) > 1 for part in self._held):
+            if self._held:
+                self._masks = self._stacked([part.mask for part in self._held]).to(like.device)
+                self._values = self._stacked([part.values.to(like) for part in self._held])
+        elif self._held:
             self._at = self._indexed()
 
     def initial(self, states: Tensor) -> Tensor:
         """Initial states ``(1 or lane, sequence, unit)``, one for each lane."""
         states = states.expand(self._count, -1, -1)
+        if self._at and not self._held:
+            return self(states.clone(), 0)
         if not any(bool(part.initial_mask.any()) for part in self._held):
             return states
         masks = self._stacked([part.initial_mask.view(1, -1) for part in self._held])
@@ -48,15 +55,14 @@ class Holder:
 
     def __call__(self, states: Tensor, step: int) -> Tensor:
         """States ``(lane, sequence, unit)`` at a step; only the first sequences may be there."""
-        if not self._held:
-            return states
-        if self._at is None:
-            size = states.shape[1]
+        size = states.shape[1]
+        if self._masks is not None:
             mask, values = self._masks[:, :size, step], self._values[:, :size, step]
             return torch.where(mask, values, states)
-        lanes, units, values = self._at[step]
-        if len(lanes):
-            states[lanes, :, units] = values[:, : states.shape[1]]
+        if self._at:
+            lanes, units, values = self._at[step]
+            if len(lanes):
+                states[lanes, :, units] = values[:, :size]
         return states
 
     def _stacked(self, parts: Sequence[Tensor]) -> Tensor:
@@ -66,6 +72,14 @@ class Holder:
         for lane, part in zip(self._lanes, parts, strict=True):
             stacked[lane] = part
         return stacked
+
+    def _always(self, constants: Sequence[Constant]) -> tuple[Tensor, Tensor, Tensor]:
+        """Lanes, units and values ``(1,)`` that are written at every step."""
+        own = [part.on(self._like) for part in constants]
+        sizes = torch.tensor([len(units) for units, _ in own])
+        lanes = torch.tensor(self._lanes).repeat_interleave(sizes).to(self._like.device)
+        units, values = (torch.cat(parts) for parts in zip(*own, strict=True))
+        return lanes, units, values.unsqueeze(1)
 
     def _indexed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Lanes, units and values ``(1 or sequence)`` that are written at each step."""
@@ -86,8 +100,8 @@ def run_steps(
     inputs: Tensor,
     hidden: Tensor,
     cell: Tensor | None,
-    held: Sequence[Held | None],
-    held_cells: Sequence[Held | None],
+    held: Sequence[Held | Constant | None],
+    held_cells: Sequence[Held | Constant | None],
     *,
     batch_sizes: Sequence[int],
     reverse: bool = False,
@@ -106,17 +120,19 @@ def run_steps(
         reverse: Whether the layer reads from the end.
 
     Returns:
-        Hidden states ``(lane, step, sequence, unit)``, 0 in padding; final hidden and cell states
+        Hidden states ``(lane, sequence, step, unit)``, 0 in padding; final hidden and cell states
         ``(lane, sequence, unit)``.
     """
     sequences = hidden.shape[1]
     projected = weights.from_input(inputs)
-    hold, hold_cell = Holder(held, hidden), Holder(held_cells, hidden)
+    steps = len(batch_sizes)
+    hold, hold_cell = Holder(held, hidden, steps), Holder(held_cells, hidden, steps)
     hidden = hold.initial(hidden)
     if cell is not None:
         cell = hold_cell.initial(cell)
-    steps = len(batch_sizes)
-    outputs: list[Tensor] = [hidden] * steps
+    in_place = not torch.is_grad_enabled()
+    outputs = hidden.new_zeros(*hidden.shape[:2], steps if in_place else 0, hidden.shape[-1])
+    by_step: list[Tensor] = [hidden] * steps
     for step in reversed(range(steps)) if reverse else range(steps):
         size = batch_sizes[step]
         new, new_cell = _step(
@@ -128,15 +144,14 @@ def run_steps(
             step,
         )
         new = hold(new, step)
-        outputs[step] = new
+        if in_place:
+            outputs[:, :size, step] = new
+        else:
+            by_step[step] = torch.nn.functional.pad(new, (0, 0, 0, sequences - size))
         hidden = new if size == sequences else torch.cat([new, hidden[:, size:]], 1)
         if new_cell is not None and cell is not None:
             cell = new_cell if size == sequences else torch.cat([new_cell, cell[:, size:]], 1)
-    if any(size < sequences for size in batch_sizes):
-        outputs = [
-            torch.nn.functional.pad(part, (0, 0, 0, sequences - part.shape[1])) for part in outputs
-        ]
-    return torch.stack(outputs, 1), hidden, cell
+    return (outputs if in_place else torch.stack(by_step, 2)), hidden, cell
 
 
 def _step(
@@ -148,14 +163,9 @@ def _step(
     step: int,
 ) -> tuple[Tensor, Tensor | None]:
     """One step: hidden and, for an LSTM, cell states ``(lane, sequence, unit)``."""
-    from_state = weights.from_state(hidden)
     if weights.mode == "GRU":
-        units = hidden.shape[-1]
-        reset_update = torch.sigmoid(from_input[..., : 2 * units] + from_state[..., : 2 * units])
-        reset, update = reset_update.chunk(2, -1)
-        candidate = torch.tanh(from_input[..., 2 * units :] + reset * from_state[..., 2 * units :])
-        return torch.lerp(candidate, hidden, update), None
-    gates = from_input + from_state
+        return _gru_step(weights, from_input, hidden), None
+    gates = weights.from_state(hidden) + from_input
     if weights.mode == "RNN_TANH":
         return torch.tanh(gates), None
     if weights.mode == "RNN_RELU":
@@ -168,3 +178,12 @@ def _step(
     if weights.projection is not None:
         new = torch.nn.functional.linear(new, weights.projection)
     return new, cell
+
+
+def _gru_step(weights: LayerWeights, from_input: Tensor, hidden: Tensor) -> Tensor:
+    units = hidden.shape[-1]
+    from_state = weights.from_state(hidden)
+    gates = torch.sigmoid(from_state[..., : 2 * units] + from_input[..., : 2 * units])
+    reset, update = gates.chunk(2, -1)
+    candidate = torch.addcmul(from_input[..., 2 * units :], reset, from_state[..., 2 * units :])
+    return torch.lerp(torch.tanh(candidate), hidden, update)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from lightning_relay.knockout.clamps import Held
+    from lightning_relay.knockout.clamps import Constant
 
 
 _SATURATED = 1e4
@@ -75,40 +75,36 @@ class LayerWeights:
         return torch.nn.functional.linear(hidden, self.of_state, self.state_bias)
 
 
-def holding_units(weights: LayerWeights, held: Held) -> LayerWeights:
+def holding_units(weights: LayerWeights, held: Constant) -> LayerWeights:
     """Weights with which a layer reads its own held units at their value."""
-    mask = held.initial_mask.to(weights.of_state.device)
-    values = torch.where(mask, held.initial[0].to(weights.of_state), 0)
+    units, values = held.on(weights.of_state)
+    of_state = weights.of_state.index_fill(1, units, 0)
+    if held.zero:
+        return replace(weights, of_state=of_state)
     input_bias, state_bias = weights.biases
-    return replace(
-        weights,
-        of_state=torch.where(mask, 0, weights.of_state),
-        input_bias=input_bias,
-        state_bias=state_bias + weights.of_state @ values,
-    )
+    added = weights.of_state[:, units] @ values
+    return replace(weights, of_state=of_state, input_bias=input_bias, state_bias=state_bias + added)
 
 
-def keeping_cells(weights: LayerWeights, held: Held) -> LayerWeights:
+def keeping_cells(weights: LayerWeights, held: Constant) -> LayerWeights:
     """Weights of an LSTM with which held cell units keep what they have.
 
     Their forget gate is 1 and their input gate 0, whatever is read.
     """
-    mask = held.initial_mask.to(weights.of_state.device)
-    zero = torch.zeros_like(mask)
-    rows = torch.cat([mask, mask, zero, zero])
-    ends = mask.to(weights.of_state) * _SATURATED
-    none = torch.zeros_like(ends)
+    taken, _ = held.on(weights.of_state)
+    kept = taken + len(weights.of_input) // 4  # the gates of PyTorch stand as i, f, g, o
+    rows = torch.cat([taken, kept])
     input_bias, state_bias = weights.biases
     return replace(
         weights,
-        of_input=torch.where(rows.unsqueeze(1), 0, weights.of_input),
-        of_state=torch.where(rows.unsqueeze(1), 0, weights.of_state),
-        input_bias=torch.where(rows, torch.cat([-ends, ends, none, none]), input_bias),
-        state_bias=torch.where(rows, 0, state_bias),
+        of_input=weights.of_input.index_fill(0, rows, 0),
+        of_state=weights.of_state.index_fill(0, rows, 0),
+        input_bias=input_bias.index_fill(0, taken, -_SATURATED).index_fill(0, kept, _SATURATED),
+        state_bias=state_bias.index_fill(0, rows, 0),
     )
 
 
-def reading_held(weights: LayerWeights, held: Held, first: int) -> LayerWeights:
+def reading_held(weights: LayerWeights, held: Constant, first: int) -> LayerWeights:
     """Weights with which a layer reads held units of the layer below at their value.
 
     Args:
@@ -116,14 +112,11 @@ def reading_held(weights: LayerWeights, held: Held, first: int) -> LayerWeights:
         held: What is held in a layer and direction below.
         first: Where the units of that direction begin in the input.
     """
-    channels = weights.of_input.shape[1]
-    after = channels - first - len(held.initial_mask)
-    mask = torch.nn.functional.pad(held.initial_mask, (first, after)).to(weights.of_input.device)
-    values = torch.nn.functional.pad(held.initial[0].to(weights.of_input), (first, after))
+    units, values = held.on(weights.of_input)
+    channels = units + first
+    of_input = weights.of_input.index_fill(1, channels, 0)
+    if held.zero:
+        return replace(weights, of_input=of_input)
     input_bias, state_bias = weights.biases
-    return replace(
-        weights,
-        of_input=torch.where(mask, 0, weights.of_input),
-        input_bias=input_bias + weights.of_input @ torch.where(mask, values, 0),
-        state_bias=state_bias,
-    )
+    added = weights.of_input[:, channels] @ values
+    return replace(weights, of_input=of_input, input_bias=input_bias + added, state_bias=state_bias)

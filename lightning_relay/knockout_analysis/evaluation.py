@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
-from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
+from lightning_relay.rerun import StepRerun, StepResult, check_repeatable, is_alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lightning_relay.knockout.clamps import Clamp
     from lightning_relay.recurrent.states import HiddenStates
     from lightning_relay.report import KnockoutSet
+
+
+_COMPARED = 4
+"""So many lanes of each stack of the first batch are compared with what they are alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +48,11 @@ class EvaluationBatch:
     target: Tensor | None
     size: int
 
-    def run(self, *, whole: bool) -> StepResult:
-        """Run the step."""
+    def run(self, *, whole: bool, copies: int = 1) -> StepResult:
+        """Run the step; where it is made to give scores for ``copies`` of the batch, say so."""
+        target = self.target if copies == 1 or self.target is None else self.target.repeat(copies)
         return self.rerun.run(
-            self.batch, self.batch_idx, self.dataloader_idx, target=self.target, whole=whole
+            self.batch, self.batch_idx, self.dataloader_idx, target=target, whole=whole
         )
 
 
@@ -111,6 +116,7 @@ class KnockoutEvaluation:
         self._states = states
         self._seed = seed
         self._clamps: list[list[Clamp]] | None = None
+        self._stacks = True
         self._measured = measured
         self._keep_scores = keep_scores
 
@@ -128,21 +134,69 @@ class KnockoutEvaluation:
         whole = self._measured is not None
         if self._clamps is None:
             self._clamps = self._clamps_of(batch.rerun.twin)
-        with KnockoutLanes(batch.rerun.twin, self._clamps) as lanes:
-            results = []
+        with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
             with lanes.lane(None):
-                results.append(batch.run(whole=True))
+                results = {-1: batch.run(whole=True)}
             progress()
-            for number in range(len(self.sets)):
-                with lanes.lane(number):
-                    results.append(batch.run(whole=whole))
-                progress()
             if not self.outcomes.sizes:
                 with lanes.lane(None):
-                    check_repeatable(results[0], batch.run(whole=whole))
+                    check_repeatable(results[-1], batch.run(whole=whole))
+            if self._stacks and batch.rerun.stops and not whole:
+                results |= self._stacked(batch, lanes, progress)
+            for number in range(len(self.sets)):
+                if number not in results:
+                    with lanes.lane(number):
+                        results[number] = batch.run(whole=whole)
+                    progress()
             for module, steps in lanes.longest.items():
                 self.longest[module] = max(steps, self.longest.get(module, 0))
-        self._keep(batch, results)
+        self._keep(batch, [results[number] for number in range(-1, len(self.sets))])
+
+    def _stacked(
+        self, batch: EvaluationBatch, lanes: KnockoutLanes, progress: Callable[[], None]
+    ) -> dict[int, StepResult]:
+        """Results of sets that can be run together; on the first batch some are run alone too.
+
+        Where a stack is not what its lanes are alone, or the step cannot do with so many sequences
+        at once, there are no more stacks.
+        """
+        results: dict[int, StepResult] = {}
+        for numbers in lanes.stacks():
+            found = self._stack(batch, lanes, numbers)
+            if found is None:
+                self._stacks = False
+                return results if self.outcomes.sizes else {}
+            for number, result in zip(numbers, found, strict=True):
+                results[number] = result
+                progress()
+        return results
+
+    def _stack(
+        self, batch: EvaluationBatch, lanes: KnockoutLanes, numbers: Sequence[int]
+    ) -> list[StepResult] | None:
+        """Results of sets that are run together; None where they cannot be."""
+        with lanes.stack(numbers):
+            try:
+                together = batch.run(whole=False, copies=len(numbers))
+            except Exception:  # a step may fail in any way on a batch of another size
+                return None
+        if together.classes is None or together.scores is None:
+            return None
+        classes, scores = (part.chunk(len(numbers)) for part in (together.classes, together.scores))
+        found = [
+            replace(together, classes=own, scores=others)
+            for own, others in zip(classes, scores, strict=True)
+        ]
+        for number, result in list(zip(numbers, found, strict=True))[: self._compared]:
+            with lanes.lane(number):
+                if not is_alike(batch.run(whole=False), result):
+                    return None
+        return found
+
+    @property
+    def _compared(self) -> int:
+        """How many lanes of each stack are also run alone."""
+        return 0 if self.outcomes.sizes else _COMPARED
 
     def _clamps_of(self, model: nn.Module) -> list[list[Clamp]]:
         clamps = []

@@ -12,7 +12,7 @@ from lightning_relay.knockout_analysis.evaluation import EvaluationBatch, Knocko
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
-from lightning_relay.rerun import StepRerun
+from lightning_relay.rerun import StepRerun, rebuilt
 from lightning_relay.targets import BatchEntry, read_entry, read_target
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 OF_STATES = ("mean", "mean_per_step", "resample")
 """Values that are made of recorded states."""
+
+_SHORT = ("value: got values for", "states: the longest recorded")
+"""So begin the errors of recorded states that do not reach to the end of a sequence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,9 @@ class DataloaderPass:
 
 
 class KnockoutPass:
-    """Runs the batches of an evaluation again. Call ``before_step`` and ``after_step`` for each.
+    """Runs the batches of an evaluation again.
+
+    Call ``before_step`` and ``after_step`` for each, and ``end`` after the last.
 
     Args:
         pl_module: The module that is evaluated.
@@ -125,23 +130,26 @@ class KnockoutPass:
         self._num_batches = num_batches
         self._progress = progress
         self._rerun: StepRerun | None = None
+        self._batch: Any = None
         self._target: Tensor | None = None
 
     def before_step(self, batch: Any, dataloader: int) -> None:
         """Make what runs the step again, and read the labels, before the step changes anything."""
         own = self.dataloaders.setdefault(dataloader, DataloaderPass())
         self._rerun = self._target = None
-        if own.batches_seen >= self.batches_to_run(dataloader):
-            return
+        self._batch = rebuilt(batch)  # the step may take parts out of it
         options = self._options
         if options.labelled:
             target = read_target(batch, options.target)
             self._target, own.x_in = target.labels, target.source
+        if own.batches_seen >= self.batches_to_run(dataloader):
+            return
         self._rerun = StepRerun(self._pl_module, self._trainer, self._stage, options.prediction)
 
-    def after_step(self, batch: Any, batch_idx: int, dataloader: int) -> None:
+    def after_step(self, batch_idx: int, dataloader: int) -> None:
         """Run the batch again with every set knocked out."""
         own = self.dataloaders[dataloader]
+        batch, self._batch = self._batch, None
         size = extract_batch_size(batch) if self._target is None else len(self._target)
         own.samples_seen += size
         own.batches_seen += 1
@@ -151,21 +159,38 @@ class KnockoutPass:
             EvaluationBatch(self._rerun, batch, batch_idx, dataloader, self._target, size)
         )
         self._rerun = None
-        if own.evaluation is None:
-            if self._needs_states():
-                own.recorded.append(self._recorded(own.waiting[-1]))
-                if not self._has_states_enough(own, dataloader):
-                    return
-            self._begin(own)
-        assert own.evaluation is not None
-        sets, batches = len(own.evaluation.sets), self.batches_to_run(dataloader)
-        while own.waiting:
-            own.evaluation.add(own.waiting.pop(0), lambda: self._progress(sets, batches))
+        if own.evaluation is None and self._needs_states():
+            own.recorded.append(self._recorded(own.waiting[-1]))
+            if not self._has_states_enough(own, dataloader):
+                return
+        self._run_waiting(own, dataloader)
+
+    def end(self) -> None:
+        """Run the batches that still wait for others, where fewer came than were to come."""
+        for dataloader, own in self.dataloaders.items():
+            if own.waiting:
+                self._run_waiting(own, dataloader)
 
     def batches_to_run(self, dataloader: int) -> float:
         """Number of batches of a dataloader that are run again; infinite where it is not known."""
         most = math.inf if self._options.max_batches is None else self._options.max_batches
         return min(most, self._num_batches[dataloader])
+
+    def _run_waiting(self, own: DataloaderPass, dataloader: int) -> None:
+        if own.evaluation is None:
+            self._begin(own)
+        assert own.evaluation is not None
+        sets, batches = len(own.evaluation.sets), self.batches_to_run(dataloader)
+        while own.waiting:
+            try:
+                own.evaluation.add(own.waiting.pop(0), lambda: self._progress(sets, batches))
+            except ValueError as error:
+                if not str(error).startswith(_SHORT):
+                    raise
+                raise ValueError(
+                    f"reference_samples: got {self._options.reference_samples}, and none of these "
+                    f"is as long as a later sequence: {error}. Name more, or take value='mean'"
+                ) from error
 
     def _needs_states(self) -> bool:
         return self._options.needs_steps or self._options.value in OF_STATES

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from lightning_relay.concepts import JOINT, PER_CLASS, Concepts
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.report import KnockoutSet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
+    from lightning_relay.knockout.clamps import Steps
     from lightning_relay.report import LayerRelay, RelayReport
 
 Selection = Literal["each", "greedy", "concept"]
@@ -134,14 +138,16 @@ def along_orders(
     whole = _deletions(orders, None)
     if max_sets is None or len(whole.sets) <= max_sets:
         return whole
-    for count in range(max(layers.values()), 0, -1):
-        thinned = _deletions(orders, count)
-        if len(thinned.sets) <= max_sets:
-            return replace(thinned, left_out=len(whole.sets) - len(thinned.sets))
-    raise ValueError(
-        f"max_sets: got {max_sets}, fewer than the {len(thinned.sets)} sets that {len(orders)} "
-        "orders take; it takes more, or fewer concepts or random orders"
-    )
+    count = max(1, max_sets // sum(len(rows) for *_, rows in orders))
+    thinned = _deletions(orders, count)
+    if len(thinned.sets) > max_sets:
+        raise ValueError(
+            f"max_sets: got {max_sets}, fewer than the {len(thinned.sets)} sets that {len(orders)} "
+            "orders take; it takes more, or fewer concepts or random orders"
+        )
+    while len((more := _deletions(orders, count + 1)).sets) <= max_sets:  # equal ones stand once
+        count, thinned = count + 1, more
+    return replace(thinned, left_out=len(whole.sets) - len(thinned.sets))
 
 
 def top_relays(
@@ -203,6 +209,63 @@ def top_relays(
     return Sets(tuple(sets), (n_random - each) * len(tops))
 
 
+def at_steps(sets: Sets, steps: Steps, longest: Mapping[str, int]) -> Sets:
+    """Sets that say at which steps, as they were all knocked out at some.
+
+    Args:
+        sets: The sets; those that say so already are left as they are.
+        steps: The steps; None for all.
+        longest: Number of steps of the longest sequence, by module name, where it is known.
+    """
+    if steps is None:
+        return sets
+    known = [
+        some
+        if some.steps is not None
+        else replace(
+            some, steps=_positions(steps, [longest.get(key.module) for key in keys_of(some)])
+        )
+        for some in sets.sets
+    ]
+    return replace(sets, sets=tuple(known))
+
+
+def counting_all(sets: Sets, layers: Mapping[str, int], longest: Mapping[str, int]) -> Sets:
+    """Single units at single steps, with all left out that there would be in the longest sequence.
+
+    Args:
+        sets: The sets, made before the longest sequence was known.
+        layers: Numbers of units by layer key.
+        longest: Number of steps of the longest sequence, by module name, where it is known.
+    """
+    modules = {layer: StateKey.parse(layer).module for layer in layers}
+    if not all(module in longest for module in modules.values()):
+        return sets
+    wanted = sum(units * longest[modules[layer]] for layer, units in layers.items())
+    return replace(sets, left_out=wanted - len(sets.sets))
+
+
+def keys_of(some: KnockoutSet) -> list[StateKey]:
+    """Keys of the layers of a set."""
+    return [StateKey.parse(layer) for layer in some.units]
+
+
+def check_known(concepts: Concepts, wanted: Iterable[str]) -> None:
+    """Raise a ValueError unless it is known what concepts ask of a class label."""
+    for name in wanted:
+        known = (
+            name in concepts
+            if isinstance(concepts, Mapping)
+            else concepts == PER_CLASS and name.startswith("class_")
+        )
+        if name != JOINT and not known:
+            words = concepts if isinstance(concepts, str) else list(concepts)
+            raise ValueError(
+                f"concepts: got {words!r}, and the relay report has the order of {name!r}; give "
+                "concepts= as in the relay analysis, or name others with relay_concepts="
+            )
+
+
 def check_selection(units: Any) -> None:
     """Raise an error unless ``units`` is a way to choose sets, or sets by name."""
     legal = ", ".join(map(repr, get_args(Selection)))
@@ -216,6 +279,19 @@ def check_selection(units: Any) -> None:
     for name, own in units.items():
         if not isinstance(name, str) or not isinstance(own, Mapping) or not own:
             raise TypeError(f"units: got {name!r}: {own!r}; {takes}")
+
+
+def check_same_units(report: RelayReport, layers: Mapping[str, int]) -> None:
+    """Raise a ValueError if a layer has another number of units in a relay report."""
+    for layer, units in layers.items():
+        if layer not in report.layers:
+            continue
+        relay = next(iter(report.layers[layer].concepts.values()))
+        if relay.units.shape[1] != units:
+            raise ValueError(
+                f"report: {layer!r} has {relay.units.shape[1]} units in the relay report, and "
+                f"{units} in the model; it takes a report of the same model"
+            )
 
 
 def _deletions(
@@ -250,6 +326,17 @@ def _deletions(
     return Sets(tuple(sets), 0, tuple(deletions))
 
 
+def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) -> tuple[int, ...]:
+    """Positions that steps name in the longest sequence; from the end where they are counted so."""
+    if not isinstance(steps, slice):
+        return steps
+    start, stop = steps.start or 0, steps.stop
+    if start < 0 and (stop is None or stop < 0):
+        return tuple(range(start, stop or 0, steps.step or 1))
+    length = max((own for own in longest if own is not None), default=stop or 0)
+    return tuple(range(*steps.indices(length)))
+
+
 def _order_at_end(report: RelayReport, layer: str, concept: str) -> NDArray[np.int64]:
     """Relay order at the step that a layer computes last, least important unit first."""
     found = report.layers[layer]
@@ -265,13 +352,7 @@ def _shared_layers(report: RelayReport, layers: Mapping[str, int]) -> dict[str, 
             f"report: the relay report has {_listed(report.layers)}, and none of the layers to "
             f"knock out, {_listed(layers)}; analyse these too, with layers= and states="
         )
-    for layer, units in shared.items():
-        relay = next(iter(report.layers[layer].concepts.values()))
-        if relay.units.shape[1] != units:
-            raise ValueError(
-                f"report: {layer!r} has {relay.units.shape[1]} units in the relay report, and "
-                f"{units} in the model; it takes a report of the same model"
-            )
+    check_same_units(report, shared)
     return shared
 
 

@@ -31,6 +31,9 @@ Stage = Literal["validate", "test"]
 _REPEATABLE = 1e-6
 """By how much, as a fraction of the largest, scores may differ from one run to the next."""
 
+_ROUNDED = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}
+"""The same for runs on batches of different sizes, by dtype of the scores."""
+
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
@@ -134,6 +137,11 @@ class StepRerun:
         self._scores_module: str | None = None
         PredictionReader(self.twin, prediction)  # checks the name
 
+    @property
+    def stops(self) -> bool:
+        """Whether it is known after what a run ends, as the first run tells."""
+        return self._scores_module is not None
+
     def run(
         self,
         batch: Any,
@@ -162,7 +170,7 @@ class StepRerun:
         known = self._scores_module
         stops = known is not None and target is not None and not whole
         reader = PredictionReader(self.twin, self._prediction if known is None else known)
-        arguments = self._arguments(_rebuilt(batch), batch_idx, dataloader_idx)
+        arguments = self._arguments(rebuilt(batch), batch_idx, dataloader_idx)
         self._heard.clear()
         with ExitStack() as around:
             around.enter_context(self._same_random_numbers())
@@ -260,18 +268,26 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
             )
 
 
+def is_alike(first: StepResult, again: StepResult) -> bool:
+    """Whether two runs gave the same class scores, as far as batches of other sizes round alike."""
+    if first.scores is None or again.scores is None or first.scores.shape != again.scores.shape:
+        return False
+    tolerance = _ROUNDED.get(first.scores.dtype, 1e-3)
+    return _close(first.scores, again.scores, tolerance)
+
+
 def _tensor(number: float | None) -> Tensor | None:
     return None if number is None else torch.tensor([number], dtype=torch.float64)
 
 
-def _close(first: Tensor, again: Tensor) -> bool:
+def _close(first: Tensor, again: Tensor, tolerance: float = _REPEATABLE) -> bool:
     if first.shape != again.shape or first.dtype != again.dtype:
         return False
     if not first.is_floating_point():
         return torch.equal(first, again)
     first, again = first.double(), again.double()
     largest = first[first.isfinite()].abs().amax().item() if first.isfinite().any() else 0.0
-    return torch.allclose(first, again, rtol=0, atol=_REPEATABLE * largest, equal_nan=True)
+    return torch.allclose(first, again, rtol=0, atol=tolerance * largest, equal_nan=True)
 
 
 def _loss(outputs: Any) -> float | None:
@@ -366,25 +382,25 @@ def _eager() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _rebuilt(batch: Any) -> Any:
+def rebuilt(batch: Any) -> Any:
     """The batch in containers of its own, so that a step that changes these changes nothing."""
     if isinstance(batch, PackedSequence):
         return batch
     if isinstance(batch, MutableMapping):
         mapping = copy.copy(batch)
         for key, value in batch.items():
-            mapping[key] = _rebuilt(value)
+            mapping[key] = rebuilt(value)
         return mapping
     if isinstance(batch, MutableSequence):
         sequence = copy.copy(batch)
-        sequence[:] = [_rebuilt(value) for value in batch]
+        sequence[:] = [rebuilt(value) for value in batch]
         return sequence
     if isinstance(batch, tuple):
-        parts = [_rebuilt(value) for value in batch]
+        parts = [rebuilt(value) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
     if is_dataclass(batch) and not isinstance(batch, type):
         record = copy.copy(batch)
         for field in fields(batch):
-            object.__setattr__(record, field.name, _rebuilt(getattr(batch, field.name)))
+            object.__setattr__(record, field.name, rebuilt(getattr(batch, field.name)))
         return record
     return batch

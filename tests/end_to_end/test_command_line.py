@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
-from lightning_relay import RelayInformationCallback
+from lightning_relay import KnockoutCallback, RelayInformationCallback
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 
 CONFIGURATION = """
@@ -34,6 +34,19 @@ trainer:
         time_steps: [0, -1]
         inputs_end: 1
         stages: [validate]
+    - class_path: lightning_relay.KnockoutCallback
+      init_args:
+        units:
+          pair: {rnn.l0: [0, 3]}
+        value: 0.5
+        steps: [1, -1]
+        concepts: per_class
+        metric:
+          class_path: torchmetrics.classification.MulticlassF1Score
+          init_args: {num_classes: 4}
+        max_batches: 1
+    - class_path: lightning_relay.KnockoutCallback
+      init_args: {units: each, value: mean, steps: 1, prefix: each, max_sets: 3, metric: val_loss}
 """
 
 
@@ -57,3 +70,11 @@ def test_a_configuration_file_runs_the_analysis(
     )
     (relays,) = (c for c in cli.trainer.callbacks if isinstance(c, RelayInformationCallback))
     assert list(relays.reports[0].layers["rnn.l0"].concepts) == [f"class_{n}" for n in range(4)]
+    given, each = (c for c in cli.trainer.callbacks if isinstance(c, KnockoutCallback))
+    (report,) = given.reports
+    assert [(some.name, dict(some.units), some.steps) for some in report.sets] == [
+        ("pair", {"rnn.l0": (0, 3)}, (-1, 1))
+    ]
+    assert (report.value, list(report.metrics)) == ("0.5", ["MulticlassF1Score"])
+    assert len(each.reports[0].sets) == 3
+    assert list(each.reports[0].metrics) == ["val_loss"]

@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_relay import RelayReport
+from lightning_relay import KnockoutReport, RelayReport
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 README = (EXAMPLES.parent / "README.md").read_text()
@@ -43,6 +44,49 @@ def test_the_memory_task_ends_with_its_tables(tmp_path: Path) -> None:
             run_directory
         )
         assert len(list((run_directory / "relay_reports").iterdir())) == 10
+
+
+def test_knockouts_end_with_their_tables(tmp_path: Path) -> None:
+    output = run("knockouts.py", tmp_path, epochs=2)
+    number, bits = r"-?\d\.\d+", ("bit_0", "bit_1", "bit_2")
+    interval = rf" +{number} \[{number}, {number}\]"
+    tops = re.findall(
+        rf"^(\w+) +top 3 of (bit_\d): ((?:≈?\d+ +){{3}})((?:{interval}){{3}})$",
+        output,
+        re.MULTILINE,
+    )
+    assert [(cell, bit) for cell, bit, *_ in tops] == list(product(("rnn", "gru", "lstm"), bits))
+    random = rf"^(\w+) +3 at random((?: +{number} \({number} to {number}\)){{3}})$"
+    correlations = rf"^(\w+)((?:(?:{interval})| +nan \[nan, nan\]){{3}})$"
+    areas = rf"^(\w+)(?: +{number} / {number} / {number}){{3}}$"
+    for rows in (random, correlations, areas):
+        assert len(re.findall(rows, output, re.MULTILINE)) == 3
+    assert output.rstrip().endswith("tensorboard --logdir runs/knockouts")
+
+    for cell in ("rnn", "gru", "lstm"):
+        (run_directory,) = (tmp_path / "runs" / "knockouts" / cell).iterdir()
+        reports = {
+            path.name.partition("-")[0]: KnockoutReport.load(path)
+            for path in (run_directory / "knockout_reports").iterdir()
+        }
+        assert set(reports) == {"knockout_concept", "knockout_each", "knockout_greedy"}
+        assert not any(report.sets_left_out for report in reports.values())
+        found = reports["knockout_concept"]
+        for place, bit in zip(found.places("concept"), bits, strict=True):
+            ((units, damages),) = [own[2:] for own in tops if own[:2] == (cell, bit)]
+            assert tuple(map(int, re.findall(r"\d+", units))) == found.sets[place].units["rnn.l0"]
+            printed = re.findall(rf"({number}) \[", damages)
+            assert printed == [f"{found.damage_of(own).damage[place]:.3f}" for own in bits]
+        layer = "rnn.l0"
+        assert {
+            "knockout_concept_test/damage",
+            "knockout_concept_test/sets",
+            *(f"knockout_concept_test/{layer}/{bit}/top_damage" for bit in bits),
+            *(f"knockout_concept_test/{layer}/{bit}/random_damage" for bit in bits),
+            *(f"knockout_each_test/{layer}/{bit}/agreement" for bit in bits),
+            *(f"knockout_greedy_test/{layer}/{bit}/deletion" for bit in bits),
+            *(f"knockout_greedy_test/{layer}/{bit}/area_most_first" for bit in bits),
+        } <= logged_tags(run_directory)
 
 
 def test_japanese_vowels_ends_with_its_tables(tmp_path: Path) -> None:

@@ -15,10 +15,17 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 
-from lightning_relay import HiddenStateRecorder, RelayInformationCallback, relay_report
+from lightning_relay import (
+    HiddenStateRecorder,
+    KnockoutCallback,
+    RelayInformationCallback,
+    knocked_out,
+    relay_report,
+)
+from lightning_relay.knockout.lanes import KnockoutLanes
 from tests.callbacks.test_relay_information import INPUTS, LABELS, quiet_trainer
 from tests.hooks import hook_count
-from tests.models import Classifier, Stacked, loader
+from tests.models import Classifier, Stacked, Stepped, loader
 from tests.test_report import assert_equal
 
 if TYPE_CHECKING:
@@ -220,3 +227,212 @@ def test_the_callback_can_be_sent_to_another_process_before_and_after_a_run() ->
         quiet_trainer(twin).validate(model, loader(), verbose=False)
         assert twin.reports[-1].layers.keys() == relay.reports[0].layers.keys()
         assert hook_count(model) == 0
+
+
+# The same with knock-outs
+
+
+def with_knockouts(
+    *callbacks: Callback, model: Classifier | None = None, **options: Any
+) -> tuple[Classifier, KnockoutCallback]:
+    """The same with a knock-out callback beside the relay callback."""
+    callback = KnockoutCallback("each", **ALL)
+    return fitted(callback, *callbacks, model=model, **options)[0], callback
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_epochs": 2, "val_check_interval": 1}, [1, 2, 3, 4, 5, 6]),
+        ({"max_epochs": 2, "limit_val_batches": 1}, [3, 6]),
+        ({"max_epochs": 2, "accumulate_grad_batches": 2}, [2, 4]),
+        ({"max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}, [2, 4]),
+        ({"fast_dev_run": True}, [1]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+)
+def test_knock_outs_wherever_validation_comes(options: dict[str, Any], steps: list[int]) -> None:
+    _, knockouts = with_knockouts(**options)
+    assert [report.global_step for report in knockouts.reports] == steps
+    expected = 16 if {"limit_val_batches", "fast_dev_run"} & set(options) else 48
+    assert {report.samples for report in knockouts.reports} == {expected}
+
+
+def test_knock_outs_are_those_of_averaged_weights() -> None:
+    model, knockouts = with_knockouts(
+        EMAWeightAveraging(decay=0.5), model=Classifier(), max_epochs=3
+    )
+    model.eval()
+    expected = []
+    for unit in range(6):
+        with torch.no_grad(), knocked_out(model, {"rnn.l0": unit}):
+            expected.append(float((model(INPUTS).argmax(1) == LABELS).double().mean()))
+    assert knockouts.reports[-1].accuracy is not None
+    assert knockouts.reports[-1].accuracy.knocked_out.tolist() == pytest.approx(expected)
+
+
+def test_stochastic_weight_averaging_with_knock_outs() -> None:
+    averaging = StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)
+    _, knockouts = with_knockouts(averaging, max_epochs=4)
+    assert averaging._average_model is not None
+    assert all("forward" not in vars(module) for module in averaging._average_model.modules())
+    assert len(knockouts.reports) == 4
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
+def test_knock_outs_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    checkpoints = ModelCheckpoint(tmp_path, save_last=True)
+    model, first = with_knockouts(checkpoints, max_epochs=2, enable_checkpointing=True)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][first.state_key]
+    assert list(state) == ["newest_report"]
+    relay, resumed = RelayInformationCallback(**ALL), KnockoutCallback("each", **ALL)
+    following = KnockoutCallback("greedy", prefix="greedy", n_random=1, **ALL)
+    trainer = quiet_trainer(
+        resumed, following, relay, checkpoints, max_epochs=3, enable_checkpointing=True
+    )
+    trainer.fit(
+        model, loader(shuffle=True), loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert [report.epoch for report in resumed.reports] == [1, 2]
+    assert_equal(resumed.reports[0], first.reports[-1])
+    # The relay report of the checkpoint is followed at once.
+    assert [(report.epoch, report.relay_epoch) for report in following.reports] == [(2, 1)]
+
+
+def assert_untouched(model: LightningModule) -> None:
+    assert hook_count(model) == 0
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "on_validation_batch_start",
+        "on_validation_batch_end",
+        "on_validation_epoch_end",
+        "on_validation_end",
+        "on_train_batch_start",
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_of_a_knock_out_survives_an_exception_anywhere(
+    error: type[BaseException], place: str, first: bool
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error(place)
+
+    model = Stacked()
+    failing, knockouts = Callback(), KnockoutCallback("each", max_sets=3, **ALL)
+    setattr(failing, place, fail)
+    callbacks = [failing, knockouts] if first else [knockouts, failing]
+    trainer = quiet_trainer(*callbacks, num_sanity_val_steps=0)
+    with pytest.raises((error, SystemExit)):
+        trainer.fit(model, loader(), loader())
+    assert_untouched(model)
+    assert knockouts._pass is knockouts._progress is None
+    trainer = quiet_trainer(knockouts, max_epochs=1)
+    trainer.fit(model.train(), loader(), loader())  # the same callback and model again
+    assert knockouts.reports[-1].samples == 48
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["run", "lane", "check"])
+@pytest.mark.parametrize("kind", [Stacked, Stepped])
+def test_an_exception_inside_a_run_leaves_the_model_as_it_was(
+    kind: type[Classifier], place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error(place)
+
+    class Failing(kind):  # type: ignore[misc, valid-type]
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            if hasattr(self, "again") and place == "run":
+                fail()
+            self.again = True
+            return super().validation_step(batch, batch_idx, dataloader_idx)
+
+    if place == "lane":
+        monkeypatch.setattr(KnockoutLanes, "lane", fail)
+    elif place == "check":
+        monkeypatch.setattr("lightning_relay.knockout_analysis.evaluation.check_repeatable", fail)
+    model, knockouts = Failing(), KnockoutCallback("each", **ALL)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises((error, SystemExit)):
+        quiet_trainer(knockouts).validate(model, loader(), verbose=False)
+    assert_untouched(model)
+    torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)
+    assert knockouts._pass is knockouts._progress is None
+
+
+def test_an_interrupted_run_leaves_the_streams() -> None:
+    class Interrupted(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            if hasattr(self, "again"):
+                torch.rand(7)
+                raise KeyboardInterrupt
+            self.again = True
+            return super().validation_step(batch, batch_idx, dataloader_idx)
+
+    class Streams(Callback):
+        def on_validation_batch_end(self, *_: Any) -> None:
+            states.append(torch.get_rng_state())
+
+        def on_exception(self, *_: Any) -> None:
+            states.append(torch.get_rng_state())
+
+    states: list[Any] = []
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        quiet_trainer(Streams(), KnockoutCallback("each")).validate(
+            Interrupted(), loader(), verbose=False
+        )
+    assert len(states) == 2
+    assert torch.equal(*states)
+
+
+def test_a_module_copied_while_knocked_out_is_a_model_of_its_own() -> None:
+    twins: list[LightningModule] = []
+
+    class Copying(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            if vars(self.rnn).get("forward") is not None:
+                twins.append(pickle.loads(pickle.dumps(self.rnn)))
+            return super().validation_step(batch, batch_idx, dataloader_idx)
+
+    model = Copying()
+    knockouts = KnockoutCallback("each", max_sets=2)
+    quiet_trainer(knockouts).validate(model, loader(), verbose=False)
+    assert twins
+    for twin in twins:
+        with torch.no_grad():
+            assert torch.equal(twin(INPUTS)[0], model.rnn(INPUTS)[0])
+            with knocked_out(twin, {"l0": 0}):
+                assert twin(INPUTS)[0][..., 0].eq(0).all()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_the_knock_out_callback_can_be_copied_before_and_after_a_run(copied: Any) -> None:
+    _, knockouts = with_knockouts(max_epochs=1)
+    for callback in (KnockoutCallback("each", **ALL), knockouts):
+        twin = copied(callback)
+        before = len(twin.reports)
+        model = Stacked()
+        quiet_trainer(twin).validate(model, loader(), verbose=False)
+        assert len(twin.reports) == before + 1
+        assert twin.reports[-1].layers == knockouts.reports[0].layers
+        assert_untouched(model)
+    assert len(knockouts.reports) == 1
+
+
+def test_callbacks_do_not_see_each_others_runs() -> None:
+    seen = []
+    for order in ("relay", "knockouts"):
+        model = Stacked()
+        model.load_state_dict(seen[0][2] if seen else model.state_dict())
+        relay, knockouts = RelayInformationCallback(**ALL), KnockoutCallback("each", **ALL)
+        callbacks = [relay, knockouts] if order == "relay" else [knockouts, relay]
+        quiet_trainer(*callbacks).validate(model, loader(), verbose=False)
+        seen.append((relay.reports[0], knockouts.reports[0], model.state_dict()))
+    assert_equal(seen[0][0], seen[1][0])
+    for name in ("predictions_changed", "confusion"):
+        assert_equal(getattr(seen[0][1], name), getattr(seen[1][1], name))

@@ -12,7 +12,7 @@ import torch._dynamo
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torchmetrics import Metric
 
-from lightning_relay import RelayInformationCallback
+from lightning_relay import KnockoutCallback, RelayInformationCallback
 from tests.callbacks.test_relay_information import quiet_trainer
 from tests.models import (
     Classifier,
@@ -66,7 +66,7 @@ class Diary(Callback):
                 "metrics": {
                     name: value.clone()
                     for name, value in trainer.callback_metrics.items()
-                    if not name.startswith("relay")
+                    if not name.startswith(("relay", "knockout"))
                 },
                 "validated": self.validated,
                 "torchmetrics": metrics_of(pl_module),
@@ -114,6 +114,67 @@ def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, An
     assert len(callback.reports) == 3
     assert "val_loss" in without[0]["metrics"]
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [pytest.param(*case, id=" ".join([case[0].__name__, *case[1].values()])) for case in MODELS],
+)
+def test_training_with_knock_outs_is_bit_identical(
+    kind: type[Classifier], options: dict[str, Any]
+) -> None:
+    callback = KnockoutCallback("each", layers="all", states=("hidden", "cell"), max_sets=8)
+    with_callback = trained(kind, options, callback)
+    without = trained(kind, options)
+    assert len(callback.reports) == 3
+    assert callback.reports[-1].samples == 32
+    torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", [Classifier, Stacked, Stepped, CompiledLoop])
+def test_several_callbacks_of_both_kinds_leave_training_bit_identical(
+    kind: type[Classifier], first: bool
+) -> None:
+    relay = RelayInformationCallback(concepts="per_class")
+    knockouts = [
+        KnockoutCallback("greedy", prefix="knockout_greedy", n_random=2, max_sets=20, value=0.3),
+        KnockoutCallback("concept", prefix="knockout_concept", top=2, n_random=1, value="mean"),
+        KnockoutCallback("each", prefix="knockout_each", steps=[0], metric="val_loss", target=1),
+    ]
+    callbacks = [relay, *knockouts] if first else [*knockouts, relay]
+    with_callbacks = trained(kind, {}, *callbacks)
+    without = trained(kind, {})
+    assert [len(callback.reports) for callback in knockouts] == [2, 2, 3]
+    torch.testing.assert_close(with_callbacks, without, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("steps", [None, slice(0, 1)], ids=str)
+@pytest.mark.parametrize("value", ["mean_per_step", "resample"])
+@pytest.mark.parametrize("kind", [WithoutForward, TwoModules])
+def test_values_made_of_states_leave_training_bit_identical(
+    kind: type[Classifier], value: str, steps: slice | None
+) -> None:
+    callback = KnockoutCallback("each", value=value, steps=steps, reference_samples=20)
+    with_callback = trained(kind, {}, callback)
+    without = trained(kind, {})
+    assert len(callback.reports) == 3
+    torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "eager"),
+    [(CompiledLoop, Stepped), (CompiledRNN, Classifier), (CompiledInPlace, Classifier)],
+)
+def test_knock_outs_of_a_compiled_model_are_those_in_eager_mode(
+    compiled: type[Classifier], eager: type[Classifier]
+) -> None:
+    callbacks = [KnockoutCallback("each"), KnockoutCallback("each")]
+    for kind, callback in zip((compiled, eager), callbacks, strict=True):
+        trained(kind, {}, callback)
+    for found, expected in zip(*(callback.reports for callback in callbacks), strict=True):
+        assert_equal(found, expected)
 
 
 def test_permutations_and_resamples_leave_training_bit_identical() -> None:

@@ -1,0 +1,168 @@
+"""One call in several lanes at once, in each of which other states are held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from lightning_relay.knockout.calls import ModuleCall, Result, packed, unpacked
+from lightning_relay.knockout.running import run_clamped
+from lightning_relay.knockout.stepping import run_steps
+from lightning_relay.knockout.weights import LayerWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from lightning_relay.knockout.clamps import Constant, Held, Place
+
+_ROWS = {"cpu": 1024, "cuda": 2**16}
+"""Lanes times sequences that are computed at once, by type of device."""
+
+_STACKED_ROWS = 4096
+"""Lanes times sequences of a stack of lanes that are computed one by one."""
+
+_LEAST_LANES = {"RNN_TANH": 8, "RNN_RELU": 8, "GRU": 8, "LSTM": 64}
+"""With fewer lanes at once than this, PyTorch's kernel for each is faster on a CPU."""
+
+_BYTES = 2**28
+"""States of all lanes at once take about this much at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class LaneResults:
+    """The results of a call in several lanes.
+
+    Attributes:
+        single: Those of each lane.
+        joined: All as those of one batch, lane after lane, where they were computed so.
+    """
+
+    single: Sequence[Result]
+    joined: Result | None = None
+
+
+def stacked(
+    found: LaneResults, call: ModuleCall, layout: Tensor | PackedSequence
+) -> tuple[Result, Tensor | PackedSequence]:
+    """The results of several lanes as those of one batch, lane after lane, and its layout."""
+    if found.joined is not None:
+        return found.joined, layout
+    final = zip(*(result.final for result in found.single), strict=True)
+    if call.batch_sizes is None:
+        output = torch.cat([result.output for result in found.single])
+        return Result(output, tuple(torch.cat(states, 1) for states in final)), layout
+    # In packing, sequences of one length stand together, so each lane's copies of a sequence do.
+    lanes, sequences = len(found.single), call.initial[0].shape[1]
+    device = call.inputs.device
+    order = torch.arange(sequences, device=device) if call.order is None else call.order
+    sorted_indices = (order.unsqueeze(1) + sequences * torch.arange(lanes, device=device)).flatten()
+    packing = PackedSequence(
+        torch.stack([result.output for result in found.single], 1).flatten(0, 1),
+        call.batch_sizes * lanes,
+        sorted_indices,
+        sorted_indices.argsort(),
+    )
+    states = tuple(torch.stack(parts, 2).flatten(1, 2) for parts in final)
+    return Result(packing.data, states), packing
+
+
+def run_lanes(
+    call: ModuleCall,
+    held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, Constant]],
+) -> LaneResults:
+    """The results of a call in several lanes, in each of which other states are held."""
+    by_kernel = torch.is_grad_enabled() or torch.is_autocast_enabled(call.inputs.device.type)
+    if by_kernel or len(held) < _least_lanes(call):
+        return LaneResults([run_clamped(call, own) for own in held])
+    sizes = [len(call.inputs)] * call.steps
+    by_step = call.inputs.transpose(0, 1)
+    if call.batch_sizes is not None:
+        sizes = call.batch_sizes.tolist()
+        by_step = unpacked(call.inputs, sizes)
+    inputs = by_step.unsqueeze(0)
+    finals: list[tuple[Tensor, ...]] = []
+    for layer in range(call.module.num_layers):
+        outputs, final = _run_layer(call, layer, inputs, held, sizes)
+        inputs = outputs.transpose(1, 2)
+        finals += final
+    lanes = len(held)
+    outputs = inputs.transpose(1, 2).expand(lanes, -1, -1, -1)
+    states = [torch.stack(parts) for parts in zip(*finals, strict=True)]
+    single = [
+        Result(
+            output if call.batch_sizes is None else packed(output, sizes),
+            tuple(part[:, lane] for part in states),
+        )
+        for lane, output in enumerate(outputs)
+    ]
+    if call.batch_sizes is not None:
+        return LaneResults(single)
+    joined = Result(outputs.flatten(0, 1), tuple(part.flatten(1, 2) for part in states))
+    return LaneResults(single, joined)
+
+
+def _run_layer(
+    call: ModuleCall,
+    layer: int,
+    inputs: Tensor,
+    held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, Constant]],
+    batch_sizes: Sequence[int],
+) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    """Output ``(1 or lane, sequence, step, unit)`` of a layer, final states by direction."""
+    module = call.module
+    directions = 1 + module.bidirectional
+    outputs, finals = [], []
+    for reverse in (False, True)[:directions]:
+        own = [lane.get((layer, reverse, False)) for lane in held]
+        cells = [lane.get((layer, reverse, True)) for lane in held]
+        if len(inputs) == 1 and not any(own) and not any(cells):
+            own, cells = own[:1], cells[:1]
+        initial = [state[layer * directions + reverse].unsqueeze(0) for state in call.initial]
+        output, *final = run_steps(
+            LayerWeights.of(module, call.weights, layer, reverse),
+            inputs,
+            initial[0],
+            initial[1] if len(initial) > 1 else None,
+            own,
+            cells,
+            batch_sizes=batch_sizes,
+            reverse=reverse,
+        )
+        outputs.append(output)
+        finals.append(
+            tuple(state.expand(len(held), -1, -1) for state in final if state is not None)
+        )
+    if len(outputs) == 1:
+        return outputs[0], finals
+    lanes = max(map(len, outputs))
+    return torch.cat([output.expand(lanes, -1, -1, -1) for output in outputs], -1), finals
+
+
+def lanes_at_once(call: ModuleCall) -> int:
+    """How many lanes are computed at once."""
+    count = _fitting(call, _ROWS.get(call.inputs.device.type, _ROWS["cuda"]))
+    return count if count >= _least_lanes(call) else 1
+
+
+def lanes_of_a_stack(call: ModuleCall) -> int:
+    """How many lanes are given as one batch: as many as are computed at once, and not too few."""
+    count = lanes_at_once(call)
+    return count if count > 1 else max(1, _fitting(call, _STACKED_ROWS))
+
+
+def _fitting(call: ModuleCall, rows: int) -> int:
+    """How many lanes have so many sequences together, and states that fit into memory."""
+    sequences = call.initial[0].shape[1]
+    directions = 1 + call.module.bidirectional
+    width = directions * call.module.hidden_size + call.inputs.shape[-1]
+    of_lane = call.steps * sequences * width * call.inputs.element_size()
+    return min(rows // sequences, _BYTES // of_lane)
+
+
+def _least_lanes(call: ModuleCall) -> int:
+    return 2 if call.inputs.device.type != "cpu" else _LEAST_LANES[call.module.mode]

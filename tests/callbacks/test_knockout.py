@@ -1,0 +1,1252 @@
+from __future__ import annotations
+
+import pickle
+import random
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from scipy.stats import spearmanr
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
+
+from lightning_relay import (
+    HiddenStateRecorder,
+    HiddenStates,
+    KnockoutCallback,
+    KnockoutReport,
+    RelayInformationCallback,
+    RelayReport,
+    knocked_out,
+    register_recurrent,
+)
+from lightning_relay.damage import area_under_curve, paired_accuracy, wilson_interval
+from tests.callbacks.test_relay_information import batch_of, quiet_trainer
+from tests.hooks import hook_count
+from tests.models import (
+    CLASSES,
+    STEPS,
+    Classifier,
+    InPieces,
+    PlainRNN,
+    Stacked,
+    Stepped,
+    TwoModules,
+    WithoutForward,
+    loader,
+)
+from tests.test_report import assert_equal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lightning_relay.damage import Damage
+
+INPUTS, LABELS = loader().dataset.tensors
+UNITS = 6
+
+
+def lively(kind: type[Classifier], seed: int = 1) -> Classifier:
+    """A model in which every unit matters to the classes of some sequences."""
+    torch.manual_seed(seed)
+    model = kind()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=1.2)
+        model.head.bias -= model.eval()(INPUTS).mean(0)  # or one class would be given to all
+    return model.train()
+
+
+class Ragged(Stacked):
+    """Packed sequences of all lengths."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = 1 + torch.arange(len(x) + 3).flip(0)[: len(x)] % STEPS
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        _, (final, _) = self.rnn(packed)
+        scores: Tensor = self.head(torch.cat([final[-2], final[-1]], dim=1))
+        return scores
+
+
+def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
+    """The sequences in batches of 16, or of these sizes."""
+    parts = list(sizes) or [16, 16, 16]
+    used = sum(parts)
+    return list(zip(INPUTS[:used].split(parts), LABELS[:used].split(parts), strict=True))
+
+
+def as_loader(data: Any) -> DataLoader[Any]:
+    return DataLoader(data, batch_size=None)
+
+
+def validated(
+    model: LightningModule, *callbacks: Callback, data: Any = None, **options: Any
+) -> Trainer:
+    trainer = quiet_trainer(*callbacks, **options)
+    trainer.validate(model, as_loader(batches()) if data is None else data, verbose=False)
+    return trainer
+
+
+# By hand: the model itself, in one ``knocked_out`` block after the other
+
+
+def by_hand(
+    model: Classifier, data: Any, units: Mapping[str, Sequence[int]] | None, **options: Any
+) -> Tensor:
+    """Class scores ``(sample, class)``."""
+    model.eval()
+    scores = []
+    block: Any = nullcontext() if units is None else knocked_out(model, units, **options)
+    with torch.no_grad(), block:
+        for x, _ in data:
+            scores.append(model(x))
+    return torch.cat(scores)
+
+
+def recorded(model: Classifier, data: Any) -> dict[str, HiddenStates]:
+    """States of some batches."""
+    parts = []
+    for x, _ in data:
+        with HiddenStateRecorder(model, layers="all", states=("hidden", "cell")) as recorder:
+            by_hand(model, [(x, None)], None)
+        parts.append(recorder.states)
+    return {key: HiddenStates.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def assert_damage(found: Damage, right: np.ndarray) -> None:
+    """Damage to the share of right samples, given as bool ``(set + 1, sample)``."""
+    before = right[0]
+    expected = paired_accuracy(
+        int(before.sum()),
+        [int((before & ~own).sum()) for own in right[1:]],
+        [int((own & ~before).sum()) for own in right[1:]],
+        right.shape[1],
+    )
+    assert float(found.baseline) == pytest.approx(before.mean(), abs=1e-12)
+    np.testing.assert_allclose(found.knocked_out, right[1:].mean(1), atol=1e-12)
+    np.testing.assert_allclose(found.damage, before.mean() - right[1:].mean(1), atol=1e-12)
+    np.testing.assert_allclose(found.lower, expected.lower, atol=1e-12)
+    np.testing.assert_allclose(found.upper, expected.upper, atol=1e-12)
+
+
+def assert_report(
+    report: KnockoutReport,
+    model: Classifier,
+    data: Any,
+    concepts: Mapping[str, Callable[[int], Any]] | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """All counts of a report against runs by hand; gives the predicted classes."""
+    labels = np.concatenate([y.numpy() for _, y in data])
+    classes = np.stack(
+        [
+            by_hand(model, data, units, **(options if units is not None else {})).argmax(1).numpy()
+            for units in (
+                None,
+                *({k: list(v) for k, v in some.units.items()} for some in report.sets),
+            )
+        ]
+    )
+    changed = [(own != classes[0]).mean() for own in classes[1:]]
+    np.testing.assert_allclose(report.predictions_changed, changed, atol=1e-12)
+    assert max(changed) > 0
+    assert report.accuracy is not None
+    assert report.class_accuracy is not None
+    assert report.concept_accuracy is not None
+    assert_damage(report.accuracy, classes == labels)
+    for label in range(CLASSES):
+        own = labels == label
+        assert report.class_samples[label] == own.sum()
+        parts = {
+            name: getattr(report.class_accuracy, name)[..., label]
+            for name in ("baseline", "knocked_out", "damage", "lower", "upper")
+        }
+        if own.any():
+            assert_damage(type(report.class_accuracy)(**parts), (classes == labels)[:, own])
+        else:
+            assert np.isnan(parts["damage"]).all()
+        for other in range(CLASSES):
+            counted = [int((row[own] == other).sum()) for row in classes]
+            assert report.confusion[:, label, other].tolist() == counted
+    concepts = concepts or {"joint": lambda label: label}
+    assert report.concepts == tuple(concepts)
+    for name, function in concepts.items():
+        of_label = np.array([function(label) for label in labels.tolist()])
+        of_class = np.array([[function(label) for label in row] for row in classes.tolist()])
+        assert_damage(report.damage_of(name), of_label == of_class)
+    return classes
+
+
+@pytest.mark.parametrize("kind", [Classifier, PlainRNN, Ragged, Stepped, InPieces, TwoModules])
+def test_every_unit_alone(kind: type[Classifier]) -> None:
+    model = lively(kind)
+    callback = KnockoutCallback("each", layers="all", states=("hidden", "cell"))
+    validated(model, callback)
+    (report,) = callback.reports
+    units: dict[str, int] = {}
+    for some in report.sets:
+        ((layer, (unit,)),) = some.units.items()
+        assert unit == units.get(layer, 0)
+        units[layer] = unit + 1
+        assert (some.name, some.group) == (f"{layer}: {unit}", "each")
+        assert (some.steps, some.concept) == (None, None)
+    expected = {
+        Classifier: {"rnn.l0": 6},
+        PlainRNN: {"rnn.l0": 6},
+        Ragged: {
+            f"rnn.l{layer}{way}{cell}": 3
+            for layer in range(2)
+            for way in ("", "_reverse")
+            for cell in ("", ".cell")
+        },
+        Stepped: {"rnn.cell.l0": 6, "rnn.cell.l0.cell": 6},
+        InPieces: {"rnn.l0": 6},
+        TwoModules: {"rnn.l0": 6, "encoder.l0": 6},
+    }[kind]
+    assert units == expected
+    assert_report(report, model, batches())
+    assert (report.samples, report.samples_seen, report.batches, report.batches_seen) == (
+        48,
+        48,
+        3,
+        3,
+    )
+    assert (report.stage, report.epoch, report.global_step) == ("validate", 0, 0)
+    assert (report.sets_left_out, report.curves, report.agreement) == (0, (), ())
+    assert (report.value, report.x_in) == ("0", "batch[1]")
+    assert report.x_out == "argmax of the model's own forward, 4 classes"
+
+
+@pytest.mark.parametrize("steps", [2, [1, 4], slice(2, None), slice(-3, -1)], ids=str)
+@pytest.mark.parametrize("kind", [Classifier, Ragged])
+def test_windows(kind: type[Classifier], steps: Any) -> None:
+    model = lively(kind)
+    callback = KnockoutCallback("each", steps=steps, concepts="per_class")
+    validated(model, callback)
+    (report,) = callback.reports
+    positions = {2: (2,), str([1, 4]): (1, 4), str(slice(2, None)): (2, 3, 4, 5)}
+    named = positions.get(steps if isinstance(steps, int) else str(steps), (-3, -2))
+    assert {some.steps for some in report.sets} == {named}
+    concepts = {f"class_{n}": lambda label, n=n: label == n for n in range(CLASSES)}
+    assert_report(report, model, batches(), concepts, steps=steps)
+
+
+def test_every_unit_at_every_step() -> None:
+    model = lively(Classifier)
+    callback = KnockoutCallback("each", steps="each")
+    validated(model, callback)
+    (report,) = callback.reports
+    cells = report.single_steps("rnn.l0")
+    assert sorted(cells) == [(unit, step) for unit in range(UNITS) for step in range(STEPS)]
+    labels = LABELS.numpy()
+    plain = by_hand(model, batches(), None).argmax(1).numpy()
+    assert report.accuracy is not None
+    for (unit, step), place in cells.items():
+        own = by_hand(model, batches(), {"rnn.l0": [unit]}, steps=step).argmax(1).numpy()
+        expected = (plain == labels).mean() - (own == labels).mean()
+        assert report.accuracy.damage[place] == pytest.approx(expected, abs=1e-12)
+    assert np.ptp(report.accuracy.damage) > 0
+
+
+def test_steps_that_only_later_batches_have_are_counted() -> None:
+    x, y = batches()[0]
+    data = as_loader([(x[:, :4], y), (x, y), (x[:, :3], y)])
+    callback = KnockoutCallback("each", steps="each")
+    validated(lively(Classifier), callback, data=data)
+    (report,) = callback.reports
+    assert len(report.sets) == UNITS * 4
+    assert report.sets_left_out == UNITS * 2
+
+
+@pytest.mark.parametrize("value", [0.7, "mean", "mean_per_step", "resample"])
+@pytest.mark.parametrize("kind", [Classifier, Ragged])
+def test_values(kind: type[Classifier], value: Any) -> None:
+    model = lively(kind)
+    callback = KnockoutCallback(
+        "each",
+        value=value,
+        reference_samples=30,
+        seed=3,
+        states=("cell",) if kind is Ragged else ("hidden",),
+    )
+    validated(model, callback)
+    (report,) = callback.reports
+    states = None if value == 0.7 else recorded(model, batches()[:2])
+    assert_report(report, model, batches(), value=value, states=states, seed=3)
+    expected = "0.7" if value == 0.7 else f"{value} of the states of the first 30 sequences"
+    assert report.value == expected
+    assert report.samples == 48
+
+
+def test_the_states_of_lengths_that_are_named_are_valid() -> None:
+    class Padded(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            x, lengths, _ = batch
+            self.head(self.rnn(x)[0][torch.arange(len(x)), lengths - 1])
+
+    model = lively(Padded)
+    lengths = torch.arange(48) % STEPS + 1
+    callback = KnockoutCallback("each", value="mean", lengths=1, target=2)
+    validated(model, callback, data=batch_of(INPUTS, lengths, LABELS))
+    states = recorded(model, [(INPUTS, None)])
+    of_lengths = {
+        key: HiddenStates.of_lengths(part.values, lengths) for key, part in states.items()
+    }
+    (report,) = callback.reports
+    found = []
+    for units in (None, *({"rnn.l0": [unit]} for unit in range(UNITS))):
+        block: Any = (
+            nullcontext()
+            if units is None
+            else knocked_out(model, units, value="mean", states=of_lengths)
+        )
+        with torch.no_grad(), block:
+            output = model.rnn(INPUTS)[0]
+        found.append(model.head(output[torch.arange(48), lengths - 1]).argmax(1))
+    expected = [float((own != found[0]).double().mean()) for own in found[1:]]
+    np.testing.assert_allclose(report.predictions_changed, expected, atol=1e-12)
+
+
+def test_sets_by_name() -> None:
+    sets: dict[str, dict[str, Any]] = {
+        "pair": {"rnn.l0": [3, 5]},
+        "across": {"encoder.l0": [0, 1, 2], "rnn.l0": range(2)},
+        "one": {"encoder.l0": 4},
+    }
+    model = lively(TwoModules)
+    callback = KnockoutCallback(sets, concepts={"low": lambda label: label & 1}, value=-1)
+    validated(model, callback)
+    (report,) = callback.reports
+    assert [(some.name, some.group, dict(some.units)) for some in report.sets] == [
+        ("pair", "given", {"rnn.l0": (3, 5)}),
+        ("across", "given", {"encoder.l0": (0, 1, 2), "rnn.l0": (0, 1)}),
+        ("one", "given", {"encoder.l0": (4,)}),
+    ]
+    assert_report(report, model, batches(), {"low": lambda label: label & 1}, value=-1)
+
+
+# Along relay orders
+
+
+def relay_of(model: LightningModule, **options: Any) -> RelayReport:
+    callback = RelayInformationCallback(**options)
+    validated(model, callback)
+    return callback.reports[0]
+
+
+CONCEPTS: dict[str, Any] = {"low": lambda label: label & 1, "high": lambda label: label >> 1}
+
+
+def test_units_one_after_the_other_along_the_order() -> None:
+    model = lively(Classifier)
+    relay = relay_of(model, concepts=CONCEPTS)
+    callback = KnockoutCallback(
+        "greedy",
+        report=relay,
+        concepts=CONCEPTS,
+        relay_concepts=["high", "low"],
+        n_random=3,
+        seed=2,
+    )
+    validated(model, callback)
+    (report,) = callback.reports
+    classes = assert_report(report, model, batches(), CONCEPTS)
+    assert len({frozenset(some.units["rnn.l0"]) for some in report.sets}) == len(report.sets)
+    assert [(c.layer, c.concept, c.direction) for c in report.curves] == [
+        ("rnn.l0", concept, direction)
+        for concept in ("high", "low")
+        for direction in ("most_first", "least_first", "random_first")
+    ]
+    labels = LABELS.numpy()
+    known = {
+        frozenset(some.units["rnn.l0"]): row
+        for some, row in zip(report.sets, classes[1:], strict=True)
+    } | {frozenset(): classes[0]}
+    for curve in report.curves:
+        order = relay.layers["rnn.l0"].concepts[curve.concept].units[-1]
+        if curve.direction == "random_first":
+            assert curve.units.shape == (3, UNITS)
+            assert all(sorted(row) == list(range(UNITS)) for row in curve.units.tolist())
+        else:
+            ends = {"most_first": order[::-1], "least_first": order}
+            assert curve.units.tolist() == [ends[curve.direction].tolist()]
+        assert curve.sizes.tolist() == list(range(UNITS + 1))
+        function = CONCEPTS[curve.concept]
+        for row, accuracy in zip(curve.units, curve.accuracy, strict=True):
+            for size, value in zip(curve.sizes, accuracy, strict=True):
+                own = known[frozenset(row[:size].tolist())]
+                right = [function(a) == function(b) for a, b in zip(own, labels, strict=True)]
+                assert value == pytest.approx(np.mean(right), abs=1e-12)
+        lower, upper = wilson_interval((curve.accuracy * 48).round(), 48)
+        np.testing.assert_allclose(curve.lower, lower, atol=1e-12)
+        np.testing.assert_allclose(curve.upper, upper, atol=1e-12)
+        expected = [area_under_curve(curve.sizes, row) for row in curve.accuracy]
+        np.testing.assert_allclose(curve.area, expected, atol=1e-12)
+    assert report.sets[0].concept == "high"
+
+
+def test_the_units_that_relay_most_of_each_concept() -> None:
+    model = lively(Classifier)
+    relay = relay_of(model, concepts=CONCEPTS)
+    callback = KnockoutCallback(
+        "concept", report=relay, concepts=CONCEPTS, top=2, n_random=4, seed=1
+    )
+    trainer = validated(model, callback)
+    (report,) = callback.reports
+    classes = assert_report(report, model, batches(), CONCEPTS)
+    for concept in CONCEPTS:
+        own = [some for some in report.sets if some.concept == concept]
+        assert [some.group for some in own] == ["concept", *["concept_random"] * 4]
+        order = relay.layers["rnn.l0"].concepts[concept].units[-1]
+        assert own[0].units == {"rnn.l0": tuple(order[::-1][:2].tolist())}
+        assert {len(some.units["rnn.l0"]) for some in own} == {2}
+        right = np.array(
+            [
+                [
+                    CONCEPTS[concept](a) == CONCEPTS[concept](b)
+                    for a, b in zip(row, LABELS.tolist(), strict=True)
+                ]
+                for row in classes.tolist()
+            ]
+        )
+        damage = right[0].mean() - right[1:].mean(1)
+        place = report.sets.index(own[0])
+        logged = trainer.callback_metrics
+        assert logged[f"knockout/rnn.l0/{concept}/top_damage"] == pytest.approx(
+            damage[place], abs=1e-6
+        )
+        mean = damage[place + 1 : place + 5].mean()
+        assert logged[f"knockout/rnn.l0/{concept}/random_damage"] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_orders_are_those_of_the_newest_relay_report_before_the_evaluation(first: bool) -> None:
+    relay = RelayInformationCallback()
+    greedy = KnockoutCallback("greedy", n_random=1, prefix="greedy")
+    each = KnockoutCallback("each", prefix="each")
+    callbacks = [relay, greedy, each] if first else [greedy, each, relay]
+    quiet_trainer(*callbacks, max_epochs=3).fit(Classifier(), loader(), loader())
+    assert [(r.epoch, r.relay_epoch, r.relay_step) for r in greedy.reports] == [
+        (1, 0, 3),
+        (2, 1, 6),
+    ]
+    for report in greedy.reports:
+        assert report.relay_epoch is not None
+        order = relay.reports[report.relay_epoch].layers["rnn.l0"].concepts["joint"].units[-1]
+        assert report.curves[1].units.tolist() == [order.tolist()]
+    # Unit scores and damage are compared in the same evaluation where that is possible.
+    expected = [0, 1, 2] if first else [None, 0, 1]
+    assert [report.relay_epoch for report in each.reports] == expected
+
+
+def test_scores_and_damage_agree_as_far_as_scipy_finds() -> None:
+    model = lively(Classifier)
+    relay = RelayInformationCallback(concepts=CONCEPTS, inputs_end=3)
+    callback = KnockoutCallback("each")
+    validated(model, relay, callback)
+    (report,) = callback.reports
+    steps = relay.reports[0].layers["rnn.l0"]
+    last = steps.inputs_ended
+    assert report.concepts == ("low", "high")  # those of the relay callback
+    assert [found.concept for found in report.agreement] == ["low", "high"]
+    for found in report.agreement:
+        scores = steps.concepts[found.concept].scores[last].mean(0)  # as many samples at each step
+        np.testing.assert_allclose(found.scores, scores, atol=1e-12)
+        damage = report.damage_of(found.concept).damage
+        np.testing.assert_allclose(found.damage, damage, atol=1e-12)
+        if np.ptp(scores) == 0:
+            assert np.isnan([found.correlation, found.lower, found.upper]).all()
+            continue
+        expected = spearmanr(scores, damage).statistic
+        assert abs(expected) > 0.1
+        assert found.correlation == pytest.approx(expected, abs=1e-12)
+        assert found.lower <= found.correlation <= found.upper
+    assert np.isfinite([found.correlation for found in report.agreement]).tolist() == [True, False]
+
+
+def test_damage_in_a_window_is_not_compared_with_scores() -> None:
+    relay, callback = RelayInformationCallback(), KnockoutCallback("each", steps=[1])
+    validated(lively(Classifier), relay, callback)
+    assert callback.reports[0].agreement == ()
+
+
+# What is measured
+
+
+class Measuring(Classifier):
+    """Logs what can be measured, and returns the loss."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        x, y = batch
+        scores = self(x)
+        loss = self.loss(scores, y)
+        self.log_dict({"val_loss": loss, "share": (scores.argmax(1) == y).float().mean()})
+        return {"loss": loss, "scores": scores}
+
+
+@pytest.mark.parametrize("name", ["val_loss", "loss"])
+def test_a_number_that_the_step_gives(name: str) -> None:
+    model = lively(Measuring)
+    data = batches(16, 16, 10)
+    callback = KnockoutCallback("each", metric=name, n_bootstraps=200)
+    trainer = validated(model, callback, data=as_loader(data))
+    (report,) = callback.reports
+    sets = [None, *({"rnn.l0": [unit]} for unit in range(UNITS))]
+    labels = torch.cat([y for _, y in data])
+    expected = np.array(
+        [float(nn.functional.cross_entropy(by_hand(model, data, some), labels)) for some in sets]
+    )
+    found = report.metrics[name]
+    assert float(found.baseline) == pytest.approx(expected[0], rel=1e-5)
+    np.testing.assert_allclose(found.knocked_out, expected[1:], rtol=1e-5)
+    np.testing.assert_allclose(found.damage, expected[1:] - expected[0], rtol=1e-4)
+    assert (found.lower <= found.damage).all()
+    assert (found.damage <= found.upper).all()
+    assert (found.lower < found.upper).any()
+    assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(expected[0], rel=1e-5)
+    assert trainer.callback_metrics[f"knockout/{name}"] == pytest.approx(expected[0], rel=1e-5)
+    # Without target= no labels are needed, and none are read.
+    assert report.accuracy is report.class_accuracy is report.concept_accuracy is None
+    assert report.confusion.shape == (UNITS + 1, 0, 0)
+    assert np.isnan(report.predictions_changed).all()
+
+
+def test_a_number_beside_accuracies_where_the_target_is_named() -> None:
+    model = lively(Measuring)
+    callback = KnockoutCallback("each", metric="val_loss", target=1)
+    validated(model, callback)
+    assert_report(callback.reports[0], model, batches())
+    assert set(callback.reports[0].metrics) == {"val_loss"}
+
+
+def test_a_model_without_classes() -> None:
+    class Regressor(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            x, y = batch
+            self.log("val_loss", (self(x)[:, 0] - y).square().mean())
+
+    model = lively(Regressor)
+    data = [(x, y.float()) for x, y in batches()]
+    callback = KnockoutCallback("each", metric="val_loss", value="mean", steps=slice(1, 4))
+    validated(model, callback, data=as_loader(data))
+    states = recorded(model, data)
+    expected = []
+    for some in (None, *({"rnn.l0": [unit]} for unit in range(UNITS))):
+        options = {} if some is None else {"value": "mean", "states": states, "steps": slice(1, 4)}
+        expected.append(
+            float((by_hand(model, data, some, **options)[:, 0] - LABELS).square().mean())
+        )
+    found = callback.reports[0].metrics["val_loss"]
+    np.testing.assert_allclose(found.knocked_out, expected[1:], rtol=1e-5)
+    np.testing.assert_allclose(found.damage, np.array(expected[1:]) - expected[0], rtol=1e-3)
+    with pytest.raises(ValueError, match="target: no integer tensor of shape"):
+        validated(model, KnockoutCallback("each"), data=as_loader(data))
+
+
+def test_metrics_of_torchmetrics() -> None:
+    model = lively(Classifier)
+    metric = MetricCollection(
+        {"f1": MulticlassF1Score(CLASSES), "micro": MulticlassAccuracy(CLASSES, average="micro")}
+    )
+    callback = KnockoutCallback("each", metric=metric, n_bootstraps=60)
+    validated(model, callback)
+    (report,) = callback.reports
+    assert_report(report, model, batches())
+    assert list(report.metrics) == ["f1", "micro"]
+    for name, part in metric.items():
+        values = []
+        for some in (None, *({"rnn.l0": [unit]} for unit in range(UNITS))):
+            part.reset()
+            part.update(by_hand(model, batches(), some), LABELS)
+            values.append(float(part.compute()))
+        part.reset()
+        found = report.metrics[name]
+        assert float(found.baseline) == pytest.approx(values[0], abs=1e-6)
+        np.testing.assert_allclose(found.damage, values[0] - np.array(values[1:]), atol=1e-6)
+        assert (found.lower <= found.damage + 1e-9).all()
+        assert (found.damage <= found.upper + 1e-9).all()
+    single = KnockoutCallback("each", metric=MulticlassF1Score(CLASSES), n_bootstraps=0)
+    validated(model, single)
+    assert_equal(single.reports[0].metrics["MulticlassF1Score"].damage, report.metrics["f1"].damage)
+    assert np.isnan(single.reports[0].metrics["MulticlassF1Score"].lower).all()
+
+
+# What is run, and what is left out
+
+
+def test_batches_and_sets_left_out_are_counted() -> None:
+    model = lively(Classifier)
+    callback = KnockoutCallback("each", max_batches=2, max_sets=4, seed=5)
+    trainer = validated(model, callback)
+    (report,) = callback.reports
+    assert (report.samples, report.samples_seen) == (32, 48)
+    assert (report.batches, report.batches_seen) == (2, 3)
+    assert (len(report.sets), report.sets_left_out) == (4, 2)
+    assert_report(report, model, batches()[:2])
+    assert trainer.callback_metrics["knockout/sets"] == 4
+    assert trainer.callback_metrics["knockout/samples"] == 32
+    chosen = []
+    for seed in (5, 6):
+        again = KnockoutCallback("each", max_batches=1, max_sets=4, seed=seed)
+        validated(model, again)
+        chosen.append([some.name for some in again.reports[0].sets])
+    assert chosen[0] == [some.name for some in report.sets] != chosen[1]
+
+
+def test_samples_that_are_not_run_again_are_counted_where_time_comes_first() -> None:
+    class TimeFirst(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.head(self.rnn(batch[0].transpose(0, 1))[0][:, -1])
+
+    data = [(x.transpose(0, 1), y) for x, y in batches()]
+    callback = KnockoutCallback("each", max_batches=1)
+    validated(TimeFirst(), callback, data=as_loader(data))
+    assert (callback.reports[0].samples, callback.reports[0].samples_seen) == (16, 48)
+
+
+class Stream(IterableDataset[Any]):
+    """Batches whose number is not known, or said to be another."""
+
+    def __init__(self, data: Sequence[Any]) -> None:
+        self.data = data
+
+    def __iter__(self) -> Any:
+        return iter(self.data)
+
+
+class Promising(Stream):
+    """Says that there are more."""
+
+    def __len__(self) -> int:
+        return len(self.data) + 2
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+def test_sets_of_unknown_or_wrong_length() -> None:
+    model = lively(Classifier)
+    unknown = KnockoutCallback("each", value="mean")
+    validated(model, unknown, data=as_loader(Stream(batches())))
+    # The first batch must do for the states, as there may be no other.
+    assert_report(
+        unknown.reports[0], model, batches(), value="mean", states=recorded(model, batches()[:1])
+    )
+    fewer = KnockoutCallback("each", value="mean")
+    validated(model, fewer, data=as_loader(Promising(batches())))
+    assert_report(
+        fewer.reports[0], model, batches(), value="mean", states=recorded(model, batches())
+    )
+
+
+def test_dataloaders_are_apart(tmp_path: Path) -> None:
+    model = lively(Classifier)
+    parts = [batches(), batches(16, 4)]
+    callback = KnockoutCallback("each", value="mean")
+    trainer = validated(
+        model,
+        callback,
+        data=[as_loader(part) for part in parts],
+        logger=TensorBoardLogger(tmp_path),
+    )
+    assert [(r.dataloader, r.samples) for r in callback.reports] == [(0, 48), (1, 20)]
+    for report, part in zip(callback.reports, parts, strict=True):
+        assert_report(report, model, part, value="mean", states=recorded(model, part))
+    assert trainer.callback_metrics["knockout/samples/dataloader_0"] == 48
+    assert trainer.callback_metrics["knockout/samples/dataloader_1"] == 20
+    assert len(list(Path(str(trainer.log_dir), "knockout_reports").iterdir())) == 2
+
+
+def test_the_test_stage_and_chosen_epochs() -> None:
+    model = lively(Classifier)
+    callback = KnockoutCallback("each", every_n_epochs=2)
+    testing = KnockoutCallback("each", stages=["test"], prefix="only")
+    trainer = quiet_trainer(callback, testing, max_epochs=4)
+    trainer.fit(model, loader(), loader())
+    trainer.test(model, as_loader(batches()), verbose=False)
+    assert [(r.stage, r.epoch) for r in callback.reports] == [
+        ("validate", 1),
+        ("validate", 3),
+        ("test", 4),
+    ]
+    assert [r.stage for r in testing.reports] == ["test"]
+    assert_report(callback.reports[-1], model, batches())
+    assert {"knockout_test/accuracy", "only_test/accuracy"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("source", ["head", lambda outputs: outputs["scores"].argmax(1)])
+def test_where_the_scores_come_from_can_be_named(source: Any) -> None:
+    class Naming(Measuring):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            outputs = super().validation_step((batch["x"], batch["label"]), batch_idx)
+            self.head(torch.zeros(len(batch["x"]), UNITS)) if not isinstance(source, str) else None
+            return outputs
+
+    model = lively(Naming)
+    data = [{"x": x, "label": y, "other": y + 1} for x, y in batches()]
+    callback = KnockoutCallback("each", target="label", prediction=source)
+    validated(model, callback, data=as_loader(data))
+    assert_report(callback.reports[0], model, batches())
+    assert callback.reports[0].x_in == "target='label'"
+
+
+def test_a_step_that_takes_its_batch_apart_is_run_again() -> None:
+    class Popping(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            y = batch.pop("y")
+            self.log("val_loss", self.loss(self(batch.pop("x")), y), batch_size=len(y))
+
+    model = lively(Popping)
+    callback = KnockoutCallback("each")
+    data = [{"x": x, "y": y} for x, y in zip(INPUTS, LABELS, strict=True)]
+    validated(model, callback, data=DataLoader(data, 16))
+    assert_report(callback.reports[0], model, batches())
+
+
+# What is logged and kept
+
+
+def test_scalars_pictures_table_and_report_of_each_epoch(tmp_path: Path) -> None:
+    relay = RelayInformationCallback(stages=["validate"])
+    callback = KnockoutCallback("each")
+    trainer = quiet_trainer(relay, callback, logger=TensorBoardLogger(tmp_path), max_epochs=2)
+    trainer.fit(Classifier(), loader(), loader())
+    events = EventAccumulator(str(trainer.log_dir), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "knockout/accuracy",
+        "knockout/samples",
+        "knockout/sets",
+        "knockout/rnn.l0/largest_damage",
+        "knockout/rnn.l0/mean_damage",
+    } <= set(tags["scalars"])
+    assert [event.value for event in events.Scalars("knockout/sets")] == [UNITS] * 2
+    assert [event.step for event in events.Images("knockout/damage")] == [3, 6]
+    assert "knockout/sets/text_summary" in tags["tensors"]
+    damage = [report.accuracy.damage for report in callback.reports if report.accuracy is not None]
+    largest = [event.value for event in events.Scalars("knockout/rnn.l0/largest_damage")]
+    np.testing.assert_allclose(largest, [own.max() for own in damage], atol=1e-6)
+    mean = [event.value for event in events.Scalars("knockout/rnn.l0/mean_damage")]
+    np.testing.assert_allclose(mean, [own.mean() for own in damage], atol=1e-6)
+    saved = sorted(Path(str(trainer.log_dir), "knockout_reports").iterdir())
+    assert [path.name for path in saved] == [
+        "knockout-validate-epoch=0-step=3.npz",
+        "knockout-validate-epoch=1-step=6.npz",
+    ]
+    for path, report in zip(saved, callback.reports, strict=True):
+        assert_equal(KnockoutReport.load(path), report)
+
+
+def test_scalars_can_be_monitored(tmp_path: Path) -> None:
+    stopping = EarlyStopping("knockout/accuracy", mode="min", patience=1)
+    callback = KnockoutCallback("each")
+    trainer = quiet_trainer(
+        callback, stopping, max_epochs=20, logger=CSVLogger(tmp_path), log_every_n_steps=1
+    )
+    trainer.fit(Classifier(), loader(), loader())
+    assert 2 <= len(callback.reports) < 20
+
+
+def test_without_a_logger_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    validated(Classifier(), KnockoutCallback("each"))
+    options = {"fast_dev_run": True}
+    quiet_trainer(KnockoutCallback("each", dirpath="here"), **options).fit(
+        Classifier(), loader(), loader()
+    )
+    assert list(tmp_path.iterdir()) == []
+    validated(Classifier(), KnockoutCallback("each", dirpath="here"))
+    validated(Classifier(), KnockoutCallback("each", dirpath="here"))
+    assert sorted(path.name for path in Path("here").iterdir()) == [
+        "knockout-validate-epoch=0-step=0-v1.npz",
+        "knockout-validate-epoch=0-step=0.npz",
+    ]
+
+
+def test_the_newest_report_is_the_state() -> None:
+    callback = KnockoutCallback("each")
+    assert callback.state_dict() == {}
+    quiet_trainer(callback).fit(Classifier(), loader(), loader())
+    again = KnockoutCallback("each")
+    again.load_state_dict(callback.state_dict())
+    assert len(again.reports) == 1
+    assert_equal(again.reports[0], callback.reports[-1])
+    again.load_state_dict(callback.state_dict())  # those there are stay
+    assert len(again.reports) == 1
+    assert KnockoutCallback("greedy").state_key != callback.state_key
+    assert KnockoutCallback("each", value=0.5).state_key != callback.state_key
+    assert KnockoutCallback("each").state_key == callback.state_key
+    twin = pickle.loads(pickle.dumps(callback))
+    assert_equal(twin.reports[-1], callback.reports[-1])
+
+
+def test_a_report_can_be_given_as_a_file(tmp_path: Path) -> None:
+    model = lively(Classifier)
+    relay = relay_of(model)
+    relay.save(tmp_path / "relay.npz")
+    reports = []
+    for given in (relay, tmp_path / "relay.npz", str(tmp_path / "relay.npz")):
+        callback = KnockoutCallback("greedy", report=given, n_random=1)
+        validated(model, callback)
+        reports.append(callback.reports[0])
+    assert_equal(reports[0], reports[1])
+    assert_equal(reports[0], reports[2])
+    with pytest.raises(FileNotFoundError):
+        KnockoutCallback("greedy", report=tmp_path / "nothing.npz")
+    callback.reports[0].save(tmp_path / "knockout.npz")
+    with pytest.raises(
+        ValueError, match=r"but a knock-out report; load it with KnockoutReport\.lo"
+    ):
+        KnockoutCallback("greedy", report=tmp_path / "knockout.npz")
+
+
+# The sanity check
+
+
+def test_the_sanity_check_leaves_no_trace() -> None:
+    class Alone(Callback):
+        def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert callback.reports == []
+            assert not any(name.startswith("knockout") for name in trainer.callback_metrics)
+            runs.append(Counting.runs)
+
+    class Counting(Classifier):
+        runs = 0
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            Counting.runs += 1
+            return super().validation_step(batch, batch_idx, dataloader_idx)
+
+    runs: list[int] = []
+    callback = KnockoutCallback("each")
+    quiet_trainer(callback, Alone(), max_epochs=1).fit(Counting(), loader(), loader())
+    # Two batches by Lightning; one of them again without, twice, and with two sets at most.
+    assert runs[0] <= 2 + 2 + 2 * 2
+    assert len(callback.reports) == 1
+
+
+class Untrained(Classifier):
+    """Must not come to training."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise AssertionError("training began")
+
+
+def refused_before_training(
+    callback: KnockoutCallback,
+    message: str,
+    *others: Callback,
+    kind: type[Classifier] = Untrained,
+    error: type[Exception] = ValueError,
+    data: Any = None,
+    **options: Any,
+) -> None:
+    model = kind()
+    before = hook_count(model)
+    streams = (random.getstate(), torch.get_rng_state())
+    with pytest.raises(error, match=message):
+        quiet_trainer(callback, *others, **options).fit(
+            model, loader(), as_loader(batches()) if data is None else data
+        )
+    assert hook_count(model) == before
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert random.getstate() == streams[0]
+    assert callback.reports == []
+    assert callback._pass is None
+    assert callback._progress is None
+
+
+def test_layers_and_units_that_do_not_exist() -> None:
+    refused_before_training(
+        KnockoutCallback({"a": {"rnn.l0": [0]}, "b": {"rnn.l1": [0]}}),
+        r"units: no layer 'rnn.l1' in Untrained; it has: 'rnn.l0'",
+    )
+    refused_before_training(
+        KnockoutCallback({"a": {"rnn.l0": [0, 6]}}),
+        r"units: got 6 for 'rnn.l0'; it takes unit indices from 0 to 5",
+    )
+    refused_before_training(
+        KnockoutCallback({"a": {"rnn.l0": [1, 1]}}), r"units: got \[1, 1\] .*name each unit once"
+    )
+    refused_before_training(
+        KnockoutCallback("each", modules=["lstm"]),
+        r"modules: no recurrent module 'lstm' in Untrained; it has: 'rnn'",
+    )
+    refused_before_training(
+        KnockoutCallback("each", prediction="tail"), r"prediction: no submodule 'tail' in Untrained"
+    )
+    refused_before_training(
+        KnockoutCallback("each", target=5), r"target: the batch has no 5; it ha"
+    )
+
+
+def test_named_sets_are_checked_where_there_is_no_sanity_check() -> None:
+    refused_before_training(
+        KnockoutCallback({"a": {"rnn.l0": [9]}}), "units: got 9 for", num_sanity_val_steps=0
+    )
+    refused_before_training(
+        KnockoutCallback("greedy", report=relay_of(Classifier()), relay_concepts=["bit"]),
+        r"relay_concepts: no concept 'bit' in the relay report; it has: 'joint'",
+        num_sanity_val_steps=0,
+    )
+
+
+class OwnForward(nn.GRU):
+    """Does something of its own."""
+
+    def forward(self, *args: Any) -> Any:
+        return super().forward(*args)
+
+
+def test_modules_that_cannot_be_knocked_out() -> None:
+    class Own(Untrained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = OwnForward(1, 6, batch_first=True)
+
+    refused_before_training(
+        KnockoutCallback("each"),
+        r"units: 'rnn' \(OwnForward\) has a forward of its own",
+        kind=Own,
+        num_sanity_val_steps=0,
+    )
+
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(1, 6)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.mix(x).cumsum(1), None
+
+    register_recurrent(Leaky, hidden=lambda module, args, output: output[0], units=lambda _: 6)
+
+    class Adapted(Untrained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = Leaky()
+
+    refused_before_training(
+        KnockoutCallback("each"),
+        r"units: 'rnn' \(Leaky\) has an adapter, which tells how its states are read but not",
+        kind=Adapted,
+        num_sanity_val_steps=0,
+    )
+
+
+def test_steps_outside_of_the_sequences() -> None:
+    refused_before_training(
+        KnockoutCallback("each", steps=6),
+        r"steps: got 6, but the longest sequence has 6 steps; it takes positions from 0 to 5, or -1"
+        r".*sanity check; if later ones are longer, check them all with .*num_sanity_val_steps=-1",
+    )
+    with pytest.raises(ValueError, match="steps: got 6, but the longest sequence has 6") as raised:
+        validated(Classifier(), KnockoutCallback("each", steps=6))
+    assert "sanity" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [Classifier, Stepped])
+def test_steps_that_only_some_batches_have(kind: type[Classifier]) -> None:
+    x, y = batches()[0]
+    model = lively(kind)
+    data = [(x[:, :3], y), (x, y)]
+    callback = KnockoutCallback("each", steps=4)
+    validated(model, callback, data=as_loader(data))
+    plain, own = (
+        torch.cat([by_hand(model, data[:1], None), by_hand(model, data[1:], some, **options)])
+        for some, options in (
+            (None, {}),
+            ({callback.reports[0].layers[0]: [0]}, {"steps": 4}),
+        )
+    )
+    changed = (plain.argmax(1) != own.argmax(1)).double().mean()
+    assert callback.reports[0].predictions_changed[0] == pytest.approx(float(changed), abs=1e-12)
+
+
+def test_steps_of_modules_that_are_not_knocked_out_do_not_matter() -> None:
+    class Decoded(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = nn.GRU(6, 6, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output, _ = self.rnn(x)
+            scores: Tensor = self.head(self.decoder(output[:, -2:])[0][:, -1])
+            return scores
+
+    model = lively(Decoded)
+    callback = KnockoutCallback("each", modules=["rnn"], steps=4)
+    validated(model, callback)
+    assert_report(callback.reports[0], model, batches(), steps=4)
+    with pytest.raises(ValueError, match="steps: got 4, but the longest sequence has 2 steps"):
+        validated(model, KnockoutCallback("each", steps=4))
+
+
+def test_a_module_that_the_step_does_not_call_is_refused() -> None:
+    class Spare(Untrained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.GRU(1, 4)
+
+    refused_before_training(
+        KnockoutCallback("each"),
+        r"modules: 'spare' was not called in the step, so nothing was knocked out; name the",
+        kind=Spare,
+    )
+    callback = KnockoutCallback("each", modules=["rnn"])
+    validated(Spare(), callback)
+    assert callback.reports[0].layers == ("rnn.l0",)
+
+
+def test_orders_without_a_relay_report() -> None:
+    for units in ("greedy", "concept"):
+        with pytest.raises(
+            ValueError,
+            match=f"units: '{units}' follows the orders of a relay report, and there is none; add "
+            "a RelayInformationCallback to the Trainer, or name a report with report=",
+        ):
+            validated(Classifier(), KnockoutCallback(units))
+    relay, callback = RelayInformationCallback(), KnockoutCallback("concept")
+    trainer = quiet_trainer(relay, callback)
+    model = Classifier()
+    with pytest.raises(
+        ValueError, match=r"there is none yet: .* Run trainer.validate twice, or na"
+    ):
+        trainer.validate(model, loader(), verbose=False)
+    relay.reports.append(relay_of(model))
+    trainer.validate(model, loader(), verbose=False)
+    assert len(callback.reports) == 1
+
+
+def test_a_fit_waits_for_the_first_relay_report(caplog: pytest.LogCaptureFixture) -> None:
+    relay = RelayInformationCallback(every_n_epochs=2)
+    callback = KnockoutCallback("greedy", n_random=1)
+    with caplog.at_level("INFO"):
+        quiet_trainer(relay, callback, max_epochs=4).fit(Classifier(), loader(), loader())
+    assert [report.epoch for report in callback.reports] == [2, 3]
+    said = [text for text in caplog.messages if text.startswith("Knock-outs")]
+    assert said == [
+        "Knock-outs: 'greedy' follows relay orders, and there is no relay report yet; they begin "
+        "with the first evaluation after one."
+    ]
+
+
+def test_a_relay_report_that_does_not_fit() -> None:
+    relay = relay_of(Classifier())
+    several = relay_of(Classifier(), concepts=CONCEPTS)
+
+    class Wide(Untrained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(1, 7, batch_first=True)
+            self.head = nn.Linear(7, CLASSES)
+
+    for units in ("each", "greedy", "concept"):
+        refused_before_training(
+            KnockoutCallback(units, report=relay),
+            r"report: 'rnn.l0' has 6 units in the relay report, and 7 in the model; it takes",
+            kind=Wide,
+        )
+    refused_before_training(
+        KnockoutCallback("greedy", report=relay, states=["cell"], layers="all"),
+        r"report: the relay report has 'rnn.l0', and none of the layers to knock out, 'rnn.l0.cel",
+        kind=type("Cells", (WithoutForward, Untrained), {}),
+    )
+    refused_before_training(
+        KnockoutCallback("concept", report=relay, top=7),
+        r"top: got 7, but 'rnn.l0' has 6 units",
+    )
+    refused_before_training(
+        KnockoutCallback("greedy", report=several),
+        r"concepts: got 'joint', and the relay report has the order of 'low'; give concepts= as in",
+    )
+    refused_before_training(
+        KnockoutCallback("concept", report=several, concepts={"low": CONCEPTS["low"]}),
+        r"concepts: got \['low'\], and the relay report has the order of 'high'",
+    )
+
+
+def test_too_few_sets() -> None:
+    relay = relay_of(Classifier())
+    refused_before_training(
+        KnockoutCallback("concept", report=relay, max_sets=1),
+        r"max_sets: got 1, fewer than the 2 sets of 1 concepts and layers with one random set each",
+    )
+    names = {str(unit): {"rnn.l0": [unit]} for unit in range(4)}
+    with pytest.raises(
+        ValueError, match="max_sets: got 3, and 4 sets by name; it takes at least as many, or None"
+    ):
+        validated(Classifier(), KnockoutCallback(names, max_sets=3))
+
+
+def test_training_mode_in_validation() -> None:
+    class Careless(Untrained):
+        def on_validation_model_eval(self) -> None:
+            super().on_validation_model_eval()
+            self.rnn.train()
+
+    refused_before_training(
+        KnockoutCallback("each"),
+        r"model: 'rnn' \(GRU\) is in training mode; knock-outs take a model in evaluation mode",
+        kind=Careless,
+        error=RuntimeError,
+    )
+
+
+def test_steps_that_are_not_repeatable() -> None:
+    class Stateful(Untrained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = 0
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.seen += 1
+            self(batch[0] + self.seen)
+
+    refused_before_training(
+        KnockoutCallback("each"),
+        r"pl_module: the validation_step gave other class scores when it was run again on the same",
+        kind=Stateful,
+    )
+
+
+def test_numbers_that_are_not_there() -> None:
+    refused_before_training(
+        KnockoutCallback("each", metric="val_los"),
+        r"metric: validation_step logs no number 'val_los'; it logs 'val_loss'",
+    )
+    refused_before_training(
+        KnockoutCallback("each", metric="loss"),
+        r"metric: validation_step returns no loss; it logs 'val_loss': name one of these",
+    )
+    refused_before_training(
+        KnockoutCallback("each", metric=MulticlassF1Score(CLASSES, average="none")),
+        r"metric: 'MulticlassF1Score' gave \(4,\); it takes a metric that gives one number",
+    )
+
+
+def test_nothing_to_evaluate() -> None:
+    empty = batch_of(INPUTS[:0], LABELS[:0])
+    with pytest.warns(UserWarning, match="is zero"):
+        refused_before_training(
+            KnockoutCallback("each"), "dataloader: the validation set is empty", data=empty
+        )
+    with pytest.raises(ValueError, match="dataloader: the test set is empty"):
+        quiet_trainer(KnockoutCallback("each")).test(
+            Classifier(), as_loader(Stream([])), verbose=False
+        )
+    with pytest.raises(ValueError, match=r"dataloader: there is no validation set or .* stages="):
+        quiet_trainer(KnockoutCallback("each")).fit(Classifier(), loader())
+
+
+def test_two_callbacks_take_prefixes_of_their_own() -> None:
+    message = "prefix: two callbacks log under 'same'; give one of them another prefix"
+    for other in (
+        KnockoutCallback("each", value=1, prefix="same"),
+        RelayInformationCallback(prefix="same"),
+    ):
+        refused_before_training(KnockoutCallback("each", prefix="same"), message, other)
+    model = lively(Classifier)
+    callbacks = [KnockoutCallback("each"), KnockoutCallback("each", value=0.5, prefix="half")]
+    trainer = validated(model, *callbacks)
+    for callback, value in zip(callbacks, (0, 0.5), strict=True):
+        assert_report(callback.reports[0], model, batches(), value=value)
+    assert {"knockout/accuracy", "half/accuracy"} <= set(trainer.callback_metrics)
+
+
+def test_other_modules_and_processes_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"pl_module: got Linear; it takes a lightning.pytorch.Li"):
+        KnockoutCallback().setup(quiet_trainer(), nn.Linear(1, 1), "fit")
+
+    class FakeTrainer:
+        world_size = 2
+
+    with pytest.raises(
+        ValueError, match=r"trainer: got 2 processes; the knock-out analysis takes o"
+    ):
+        KnockoutCallback().setup(FakeTrainer(), Classifier(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"units": "all"},
+            ValueError,
+            r"units: got 'all'; it takes 'each', 'greedy', 'concept', o",
+        ),
+        ({"units": {}}, TypeError, r"units: got {}; it takes"),
+        ({"units": {"rnn.l0": [1, 2]}}, TypeError, r"units: got 'rnn.l0': \[1, 2\]; it takes"),
+        ({"units": [1]}, TypeError, r"units: got \[1\]"),
+        (
+            {"modules": "rnn"},
+            TypeError,
+            r"modules: got the string 'rnn'; it takes a list: \['rnn'\]",
+        ),
+        ({"layers": "first"}, ValueError, "layers: got 'first'; it takes 'last', 'all'"),
+        ({"states": "cell"}, TypeError, "states: got the string 'cell'"),
+        (
+            {"value": "median"},
+            ValueError,
+            r"value: got 'median'; it takes a finite number or one of",
+        ),
+        ({"value": True}, ValueError, "value: got True"),
+        ({"value": float("nan")}, ValueError, "value: got nan"),
+        ({"value": None}, ValueError, "value: got None"),
+        ({"steps": "all"}, TypeError, "steps: got 'all'; it takes a slice"),
+        ({"steps": []}, ValueError, r"steps: got \[\], which names no step"),
+        (
+            {"units": "greedy", "steps": "each"},
+            ValueError,
+            "steps: got 'each' with units='greedy'; it goes with units='each'",
+        ),
+        ({"metric": 3}, TypeError, "metric: got int; it takes a torchmetrics.Metric or MetricCol"),
+        (
+            {"metric": MulticlassConfusionMatrix(3)},
+            ValueError,
+            "metric: MulticlassConfusionMatrix does not say whether higher is better",
+        ),
+        ({"concepts": "bits"}, ValueError, "concepts: got 'bits'; it takes 'joint', 'per_class'"),
+        ({"concepts": {"a": 1}}, TypeError, "concepts: got 'a': 1"),
+        (
+            {"relay_concepts": "bit"},
+            TypeError,
+            "relay_concepts: got the string 'bit'; it takes a l",
+        ),
+        ({"top": 0}, ValueError, "top: got 0; it takes at least 1"),
+        ({"n_random": 0}, ValueError, "n_random: got 0; it takes at least 1"),
+        ({"n_bootstraps": -1}, ValueError, "n_bootstraps: got -1; it takes at least 0"),
+        ({"max_batches": 0}, ValueError, "max_batches: got 0; it takes at least 1"),
+        ({"max_sets": 2.5}, ValueError, "max_sets: got 2.5; it takes at least 1"),
+        ({"reference_samples": 1}, ValueError, "reference_samples: got 1; it takes at least 2"),
+        ({"reference_samples": None}, ValueError, "reference_samples: got None"),
+        ({"seed": 0.5}, TypeError, "seed: got 0.5; it takes an integer"),
+        ({"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; it takes at least 1"),
+        (
+            {"stages": "test"},
+            ValueError,
+            "stages: got 'test'; it takes a list of 'validate', 'test'",
+        ),
+        ({"prefix": ""}, ValueError, "prefix: got ''"),
+    ],
+)
+def test_arguments_are_checked_in_the_constructor(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        KnockoutCallback(**arguments)
