@@ -1,4 +1,4 @@
-"""Makes the pictures of the README and the documentation: relays of an RNN and of a GRU.
+"""Makes the pictures of the README and the documentation: relays and knock-outs on the memory task.
 
 python docs/pictures.py
 """
@@ -6,36 +6,58 @@ python docs/pictures.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
-from lightning_relay import RelayInformationCallback
-from lightning_relay.figures import relay_image
+from lightning_relay import KnockoutCallback, RelayInformationCallback
+from lightning_relay.figures import damage_image, deletion_image, relay_image
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
+IMAGES = Path(__file__).parent / "images"
 
 
 def main() -> None:
-    """Train both cells on the memory task and draw who relays the pattern."""
+    """Train both cells, draw who relays the pattern, and what a GRU loses without its units."""
     task = MemoryTask(bits=3, delay=10)
     for cell in CELLS:
         seed_everything(0)
         relays = RelayInformationCallback(
-            concepts={"pattern": int}, inputs_end=task.inputs_end, direction="grow"
+            concepts={"pattern": int, **task.concepts},
+            inputs_end=task.inputs_end,
+            direction="grow",
+            stages=["validate"],
         )
+        each = KnockoutCallback("each", stages=["test"], prefix="each")
+        greedy = KnockoutCallback("greedy", stages=["test"], prefix="greedy")
         trainer = Trainer(
             max_epochs=15,
             gradient_clip_val=1.0,
-            callbacks=[relays],
+            callbacks=[relays, each, greedy],
             logger=False,
             enable_checkpointing=False,
         )
-        trainer.fit(RecurrentClassifier(cell, task.input_size, task.num_classes), task)
+        model = RecurrentClassifier(cell, task.input_size, task.num_classes)
+        trainer.fit(model, task)
+        title = f"{cell.upper()}, memory of {task.bits} bits"
         layer = relays.reports[-1].layers["rnn.l0"]
-        picture = relay_image(layer, "pattern", f"{cell.upper()}, memory of {task.bits} bits")
-        Image.fromarray(picture).save(Path(__file__).parent / "images" / f"memory_task_{cell}.png")
+        save(relay_image(layer, "pattern", title), f"memory_task_{cell}")
+        if cell == "gru":
+            trainer.test(model, task, verbose=False)
+            save(damage_image(each.reports[-1], title), "knockouts_each")
+            curves = deletion_image(greedy.reports[-1], "rnn.l0", "pattern", title)
+            save(curves, "knockouts_greedy")
+
+
+def save(picture: NDArray[np.uint8], name: str) -> None:
+    """Write a picture."""
+    Image.fromarray(picture).save(IMAGES / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -704,8 +704,13 @@ def test_a_state_kept_from_call_to_call_is_noticed() -> None:
 
 def test_what_counts_as_repeatable() -> None:
     scores = torch.tensor([[1.0, -100.0], [-torch.inf, 3e-7]])
-    first = StepResult("test_step", scores.argmax(1), scores, 2, "head", True, {}, 0.5, None)
+    first = StepResult(
+        "test_step", scores.argmax(1), scores, 2, "head", True, {"a": 2.0}, frozenset(), 0.5, None
+    )
     check_repeatable(first, replace(first, scores=scores + 5e-5))
+    check_repeatable(first, replace(first, logged={"a": 2.0 + 1e-7, "b": 0.0}))
+    with pytest.raises(ValueError, match="gave other numbers to log as 'a' when it was run again"):
+        check_repeatable(first, replace(first, logged={"a": 2.001}))
     check_repeatable(first, replace(first, scores=None, classes=None, loss=None))
     with pytest.raises(ValueError, match="test_step gave other class scores"):
         check_repeatable(first, replace(first, scores=scores + 2e-4))

@@ -124,6 +124,18 @@ def unused_path(directory: Path, prefix: str, report: _Report, suffix: str) -> P
     return next(directory / name for name in names if not (directory / name).exists())
 
 
+def check_was_evaluated(
+    trainer: Trainer, stage: str, stages: Sequence[str], evaluated: bool
+) -> None:
+    """Raise a ValueError if an evaluation was asked for and had no batch."""
+    if stage not in stages or evaluated:
+        return
+    limit = trainer.limit_val_batches if stage == "validate" else trainer.limit_test_batches
+    batches = numbers_of_batches(trainer, stage)
+    if limit != 0 and batches and sum(batches) == 0:
+        raise_empty(stage)
+
+
 def raise_empty(stage: str) -> NoReturn:
     """Raise the ValueError that there is nothing to analyse."""
     what = "validation" if stage == "validate" else "test"

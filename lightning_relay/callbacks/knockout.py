@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,6 +23,7 @@ from lightning_relay.callbacks.evaluations import (
     check_schedule,
     check_trainer,
     check_validation_set,
+    check_was_evaluated,
     is_due,
     numbers_of_batches,
     prefix_of,
@@ -115,16 +116,18 @@ class KnockoutCallback(Callback):
             unit at every step.
         metric: A torchmetrics.Metric or MetricCollection of class scores and labels, measured
             beside the accuracies; or the name of a number that the step logs, or ``"loss"`` for
-            what it returns (lower is better), measured instead of accuracies unless ``target`` is
-            named.
+            what it returns, measured instead of accuracies unless ``target`` is named.
+        mode: Whether a number that the step logs or returns is best at its ``"min"`` or ``"max"``.
         target: Where the class label of each sequence stands, as of ``RelayInformationCallback``.
         prediction: Where the class scores come from, as of ``RelayInformationCallback``.
         lengths: Lengths of sequences that are padded and not packed, as of
             ``RelayInformationCallback``; only for values made of recorded states.
         concepts: As of ``RelayInformationCallback``; default: those of the one in the Trainer, or
             ``"joint"``.
-        report: A relay report, or the path of one, for orders and unit scores; default: the newest
-            of the RelayInformationCallback in the Trainer.
+        relay: Prefix of the RelayInformationCallback in the Trainer whose newest report gives
+            orders and unit scores; default: that of the first. Sets follow the report that there
+            is when an evaluation begins, so that of the one before.
+        report: A relay report, or the path of one, to be taken instead.
         relay_concepts: Concepts of the relay report whose orders are followed; default: the first
             for ``"greedy"`` and all for ``"concept"``.
         top: Number of units of a set of ``"concept"``.
@@ -172,10 +175,12 @@ class KnockoutCallback(Callback):
         value: str | float = "zero",
         steps: str | int | slice | Sequence[int] | None = None,
         metric: Metric | MetricCollection | str | None = None,
+        mode: Literal["min", "max"] = "min",
         target: Callable[[Any], Tensor] | int | str | None = None,
         prediction: Callable[[Any], Tensor] | str | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None,
+        relay: str | None = None,
         report: RelayReport | str | Path | None = None,
         relay_concepts: Sequence[str] | None = None,
         top: int = 3,
@@ -199,6 +204,8 @@ class KnockoutCallback(Callback):
             raise ValueError(f"steps: got 'each' with units={units!r}; it goes with units='each'")
         if steps != "each":
             checked_steps(steps)
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode: got {mode!r}; it takes 'min' or 'max'")
         if concepts is not None:
             check_concepts(concepts)
         if isinstance(relay_concepts, str):
@@ -221,10 +228,12 @@ class KnockoutCallback(Callback):
         self.value = value
         self.steps = steps
         self.metric = metric
+        self.mode = mode
         self.target = target
         self.prediction = prediction
         self.lengths = lengths
         self.concepts = concepts
+        self.relay = relay
         self.report = report
         self.relay_concepts = relay_concepts
         self.top = top
@@ -242,7 +251,7 @@ class KnockoutCallback(Callback):
         self._metrics = _metrics_by_name(metric)
         self._given = RelayReport.load(report) if isinstance(report, str | Path) else report
         self._relay: RelayInformationCallback | None = None
-        self._followed: RelayReport | None = None
+        self._followed: list[RelayReport | None] = []
         self._pass: KnockoutPass | None = None
         self._progress: Progress | None = None
         self._evaluated = False
@@ -261,7 +270,14 @@ class KnockoutCallback(Callback):
                     "prefix"
                 )
         relays = [other for other in callbacks if isinstance(other, RelayInformationCallback)]
-        self._relay = relays[0] if relays else None
+        prefixes = [other.prefix for other in relays]
+        if self.relay is not None and self.relay not in prefixes:
+            raise ValueError(
+                f"relay: no RelayInformationCallback with the prefix {self.relay!r} in the "
+                f"Trainer; it has: {', '.join(map(repr, prefixes)) or 'none'}"
+            )
+        place = 0 if self.relay is None else prefixes.index(self.relay)
+        self._relay = relays[place] if relays else None
         if self.units in ("greedy", "concept") and self._relay is None and self._given is None:
             raise ValueError(
                 f"units: {self.units!r} follows the orders of a relay report, and there is none; "
@@ -356,8 +372,9 @@ class KnockoutCallback(Callback):
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the twins."""
+        """Forget the twins; an evaluation that was asked for and had no batch is an error."""
         self._stop()
+        check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     @property
     def state_key(self) -> str:
@@ -390,11 +407,14 @@ class KnockoutCallback(Callback):
     def _follows(self) -> bool:
         return self.units in ("greedy", "concept")
 
-    @property
-    def _newest_relay(self) -> RelayReport | None:
+    def _newest_relay(self, dataloader: int) -> RelayReport | None:
+        """The report given, or the newest of a dataloader, or else of any."""
         if self._given is not None:
             return self._given
-        return self._relay.reports[-1] if self._relay is not None and self._relay.reports else None
+        reports = [] if self._relay is None else self._relay.reports
+        own = [report for report in reports if report.dataloader == dataloader]
+        newest = own or reports
+        return newest[-1] if newest else None
 
     def _check_model(self, pl_module: LightningModule) -> None:
         """Raise unless the units can be knocked out; gives nothing."""
@@ -428,8 +448,9 @@ class KnockoutCallback(Callback):
         self._evaluated = True
         if not is_due(trainer, stage, self.stages, self.every_n_epochs):
             return
-        self._followed = self._newest_relay if self._follows else None
-        if self._follows and self._followed is None and not trainer.sanity_checking:
+        dataloaders = range(len(numbers_of_batches(trainer, stage)))
+        self._followed = [self._newest_relay(dataloader) for dataloader in dataloaders]
+        if self._follows and None in self._followed and not trainer.sanity_checking:
             if trainer.state.fn == TrainerFn.FITTING:
                 self._say(
                     f"Knock-outs: {self.units!r} follows relay orders, and there is no relay "
@@ -472,7 +493,12 @@ class KnockoutCallback(Callback):
         )
 
     def _choose_sets(
-        self, layers: Mapping[str, int], steps: Mapping[str, int] | None, *, checked_only: bool
+        self,
+        layers: Mapping[str, int],
+        dataloader: int,
+        steps: Mapping[str, int] | None,
+        *,
+        checked_only: bool,
     ) -> Sets:
         limits: dict[str, Any] = {"max_sets": self.max_sets, "seed": self.seed}
         if checked_only:
@@ -488,8 +514,9 @@ class KnockoutCallback(Callback):
             return dataclasses.replace(sets, sets=sets.sets[:kept])
         if self.units == "each" or checked_only:
             return single_units(layers, steps=steps, **limits)
-        assert self._followed is not None
-        return self._along(self._followed, layers)
+        relay = self._followed[dataloader]
+        assert relay is not None
+        return self._along(relay, layers)
 
     def _along(self, relay: RelayReport, layers: Mapping[str, int]) -> Sets:
         """Sets that follow the orders of a relay report."""
@@ -529,7 +556,7 @@ class KnockoutCallback(Callback):
             raise_empty(stage)
         for dataloader, own in run.dataloaders.items():
             self._check_steps(own, sanity_checking=trainer.sanity_checking)
-            report = self._reported(own, self._layers_of(pl_module))
+            report = self._reported(own, dataloader, self._layers_of(pl_module))
             if trainer.sanity_checking:
                 continue
             report = dataclasses.replace(
@@ -566,7 +593,9 @@ class KnockoutCallback(Callback):
                 "check them all with the Trainer's num_sanity_val_steps=-1"
             ) from error
 
-    def _reported(self, own: DataloaderPass, layers: Mapping[str, int]) -> KnockoutReport:
+    def _reported(
+        self, own: DataloaderPass, dataloader: int, layers: Mapping[str, int]
+    ) -> KnockoutReport:
         assert own.evaluation is not None
         assert own.sets is not None
         longest = own.evaluation.longest
@@ -574,14 +603,21 @@ class KnockoutCallback(Callback):
             sets = counting_all(own.sets, layers, longest)
         else:
             sets = at_steps(own.sets, checked_steps(self.steps), longest)
+        if self._metrics and not own.evaluation.outcomes.scores:
+            self._say(
+                f"Knock-outs: {', '.join(self._metrics)} of predicted classes, as prediction= "
+                "gives no class scores."
+            )
         report = knockout_report(
             sets,
             own.evaluation.outcomes,
             value=_in_words(self.value, self.reference_samples),
             concepts=self._concepts,
-            relay=self._followed if self._follows else self._newest_relay,
+            relay=self._followed[dataloader] if self._follows else self._newest_relay(dataloader),
             metrics=self._metrics,
-            measured=Measured(self.metric) if isinstance(self.metric, str) else None,
+            measured=Measured(self.metric, self.mode == "max")
+            if isinstance(self.metric, str)
+            else None,
             n_bootstraps=self.n_bootstraps,
             seed=self.seed,
             samples_seen=own.samples_seen,

@@ -20,6 +20,7 @@ from lightning_relay.callbacks.evaluations import (
     check_schedule,
     check_trainer,
     check_validation_set,
+    check_was_evaluated,
     is_due,
     numbers_of_batches,
     prefix_of,
@@ -354,12 +355,7 @@ class RelayInformationCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach; an evaluation that was asked for and had no batch is an error."""
         self._detach()
-        if stage not in self.stages or self._evaluated:
-            return
-        limit = trainer.limit_val_batches if stage == "validate" else trainer.limit_test_batches
-        batches = numbers_of_batches(trainer, stage)
-        if limit != 0 and batches and sum(batches) == 0:
-            raise_empty(stage)
+        check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     @property
     def state_key(self) -> str:

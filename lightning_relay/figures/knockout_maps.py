@@ -82,7 +82,8 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     lies where the 95 % interval excludes 0, except in cells under 3 pixels. Names are left out
     where there is no room; of more than 256 sets the most damaging are drawn. Where there were no
     class labels, columns are the metrics, each on a scale of its own, with its largest damage in
-    the legend. Up to 200 columns the picture is 350 pixels wide, which TensorBoard shows unscaled.
+    the legend. Where all units are of one layer, its key stands above instead of in every name. Up
+    to 200 columns the picture is 350 pixels wide, which TensorBoard shows unscaled.
 
     Args:
         report: The report.
@@ -115,7 +116,9 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     draw = ImageDraw.Draw(image)
     draw.text((4, 3), title, INK, FONT)
     some = "" if len(sets) == len(report.sets) else f", worst {len(sets)} of {len(report.sets)}"
-    draw.text((4, 20), f"damage by knock-out{some}", INK, FONT)
+    layer = f"{report.layers[0]}: " if len(report.layers) == 1 else ""
+    of = f" of {report.layers[0]}" if layer else ""
+    draw.text((4, 20), f"damage by knock-out{of}{some}", INK, FONT)
 
     labelled = -_APART
     for top, (first, last) in zip(tops, blocks, strict=True):
@@ -125,7 +128,7 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
         for row, some_set in enumerate(sets[first:last]):
             y = top + row * cell_height + cell_height // 2
             if y - labelled >= _APART:
-                name = shortened(some_set.name, _NAMES - 8)
+                name = shortened(some_set.name.removeprefix(layer), _NAMES - 8)
                 draw.text((_NAMES - 4, y), name, INK, FONT, anchor="rm")
                 labelled = y
     labelled = -_APART

@@ -137,12 +137,12 @@ class KnockoutLanes:
             holding = [place for place, own in enumerate(self._shared) if own.holds(number)]
             if len(holding) == 1 and not others:
                 by_module.setdefault(holding[0], []).append(number)
-        return [
-            lanes[first : first + count]
-            for place, lanes in by_module.items()
-            for count in [self._shared[place].lanes_to_stack()]
-            for first in range(0, len(lanes), count)
-        ]
+        stacks = []
+        for place, lanes in by_module.items():
+            count = self._shared[place].lanes_to_stack()
+            parts = [lanes[first : first + count] for first in range(0, len(lanes), count)]
+            stacks += [part for part in parts if len(part) > 1]
+        return stacks
 
 
 @dataclass(eq=False)

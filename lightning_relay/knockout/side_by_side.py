@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 _ROWS = {"cpu": 1024, "cuda": 2**16}
 """Lanes times sequences that are computed at once, by type of device."""
 
-_STACKED_ROWS = 4096
+_STACKED_ROWS = 1024
 """Lanes times sequences of a stack of lanes that are computed one by one."""
 
-_LEAST_LANES = {"RNN_TANH": 8, "RNN_RELU": 8, "GRU": 8, "LSTM": 64}
+_COPIED_BYTES = 2**20
+"""Lanes that are larger than this are not copied into a stack."""
+
+_LEAST_LANES = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 4, "LSTM": 64}
 """With fewer lanes at once than this, PyTorch's kernel for each is faster on a CPU."""
 
 _BYTES = 2**28
@@ -145,23 +148,28 @@ def _run_layer(
 
 def lanes_at_once(call: ModuleCall) -> int:
     """How many lanes are computed at once."""
-    count = _fitting(call, _ROWS.get(call.inputs.device.type, _ROWS["cuda"]))
+    rows = _ROWS.get(call.inputs.device.type, _ROWS["cuda"])
+    count = min(rows // call.initial[0].shape[1], _BYTES // _bytes_of_lane(call))
     return count if count >= _least_lanes(call) else 1
 
 
 def lanes_of_a_stack(call: ModuleCall) -> int:
-    """How many lanes are given as one batch: as many as are computed at once, and not too few."""
+    """How many lanes are given as one batch.
+
+    Those that are computed at once are one batch already. Others are copied into one where that
+    takes less time than to run what comes after for each.
+    """
     count = lanes_at_once(call)
-    return count if count > 1 else max(1, _fitting(call, _STACKED_ROWS))
+    if count == 1 and _bytes_of_lane(call) <= _COPIED_BYTES:
+        count = _STACKED_ROWS // call.initial[0].shape[1]
+    return max(1, count)
 
 
-def _fitting(call: ModuleCall, rows: int) -> int:
-    """How many lanes have so many sequences together, and states that fit into memory."""
-    sequences = call.initial[0].shape[1]
+def _bytes_of_lane(call: ModuleCall) -> int:
+    """Memory of the inputs and states of a lane."""
     directions = 1 + call.module.bidirectional
     width = directions * call.module.hidden_size + call.inputs.shape[-1]
-    of_lane = call.steps * sequences * width * call.inputs.element_size()
-    return min(rows // sequences, _BYTES // of_lane)
+    return call.steps * call.initial[0].shape[1] * width * call.inputs.element_size()
 
 
 def _least_lanes(call: ModuleCall) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lightning_relay.report import KnockoutSet
 
 
-_COMPARED = 4
-"""So many lanes of each stack of the first batch are compared with what they are alone."""
+_COMPARED = 2
+"""Of stacks of other layers or sizes so many lanes are compared with what they are alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +117,7 @@ class KnockoutEvaluation:
         self._seed = seed
         self._clamps: list[list[Clamp]] | None = None
         self._stacks = True
+        self._compared: set[tuple[object, ...]] = set()
         self._measured = measured
         self._keep_scores = keep_scores
 
@@ -138,9 +139,6 @@ class KnockoutEvaluation:
             with lanes.lane(None):
                 results = {-1: batch.run(whole=True)}
             progress()
-            if not self.outcomes.sizes:
-                with lanes.lane(None):
-                    check_repeatable(results[-1], batch.run(whole=whole))
             if self._stacks and batch.rerun.stops and not whole:
                 results |= self._stacked(batch, lanes, progress)
             for number in range(len(self.sets)):
@@ -148,6 +146,8 @@ class KnockoutEvaluation:
                     with lanes.lane(number):
                         results[number] = batch.run(whole=whole)
                     progress()
+            with lanes.lane(None):
+                check_repeatable(results[-1], batch.run(whole=whole))
             for module, steps in lanes.longest.items():
                 self.longest[module] = max(steps, self.longest.get(module, 0))
         self._keep(batch, [results[number] for number in range(-1, len(self.sets))])
@@ -155,7 +155,7 @@ class KnockoutEvaluation:
     def _stacked(
         self, batch: EvaluationBatch, lanes: KnockoutLanes, progress: Callable[[], None]
     ) -> dict[int, StepResult]:
-        """Results of sets that can be run together; on the first batch some are run alone too.
+        """Results of sets that can be run together.
 
         Where a stack is not what its lanes are alone, or the step cannot do with so many sequences
         at once, there are no more stacks.
@@ -165,7 +165,7 @@ class KnockoutEvaluation:
             found = self._stack(batch, lanes, numbers)
             if found is None:
                 self._stacks = False
-                return results if self.outcomes.sizes else {}
+                return results
             for number, result in zip(numbers, found, strict=True):
                 results[number] = result
                 progress()
@@ -174,7 +174,7 @@ class KnockoutEvaluation:
     def _stack(
         self, batch: EvaluationBatch, lanes: KnockoutLanes, numbers: Sequence[int]
     ) -> list[StepResult] | None:
-        """Results of sets that are run together; None where they cannot be."""
+        """Results of sets that are run together, some also alone; None where they are not alike."""
         with lanes.stack(numbers):
             try:
                 together = batch.run(whole=False, copies=len(numbers))
@@ -187,16 +187,14 @@ class KnockoutEvaluation:
             replace(together, classes=own, scores=others)
             for own, others in zip(classes, scores, strict=True)
         ]
-        for number, result in list(zip(numbers, found, strict=True))[: self._compared]:
-            with lanes.lane(number):
-                if not is_alike(batch.run(whole=False), result):
-                    return None
+        kind = (*self.sets[numbers[0]].units, batch.size, len(numbers))
+        if kind not in self._compared:
+            for number, result in list(zip(numbers, found, strict=True))[:_COMPARED]:
+                with lanes.lane(number):
+                    if not is_alike(batch.run(whole=False), result):
+                        return None
+            self._compared.add(kind)
         return found
-
-    @property
-    def _compared(self) -> int:
-        """How many lanes of each stack are also run alone."""
-        return 0 if self.outcomes.sizes else _COMPARED
 
     def _clamps_of(self, model: nn.Module) -> list[list[Clamp]]:
         clamps = []
@@ -232,14 +230,25 @@ class KnockoutEvaluation:
             outcomes.values.append(torch.tensor(values, dtype=torch.float64))
 
     def _value_of(self, result: StepResult) -> float:
-        name = self._measured
-        value = result.loss if name == "loss" else result.logged.get(name or "")
+        assert self._measured is not None
+        value = result.loss if self._measured == "loss" else result.logged.get(self._measured)
         if value is None:
-            has = ", ".join(map(repr, result.logged)) or "nothing"
-            raise ValueError(
-                f"metric: {result.step} returns no loss; it logs {has}: name one of these, or "
-                "return the loss"
-                if name == "loss"
-                else f"metric: {result.step} logs no number {name!r}; it logs {has}"
-            )
+            _raise_not_measured(self._measured, result)
         return value
+
+
+def _raise_not_measured(name: str, result: StepResult) -> NoReturn:
+    has = ", ".join(map(repr, result.logged)) or "none"
+    if name in result.logged_metrics:
+        raise ValueError(
+            f"metric: {result.step} logs a Metric as {name!r}, whose value is that of all batches; "
+            "give a Metric of its kind itself: metric=... It logs these numbers: " + has
+        )
+    if name == "loss":
+        raise ValueError(
+            f"metric: {result.step} returns no loss; it logs {has}: name one of these, or return "
+            "the loss"
+        )
+    step_name = name.removesuffix("_epoch").removesuffix("_step")
+    hint = f"; its own name for it is {step_name!r}" if step_name in result.logged else ""
+    raise ValueError(f"metric: {result.step} logs no number {name!r}; it logs {has}{hint}")

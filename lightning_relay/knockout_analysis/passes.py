@@ -13,7 +13,7 @@ from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.rerun import StepRerun, rebuilt
-from lightning_relay.targets import BatchEntry, read_entry, read_target
+from lightning_relay.targets import BatchEntry, Target, read_entry, read_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Set
@@ -37,8 +37,8 @@ class PassOptions:
     """How batches are run again.
 
     Attributes:
-        choose_sets: Gives what is knocked out; it is told the numbers of steps by layer key if
-            ``needs_steps``, and nothing otherwise.
+        choose_sets: Gives what is knocked out, given the dataloader and, if ``needs_steps``, the
+            numbers of steps by layer key, and otherwise None.
         layers: Keys of the layers of which units are knocked out.
         needs_steps: Whether the sets depend on the number of steps.
         value: What the units are held at.
@@ -56,7 +56,7 @@ class PassOptions:
         seed: Seed of drawn values.
     """
 
-    choose_sets: Callable[[Mapping[str, int] | None], Sets]
+    choose_sets: Callable[[int, Mapping[str, int] | None], Sets]
     layers: Sequence[str]
     needs_steps: bool = False
     value: str | float = "zero"
@@ -140,7 +140,7 @@ class KnockoutPass:
         self._batch = rebuilt(batch)  # the step may take parts out of it
         options = self._options
         if options.labelled:
-            target = read_target(batch, options.target)
+            target = _labels(batch, options.target)
             self._target, own.x_in = target.labels, target.source
         if own.batches_seen >= self.batches_to_run(dataloader):
             return
@@ -178,7 +178,7 @@ class KnockoutPass:
 
     def _run_waiting(self, own: DataloaderPass, dataloader: int) -> None:
         if own.evaluation is None:
-            self._begin(own)
+            self._begin(own, dataloader)
         assert own.evaluation is not None
         sets, batches = len(own.evaluation.sets), self.batches_to_run(dataloader)
         while own.waiting:
@@ -209,7 +209,7 @@ class KnockoutPass:
             or math.isinf(batches)
         )
 
-    def _begin(self, own: DataloaderPass) -> None:
+    def _begin(self, own: DataloaderPass, dataloader: int) -> None:
         options = self._options
         states = {
             layer: HiddenStates.concatenate([batch[layer] for batch in own.recorded])
@@ -217,7 +217,7 @@ class KnockoutPass:
         }
         own.recorded.clear()
         steps = {layer: int(part.lengths.max()) for layer, part in states.items()}
-        own.sets = options.choose_sets(steps if options.needs_steps else None)
+        own.sets = options.choose_sets(dataloader, steps if options.needs_steps else None)
         own.evaluation = KnockoutEvaluation(
             own.sets.sets,
             value=options.value,
@@ -245,3 +245,13 @@ class KnockoutPass:
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }
+
+
+def _labels(batch: Any, entry: BatchEntry | None) -> Target:
+    try:
+        return read_target(batch, entry)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. For knock-outs of a model without classes give metric= the name of a number "
+            "that its step logs"
+        ) from error

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from lightning_relay.knockout_analysis.sets import Deletion, Sets
     from lightning_relay.report import RelayReport
 
+_DECIMALS = 9
+"""Unit scores that differ by less are rounding errors, and tied."""
+
 _TAILS = (0.025, 0.975)
 """Of the resamples, for intervals of 95 %."""
 
@@ -259,6 +262,7 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
             if concept not in steps.concepts or not weights.any():
                 continue
             scores = np.average(steps.concepts[concept].scores, axis=0, weights=weights)[units]
+            scores = scores.round(_DECIMALS)
             damage = report.damage_of(concept).damage[places]
             correlation = rank_correlation(scores, damage)
             found.append(ScoreAgreement(layer, concept, scores, damage, *correlation))
@@ -303,8 +307,15 @@ def _computed(name: str, metric: Metric, predicted: Tensor, labels: Tensor) -> f
     metric.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that a resample does not have
-        metric.update(predicted, labels)
-        value: Any = metric.compute()
+        try:
+            metric.update(predicted, labels)
+            value: Any = metric.compute()
+        except Exception as error:
+            kind = "class scores" if predicted.is_floating_point() else "predicted classes"
+            raise ValueError(
+                f"metric: {name!r} cannot be computed of {kind} {tuple(predicted.shape)} and "
+                f"labels {tuple(labels.shape)}: {error}"
+            ) from error
     metric.reset()
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -125,20 +125,23 @@ def along_orders(
         ValueError: If the report has none of the layers or not the concept, or ``max_sets`` is too
             few.
     """
-    orders = []
+    orders: list[_Order] = []
     generator = np.random.default_rng(seed)
     for layer, units in _shared_layers(report, layers).items():
         found = report.layers[layer]
         random = np.stack([generator.permutation(units) for _ in range(n_random)])
         for concept in _known_concepts(found, concepts or list(found.concepts)[:1]):
             least_first = _order_at_end(report, layer, concept)
-            orders.append((layer, concept, "most_first", least_first[None, ::-1]))
-            orders.append((layer, concept, "least_first", least_first[None]))
-            orders.append((layer, concept, "random_first", random))
+            open_places = _open_at_end(report, layer, concept)
+            orders += [
+                _Order(layer, concept, "most_first", least_first[None, ::-1], open_places),
+                _Order(layer, concept, "least_first", least_first[None], open_places),
+                _Order(layer, concept, "random_first", random),
+            ]
     whole = _deletions(orders, None)
     if max_sets is None or len(whole.sets) <= max_sets:
         return whole
-    count = max(1, max_sets // sum(len(rows) for *_, rows in orders))
+    count = max(1, max_sets // sum(len(order.units) for order in orders))
     thinned = _deletions(orders, count)
     if len(thinned.sets) > max_sets:
         raise ValueError(
@@ -184,8 +187,16 @@ def top_relays(
         found = report.layers[layer]
         for concept in _known_concepts(found, concepts or list(found.concepts)):
             own = _order_at_end(report, layer, concept)[::-1][:top]
-            name = f"{layer}: top {top} of {concept}"
-            tops.append(KnockoutSet(name, "concept", {layer: _plain(own)}, concept=concept))
+            open_places = _open_at_end(report, layer, concept)
+            tops.append(
+                KnockoutSet(
+                    f"{layer}: top {top} of {concept}",
+                    "concept",
+                    {layer: _plain(own)},
+                    concept=concept,
+                    ambiguous=tuple(unit for unit in _plain(own) if unit in open_places),
+                )
+            )
             random.append(
                 [
                     KnockoutSet(
@@ -294,36 +305,50 @@ def check_same_units(report: RelayReport, layers: Mapping[str, int]) -> None:
             )
 
 
-def _deletions(
-    orders: Sequence[tuple[str, str, str, NDArray[np.int64]]], count: int | None
-) -> Sets:
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Units in the orders ``(order, unit)`` in which they are knocked out."""
+
+    layer: str
+    concept: str
+    direction: str
+    units: NDArray[np.int64]
+    open_places: frozenset[int] = frozenset()
+
+
+def _deletions(orders: Sequence[_Order], count: int | None) -> Sets:
     """Sets along orders, of ``count`` sizes besides 0; equal ones stand once."""
     sets: list[KnockoutSet] = []
     known: dict[tuple[str, frozenset[int]], int] = {}
     deletions = []
-    for layer, concept, direction, units in orders:
-        total = units.shape[1]
+    for order in orders:
+        total = order.units.shape[1]
         sizes = np.arange(total + 1)
         if count is not None and count < total:
             sizes = np.unique(np.linspace(0, total, count + 1).round().astype(np.int64))
-        places = np.full((len(units), len(sizes)), -1)
-        for row, order in enumerate(units):
-            for column, size in enumerate(sizes):
-                if size == 0:
-                    continue
-                own = (layer, frozenset(order[:size].tolist()))
+        places = np.full((len(order.units), len(sizes)), -1)
+        for row, units in enumerate(order.units):
+            for column, size in enumerate(sizes[1:], start=1):
+                own = (order.layer, frozenset(units[:size].tolist()))
                 if own not in known:
                     known[own] = len(sets)
-                    of = "" if direction == "random_first" else f" of {concept}"
-                    number = f" {row}" if direction == "random_first" else ""
-                    words = direction.replace("_", " ")
-                    name = f"{layer}: {size} {words}{number}{of}"
-                    sets.append(
-                        KnockoutSet(name, direction, {layer: _plain(order[:size])}, None, concept)
-                    )
+                    sets.append(_first_units(order, row, _plain(units[:size])))
                 places[row, column] = known[own]
-        deletions.append(Deletion(layer, concept, direction, units, sizes, places))
+        deletions.append(
+            Deletion(order.layer, order.concept, order.direction, order.units, sizes, places)
+        )
     return Sets(tuple(sets), 0, tuple(deletions))
+
+
+def _first_units(order: _Order, row: int, units: tuple[int, ...]) -> KnockoutSet:
+    which = f" {row}" if order.direction == "random_first" else f" of {order.concept}"
+    return KnockoutSet(
+        f"{order.layer}: {len(units)} {order.direction.replace('_', ' ')}{which}",
+        order.direction,
+        {order.layer: units},
+        concept=order.concept,
+        ambiguous=tuple(unit for unit in units if unit in order.open_places),
+    )
 
 
 def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) -> tuple[int, ...]:
@@ -339,10 +364,20 @@ def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) ->
 
 def _order_at_end(report: RelayReport, layer: str, concept: str) -> NDArray[np.int64]:
     """Relay order at the step that a layer computes last, least important unit first."""
-    found = report.layers[layer]
-    place = found.last_place(reverse=StateKey.parse(layer).reverse)
-    order: NDArray[np.int64] = found.concepts[concept].units[place]
+    order: NDArray[np.int64] = report.layers[layer].concepts[concept].units[_end(report, layer)]
     return order
+
+
+def _open_at_end(report: RelayReport, layer: str, concept: str) -> frozenset[int]:
+    """Units whose places in that order the data leave open."""
+    relay, place = report.layers[layer].concepts[concept], _end(report, layer)
+    unsure = relay.ambiguous[place] | ~relay.resolved[place]
+    return frozenset(relay.units[place][unsure].tolist())
+
+
+def _end(report: RelayReport, layer: str) -> int:
+    """Place of the step that a layer computes last."""
+    return report.layers[layer].last_place(reverse=StateKey.parse(layer).reverse)
 
 
 def _shared_layers(report: RelayReport, layers: Mapping[str, int]) -> dict[str, int]:

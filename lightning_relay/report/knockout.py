@@ -37,6 +37,8 @@ class KnockoutSet:
         units: Unit indices by layer key.
         steps: Positions at which they were; None: all.
         concept: Of an order or of units that relay a concept: which one.
+        ambiguous: Of units taken from a relay order those whose places the data leave open: another
+            was as good, or there are too few sequences.
     """
 
     name: str
@@ -44,6 +46,7 @@ class KnockoutSet:
     units: Mapping[str, tuple[int, ...]]
     steps: tuple[int, ...] | None = None
     concept: str | None = None
+    ambiguous: tuple[int, ...] = ()
 
     @property
     def layer(self) -> str | None:
@@ -304,4 +307,5 @@ def _set(plain: dict[str, Any]) -> KnockoutSet:
     """A set as it was before JSON made lists of its tuples."""
     units = {key: tuple(units) for key, units in plain["units"].items()}
     steps = None if plain["steps"] is None else tuple(plain["steps"])
-    return KnockoutSet(**plain | {"units": units, "steps": steps})
+    ambiguous = tuple(plain["ambiguous"])
+    return KnockoutSet(**plain | {"units": units, "steps": steps, "ambiguous": ambiguous})

@@ -21,23 +21,25 @@ _NONE = "–"
 
 
 def knockout_table(report: KnockoutReport) -> str:
-    """Markdown: what was run, the sets that do most damage, concepts' own units, unit scores.
+    """Markdown: what was run, concepts' own units, the sets that do most damage, unit scores.
 
     Up to 20 sets are shown, worst first: by the damage to the accuracy, or to the first metric
     where there were no class labels, or by the predictions changed where there is neither.
     """
     order = _worst_first(report)
-    parts = [_note(report, len(order)), _rows(_sets(report, order))]
+    parts = [_note(report, len(order))]
     if concepts := _rows(_concepts(report)):
         parts += [
             "Units that relay most of a concept: the damage to the concept itself, to the others, "
-            "and to it by as many units at random.",
+            "and to it by as many units at random. ≈ before a unit: the data leave its place open, "
+            "as another was as good or there are too few sequences.",
             concepts,
         ]
+    parts.append(_rows(_sets(report, order)))
     if agreement := _rows(_agreement(report)):
         parts += [
             "Do unit scores predict damage? Rank correlation (Spearman) over the units of a "
-            "layer, each knocked out alone.",
+            "layer, each knocked out alone; – where all scores or all damages are equal.",
             agreement,
         ]
     return "\n\n".join(part for part in parts if part)
@@ -171,11 +173,15 @@ def _rows(columns: Mapping[str, Sequence[str]]) -> str:
 
 def _units(some: KnockoutSet) -> str:
     return "; ".join(
-        f"{key}: {' '.join(map(str, units))}"
+        f"{key}: {' '.join(_unit(some, unit) for unit in units)}"
         if len(units) <= _MOST_NAMED
         else f"{key}: {len(units)} units"
         for key, units in some.units.items()
     )
+
+
+def _unit(some: KnockoutSet, unit: int) -> str:
+    return f"≈{unit}" if unit in some.ambiguous else str(unit)
 
 
 def _steps(some: KnockoutSet) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
+from torchmetrics import Metric
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -118,7 +119,7 @@ def silence(module: LightningModule, heard: MutableMapping[str, Any]) -> None:
 
     Args:
         module: A twin; its nested LightningModules are left as they are.
-        heard: Gets the tensors and numbers that are logged, by name; metrics are left out.
+        heard: Gets the tensors and numbers that are logged, and metrics, by name.
     """
     module.__class__ = _silenced(type(module))  # type: ignore[arg-type]
     vars(module)["_heard_in_rerun"] = heard
@@ -135,10 +136,10 @@ class _Silenced(LightningModule):
     """Comes in the order of base classes just before LightningModule."""
 
     def log(self, name: str, value: Any, *_: Any, **__: Any) -> None:
-        """Remember a tensor or number by name."""
+        """Remember a tensor, number or metric by name."""
         if isinstance(value, Tensor) and value.numel() == 1:
             vars(self)["_heard_in_rerun"][name] = value.detach().clone()
-        elif isinstance(value, Number):
+        elif isinstance(value, Number | Metric):
             vars(self)["_heard_in_rerun"][name] = value
 
     def print(self, *_: Any, **__: Any) -> None:

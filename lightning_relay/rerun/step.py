@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torchmetrics import Metric
 
 from lightning_relay.hooks import TransientHook
 from lightning_relay.predictions import Prediction, PredictionReader, Predictions
@@ -48,6 +49,7 @@ class StepResult:
         whole: Whether the step was run to its end; if not, what follows is empty.
         logged: Tensors and numbers that the step logged, by the name it gave them; of several
             under one name, the last.
+        logged_metrics: Names under which it logged metrics.
         loss: What the step returned, if that is a single number in a tensor, or the entry
             ``"loss"`` of it; None where there is no such.
         outputs: What the step returned.
@@ -60,6 +62,7 @@ class StepResult:
     source: str | None
     whole: bool
     logged: Mapping[str, float]
+    logged_metrics: frozenset[str]
     loss: float | None
     outputs: Any
 
@@ -201,6 +204,8 @@ class StepRerun:
 
     def _result(self, predictions: Predictions | None, outputs: Any, *, whole: bool) -> StepResult:
         scores = None if predictions is None else predictions.scores
+        heard = self._heard if whole else {}
+        metrics = frozenset(name for name, value in heard.items() if isinstance(value, Metric))
         return StepResult(
             step=self._step,
             classes=None if predictions is None else predictions.classes,
@@ -208,7 +213,8 @@ class StepRerun:
             num_classes=None if predictions is None else predictions.num_classes,
             source=None if predictions is None else predictions.source,
             whole=whole,
-            logged={name: float(value) for name, value in self._heard.items()} if whole else {},
+            logged={name: float(value) for name, value in heard.items() if name not in metrics},
+            logged_metrics=metrics,
             loss=_loss(outputs),
             outputs=outputs,
         )
@@ -250,13 +256,18 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
 
     Raises:
         ValueError: If the classes differ, or the class scores by more than a millionth of the
-            largest, or the losses by more than a millionth.
+            largest, or losses and logged numbers by more than a millionth.
     """
-    pairs = (
+    pairs: list[tuple[str, Tensor | None, Tensor | None]] = [
         ("predicted classes", first.classes, again.classes),
         ("class scores", first.scores, again.scores),
         ("losses", _tensor(first.loss), _tensor(again.loss)),
-    )
+    ]
+    pairs += [
+        (f"numbers to log as {name!r}", _tensor(number), _tensor(again.logged[name]))
+        for name, number in first.logged.items()
+        if name in again.logged
+    ]
     for what, one, other in pairs:
         if one is not None and other is not None and not _close(one, other):
             raise ValueError(

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import random
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -1120,9 +1121,28 @@ def test_steps_that_are_not_repeatable() -> None:
 
     refused_before_training(
         KnockoutCallback("each"),
-        r"pl_module: the validation_step gave other class scores when it was run again on the same",
+        r"pl_module: the validation_step gave other (predicted classes|class scores) when it was",
         kind=Stateful,
     )
+
+
+class Carrying(Classifier):
+    """Goes on from the state of the batch before, but for the first."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if batch_idx == 0:
+            self.state = None
+        output, state = self.rnn(batch[0], self.state)
+        self.state = state.detach()
+        self.log("val_loss", self.loss(self.head(output[:, -1]), batch[1]))
+
+
+@pytest.mark.parametrize("metric", [None, "val_loss"])
+def test_a_state_that_later_batches_start_from_is_noticed(metric: Any) -> None:
+    words = "numbers to log as 'val_loss'" if metric else "(predicted classes|class scores)"
+    callback = KnockoutCallback("each", metric=metric, prediction=None if metric else "head")
+    with pytest.raises(ValueError, match=f"pl_module: the validation_step gave other {words}"):
+        validated(lively(Carrying), callback)
 
 
 def test_numbers_that_are_not_there() -> None:
@@ -1138,6 +1158,40 @@ def test_numbers_that_are_not_there() -> None:
         KnockoutCallback("each", metric=MulticlassF1Score(CLASSES, average="none")),
         r"metric: 'MulticlassF1Score' gave \(4,\); it takes a metric that gives one number",
     )
+
+
+class LogsMetrics(Classifier):
+    """Logs a Metric, as most do."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        self.log("f1", self.accuracy)
+
+
+def test_errors_about_metrics_say_what_to_do() -> None:
+    refused_before_training(
+        KnockoutCallback("each", metric="f1"),
+        r"metric: validation_step logs a Metric as 'f1', .*; give a Metric of its kind itself",
+        kind=LogsMetrics,
+    )
+    refused_before_training(
+        KnockoutCallback("each", metric="val_loss_epoch"),
+        r"logs no number 'val_loss_epoch'; it logs 'val_loss'; its own name for it is 'val_loss'",
+    )
+    refused_before_training(
+        KnockoutCallback("each", metric=MulticlassAccuracy(CLASSES + 3)),
+        r"metric: 'MulticlassAccuracy' cannot be computed of class scores \(\d+, 4\) and labels",
+    )
+
+
+def test_models_without_classes_are_told_of_numbers_that_are_logged() -> None:
+    class Forecast(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", self(batch[0]).square().mean())
+
+    data = as_loader([(x, x[:, -1]) for x, _ in batches()])
+    with pytest.raises(ValueError, match=r"target: no integer .* without classes give metric= the"):
+        validated(lively(Forecast), KnockoutCallback("each"), data=data)
 
 
 def test_nothing_to_evaluate() -> None:
@@ -1250,3 +1304,62 @@ def test_arguments_are_checked_in_the_constructor(
 ) -> None:
     with pytest.raises(error, match=message):
         KnockoutCallback(**arguments)
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", -1), ("max", 1)])
+def test_a_logged_number_is_best_at_its_least_or_its_most(mode: Any, sign: int) -> None:
+    callback = KnockoutCallback("each", metric="val_loss", mode=mode)
+    validated(lively(Classifier), callback)
+    found = callback.reports[0].metrics["val_loss"]
+    np.testing.assert_allclose(found.damage, sign * (found.baseline - found.knocked_out))
+    assert (found.damage != 0).any()
+    with pytest.raises(ValueError, match="mode: got 'best'; it takes 'min' or 'max'"):
+        KnockoutCallback("each", mode=cast("Any", "best"))
+
+
+def test_the_relay_callback_to_follow_is_named_by_its_prefix() -> None:
+    relays = [RelayInformationCallback(), RelayInformationCallback(direction="grow", prefix="grow")]
+    knockouts = [
+        KnockoutCallback("concept", top=2, relay=relay, prefix=f"knockout_{relay}")
+        for relay in (None, "grow")
+    ]
+    trainer = quiet_trainer(*relays, *knockouts, max_epochs=2)
+    trainer.fit(lively(Classifier), loader(), loader())
+    tops = []
+    for relay, knockout in zip(relays, knockouts, strict=True):
+        order = relay.reports[-2].layers["rnn.l0"].concepts["joint"].units[-1]
+        (report,) = knockout.reports
+        tops.append(report.sets[0].units["rnn.l0"])
+        assert tops[-1] == tuple(order[:-3:-1].tolist())
+    assert tops[0] != tops[1]
+    with pytest.raises(
+        ValueError,
+        match="relay: no RelayInformationCallback with the prefix 'gro' in the Trainer; it has: "
+        "'relay', 'grow'",
+    ):
+        validated(lively(Classifier), *relays, KnockoutCallback("each", relay="gro"))
+
+
+def in_reverse(report: RelayReport) -> RelayReport:
+    """A report with every order turned round."""
+    layer = report.layers["rnn.l0"]
+    joint = layer.concepts["joint"]
+    turned = dataclasses.replace(joint, units=joint.units[:, ::-1])
+    layer = dataclasses.replace(layer, concepts={"joint": turned})
+    return dataclasses.replace(report, layers={"rnn.l0": layer})
+
+
+def test_every_dataloader_follows_the_orders_of_its_own() -> None:
+    relay, knockout = RelayInformationCallback(), KnockoutCallback("concept", top=5)
+    model = lively(Classifier)
+    data = [as_loader(batches()[:1]), as_loader(batches()[1:])]
+    validated(model, relay, data=data)
+    relay.reports[0] = in_reverse(relay.reports[0])
+    validated(model, relay, knockout, data=data)
+    for dataloader, report in enumerate(knockout.reports):
+        own = relay.reports[dataloader]
+        assert (own.dataloader, report.dataloader) == (dataloader, dataloader)
+        order = own.layers["rnn.l0"].concepts["joint"].units[-1]
+        assert report.sets[0].units["rnn.l0"] == tuple(order[:-6:-1].tolist())
+    first, second = (report.sets[0].units["rnn.l0"] for report in knockout.reports)
+    assert first != second

@@ -150,7 +150,10 @@ def test_orders_of_many_units_are_thinned_in_no_time() -> None:
     report = wide_report(6, "joint")
     relay = report.layers[LAYER].concepts["joint"]
     order = np.random.default_rng(0).permutation(512)
-    wide = dataclasses.replace(relay, units=np.tile(order, (len(relay.units), 1)))
+    units = np.tile(order, (len(relay.units), 1))
+    wide = dataclasses.replace(
+        relay, units=units, ambiguous=units < 0, resolved=np.ones_like(units, dtype=bool)
+    )
     layer = dataclasses.replace(report.layers[LAYER], concepts={"joint": wide})
     begun = time.monotonic()
     sets = along_orders(
@@ -167,6 +170,34 @@ def test_too_few_sets_for_the_orders() -> None:
     ):
         along_orders(wide_report(), {LAYER: 5}, max_sets=0)
     assert len(along_orders(wide_report(), {LAYER: 5}, max_sets=1).sets) == 1  # all at once
+
+
+def with_ties(ambiguous: list[bool], resolved: list[bool]) -> RelayReport:
+    """A report of four units in the order 2, 0, 3, 1, the last the most important."""
+    report = wide_report(4, "joint")
+    relay = report.layers[LAYER].concepts["joint"]
+    last = dataclasses.replace(
+        relay,
+        units=np.tile([2, 0, 3, 1], (3, 1)),
+        ambiguous=np.tile(ambiguous, (3, 1)),
+        resolved=np.tile(resolved, (3, 1)),
+    )
+    layer = dataclasses.replace(report.layers[LAYER], concepts={"joint": last})
+    return dataclasses.replace(report, layers={LAYER: layer})
+
+
+def test_units_whose_places_are_open_are_named() -> None:
+    report = with_ties([True, False, True, False], [True, True, True, True])
+    top, *random = top_relays(report, {LAYER: 4}, top=3).sets
+    assert (top.units[LAYER], top.ambiguous) == ((1, 3, 0), (3,))
+    assert {some.ambiguous for some in random} == {()}
+    unresolved = with_ties([False] * 4, [True, True, False, False])
+    top, *_ = top_relays(unresolved, {LAYER: 4}, top=3).sets
+    assert top.ambiguous == (1, 3)
+    found = {some.units[LAYER]: some.ambiguous for some in along_orders(report, {LAYER: 4}).sets}
+    assert found[1, 3] == (3,)
+    assert found[2,] == (2,)
+    assert found[2, 0, 3] == (2, 3)
 
 
 def test_top_relays_and_as_many_at_random() -> None:

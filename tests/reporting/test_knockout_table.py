@@ -34,7 +34,7 @@ def by_hand() -> KnockoutReport:
     sets = [
         KnockoutSet("mild|one", "given", {LAYER: (3,)}, (0, 4)),
         KnockoutSet("wide", "given", {LAYER: tuple(range(13)), "rnn.l1": (2,)}, tuple(range(20))),
-        KnockoutSet("a: top 2", "concept", {LAYER: (1, 2)}, concept="a"),
+        KnockoutSet("a: top 2", "concept", {LAYER: (1, 2)}, concept="a", ambiguous=(2,)),
         KnockoutSet("a: random 0", "concept_random", {LAYER: (0, 4)}, concept="a"),
         KnockoutSet("a: random 1", "concept_random", {LAYER: (2, 3)}, concept="a"),
         KnockoutSet("a: one", "concept_random", {LAYER: (2,)}, concept="a"),
@@ -59,7 +59,7 @@ def by_hand() -> KnockoutReport:
 
 
 def test_the_worst_sets_come_first_with_their_damage() -> None:
-    _, (rows, *_) = read(knockout_table(by_hand()))
+    _, (_, rows, _) = read(knockout_table(by_hand()))
     assert [row["set"] for row in rows] == [
         "wide",
         "a: top 2",
@@ -82,7 +82,7 @@ def test_the_worst_sets_come_first_with_their_damage() -> None:
         "worst concept": "a: 0.300 [0.280, 0.320]",
     }
     assert (rows[1]["steps"], rows[2]["steps"]) == ("all", "0 4")
-    assert (rows[1]["units"], rows[2]["units"]) == (f"{LAYER}: 1 2", f"{LAYER}: 3")
+    assert (rows[1]["units"], rows[2]["units"]) == (f"{LAYER}: 1 ≈2", f"{LAYER}: 3")
     assert (rows[1]["worst class"], rows[1]["damage to loss"]) == ("none", "–")
     assert rows[2]["worst concept"] == "b: 0.200 [0.180, 0.220]"
     assert rows[5]["damage [95 %]"] == "-0.200 [-0.300, -0.100]"
@@ -90,12 +90,12 @@ def test_the_worst_sets_come_first_with_their_damage() -> None:
 
 
 def test_a_concept_s_units_stand_beside_random_ones_of_as_many() -> None:
-    words, (_, rows, _) = read(knockout_table(by_hand()))
+    words, (rows, _, _) = read(knockout_table(by_hand()))
     assert words[1].startswith("Units that relay most of a concept: the damage to the concept its")
     assert rows == [
         {
             "concept": "a",
-            "units": f"{LAYER}: 1 2",
+            "units": f"{LAYER}: 1 ≈2",
             "damage to it [95 %]": "0.400 [0.380, 0.420]",
             "to the others, mean": "0.050",
             "to it by random sets, mean (number)": "0.200 (2)",
