@@ -8,7 +8,7 @@
 
 Everything is measured in turn, in one process; printed are medians and ranges of the ratios.
 
-    python benchmarks/knockout.py [--repeats 5] [--units 64] [--steps 50] [--device cpu]
+    python benchmarks/knockout.py [--repeats 5] [--units 64] [--samples 2048] [--device cpu]
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class NaiveLoop(nn.Module):
         self.cell = kinds[rnn.mode](rnn.input_size, rnn.hidden_size)
         names = [name for name, _ in self.cell.named_parameters()]
         self.cell.load_state_dict({name: rnn.get_parameter(f"{name}_l0") for name in names})
-        self.mask = torch.ones(rnn.hidden_size, device=rnn.get_parameter("weight_hh_l0").device)
-        self.mask[unit] = 0
+        self.mask: Tensor
+        self.register_buffer("mask", (torch.arange(rnn.hidden_size) != unit).float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         """Output and final state, as of nn.RNN with ``batch_first=True``."""
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--units", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 64, 256, 1024])
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol, get_args
+from typing import NoReturn, Protocol, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-Stage = Literal["validate", "test"]
+from lightning_relay.rerun import Stage
 
 
 class _Report(Protocol):

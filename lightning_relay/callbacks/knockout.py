@@ -19,7 +19,6 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.callbacks.evaluations import (
-    Stage,
     check_schedule,
     check_trainer,
     check_validation_set,
@@ -72,6 +71,7 @@ from lightning_relay.recurrent.layers import (
 from lightning_relay.report import KnockoutReport, RelayReport
 from lightning_relay.reporting.knockout_scalars import knockout_scalars
 from lightning_relay.reporting.knockout_tensorboard import write_knockout_report
+from lightning_relay.rerun import Stage
 
 _CHECKED_SETS = 2
 """The sanity check runs so many sets, on one batch of each dataloader."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lightning_relay.analysis import check_evidence, relay_report
 from lightning_relay.callbacks.evaluations import (
-    Stage,
     check_schedule,
     check_trainer,
     check_validation_set,
@@ -47,6 +46,7 @@ from lightning_relay.recurrent.layers import (
 from lightning_relay.report import RelayReport
 from lightning_relay.reporting.scalars import relay_scalars
 from lightning_relay.reporting.tensorboard import write_relay_report
+from lightning_relay.rerun import Stage
 
 
 class RelayInformationCallback(Callback):
