@@ -32,7 +32,8 @@ class _Report(Protocol):
 
 def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> None:
     """Raise a ValueError unless these say when to analyse and where to log."""
-    if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
+    whole = isinstance(every_n_epochs, int) and not isinstance(every_n_epochs, bool)
+    if not whole or every_n_epochs < 1:
         raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
     legal = get_args(Stage)
     if isinstance(stages, str) or not stages or not set(stages) <= set(legal):

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -37,6 +37,7 @@ from lightning_relay.concepts import JOINT, Concepts, check_concepts
 from lightning_relay.knockout.arguments import checked_steps, make_clamps
 from lightning_relay.knockout.clamps import check_within
 from lightning_relay.knockout.context import check_kind
+from lightning_relay.knockout_analysis.evaluation import MixedSequencesError
 from lightning_relay.knockout_analysis.passes import (
     OF_STATES,
     DataloaderPass,
@@ -116,7 +117,8 @@ class KnockoutCallback(Callback):
             unit at every step.
         metric: A torchmetrics.Metric or MetricCollection of class scores and labels, measured
             beside the accuracies; or the name of a number that the step logs, or ``"loss"`` for
-            what it returns, measured instead of accuracies unless ``target`` is named.
+            what it returns, measured instead of accuracies unless ``target`` is named: the mean
+            over the batches, weighted by their numbers of samples, whatever it is logged with.
         mode: Whether a number that the step logs or returns is best at its ``"min"`` or ``"max"``.
         target: Where the class label of each sequence stands, as of ``RelayInformationCallback``.
         prediction: Where the class scores come from, as of ``RelayInformationCallback``.
@@ -132,11 +134,16 @@ class KnockoutCallback(Callback):
             for ``"greedy"`` and all for ``"concept"``.
         top: Number of units of a set of ``"concept"``.
         n_random: Number of random orders, or of random sets for each concept, for comparison.
-        n_bootstraps: Number of resamples for intervals of ``metric``; 0 for none.
+        n_bootstraps: Number of resamples for intervals of ``metric``; 0 for none. A Metric is
+            computed anew for each and every set, from class scores that are kept for it.
         max_batches: Number of batches of each dataloader that are run again at most.
         max_sets: Number of sets at most. Of single units a fair sample is taken; along orders
             fewer numbers of units; for concepts fewer random sets. What is left out is counted.
-        reference_samples: Number of sequences whose states make the value.
+        reference_samples: Number of sequences whose states make the value: the first, in whole
+            batches; the first batch where the number of batches is not known.
+        together: Let what comes after the recurrent module run for several sets at once, as one
+            larger batch, where that gives the same, as some that are run alone too tell in every
+            batch.
         seed: Seed of random orders, sets, samples of sets, drawn values and resamples.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
@@ -172,8 +179,8 @@ class KnockoutCallback(Callback):
         modules: Sequence[str] | None = None,
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
-        value: str | float = "zero",
-        steps: str | int | slice | Sequence[int] | None = None,
+        value: float | str = "zero",
+        steps: int | Sequence[int] | slice | str | None = None,
         metric: Metric | MetricCollection | str | None = None,
         mode: Literal["min", "max"] = "min",
         target: Callable[[Any], Tensor] | int | str | None = None,
@@ -189,6 +196,7 @@ class KnockoutCallback(Callback):
         max_batches: int | None = None,
         max_sets: int | None = 256,
         reference_samples: int = 1024,
+        together: bool = True,
         seed: int = 0,
         every_n_epochs: int = 1,
         stages: Sequence[Stage] = ("validate", "test"),
@@ -221,6 +229,17 @@ class KnockoutCallback(Callback):
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed: got {seed!r}; it takes an integer")
         check_schedule(every_n_epochs, stages, prefix)
+        follows = units in ("greedy", "concept")
+        by_name = isinstance(metric, str)
+        _check_used(
+            relay=(relay, report is None, "a report that is not given by report="),
+            relay_concepts=(relay_concepts, follows, "units='greedy' or 'concept'"),
+            modules=(modules, isinstance(units, str), "units='each', 'greedy' or 'concept'"),
+            lengths=(lengths, value in OF_STATES, f"value= one of {', '.join(OF_STATES)}"),
+            prediction=(prediction, not by_name or target is not None, "class labels: target="),
+            concepts=(concepts, not by_name or target is not None, "class labels: target="),
+            mode=(mode == "max" or None, by_name, "metric= the name of a number"),
+        )
         self.units = units
         self.modules = modules
         self.layers = layers
@@ -242,6 +261,7 @@ class KnockoutCallback(Callback):
         self.max_batches = max_batches
         self.max_sets = max_sets
         self.reference_samples = reference_samples
+        self.together = together
         self.seed = seed
         self.every_n_epochs = every_n_epochs
         self.stages = tuple(stages)
@@ -249,12 +269,13 @@ class KnockoutCallback(Callback):
         self.dirpath = dirpath
         self.reports: list[KnockoutReport] = []
         self._metrics = _metrics_by_name(metric)
-        self._given = RelayReport.load(report) if isinstance(report, str | Path) else report
+        self._given = _loaded(report) if isinstance(report, str | Path) else report
         self._relay: RelayInformationCallback | None = None
         self._followed: list[RelayReport | None] = []
         self._pass: KnockoutPass | None = None
         self._progress: Progress | None = None
         self._evaluated = False
+        self._together = together
         self._said: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -421,7 +442,10 @@ class KnockoutCallback(Callback):
         keys = self._layers_of(pl_module)
         names = dict.fromkeys(StateKey.parse(layer).module for layer in keys)
         for name, module in recurrent_modules(pl_module, list(names)).items():
-            check_kind(name, module)
+            try:
+                check_kind(name, module)
+            except ValueError as error:
+                raise ValueError(f"{error}. Name others with modules=") from error
         if not isinstance(self.units, str):
             for units in self.units.values():
                 make_clamps(pl_module, units)
@@ -437,11 +461,17 @@ class KnockoutCallback(Callback):
             named = dict.fromkeys(layer for own in self.units.values() for layer in own)
             make_clamps(pl_module, {layer: [0] for layer in named})  # checks the names
             return {layer: recurrent_layers(pl_module)[layer] for layer in named}
-        return {
+        layers = {
             str(key): units[str(key)]
             for name, module in recurrent_modules(pl_module, self.modules).items()
             for key in wanted_keys(name, module, self.layers, self.states)
         }
+        if not layers:
+            raise ValueError(
+                f"states: got {self.states!r}, and none of {', '.join(map(repr, units))} is of "
+                "such states; it takes 'hidden', or 'cell' where there is an LSTM"
+            )
+        return layers
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._stop()
@@ -478,6 +508,7 @@ class KnockoutCallback(Callback):
             lengths=self.lengths,
             measured=self.metric if isinstance(self.metric, str) else None,
             keep_scores=bool(self._metrics),
+            together=self._together,
             reference_samples=self.reference_samples,
             max_batches=1 if trainer.sanity_checking else self.max_batches,
             seed=self.seed,
@@ -538,8 +569,17 @@ class KnockoutCallback(Callback):
             self._pass.before_step(batch, dataloader)
 
     def _after_step(self, batch_idx: int, dataloader: int) -> None:
-        if self._pass is not None:
+        if self._pass is None:
+            return
+        try:
             self._pass.after_step(batch_idx, dataloader)
+        except MixedSequencesError as error:
+            self._stop()
+            self._together = False
+            rank_zero_warn(
+                f"together: {error}. There is no knock-out report of this evaluation; from the "
+                "next on every set runs by itself, as with together=False"
+            )
 
     def _stop(self) -> None:
         if self._progress is not None:
@@ -611,7 +651,7 @@ class KnockoutCallback(Callback):
         report = knockout_report(
             sets,
             own.evaluation.outcomes,
-            value=_in_words(self.value, self.reference_samples),
+            value=_in_words(self.value, own.reference),
             concepts=self._concepts,
             relay=self._followed[dataloader] if self._follows else self._newest_relay(dataloader),
             metrics=self._metrics,
@@ -654,6 +694,12 @@ class KnockoutCallback(Callback):
             rank_zero_info(message)
 
 
+def _loaded(path: str | Path) -> RelayReport:
+    if not Path(path).is_file():
+        raise ValueError(f"report: there is no file {str(path)!r}; it takes a saved relay report")
+    return RelayReport.load(path)
+
+
 def _check_value(value: Any) -> None:
     named = ("zero", *OF_STATES)
     if value in named:
@@ -663,6 +709,13 @@ def _check_value(value: Any) -> None:
     raise ValueError(
         f"value: got {value!r}; it takes a finite number or one of {', '.join(map(repr, named))}"
     )
+
+
+def _check_used(**arguments: tuple[Any, bool, str]) -> None:
+    """Raise a ValueError if an argument is given where it changes nothing."""
+    for name, (given, used, goes_with) in arguments.items():
+        if given is not None and not used:
+            raise ValueError(f"{name}: it goes with {goes_with}, and changes nothing without")
 
 
 def _check_counts(**counts: tuple[Any, int]) -> None:
@@ -695,7 +748,7 @@ def _metrics_by_name(metric: Any) -> dict[str, Metric]:
     return metrics
 
 
-def _in_words(value: str | float, reference_samples: int) -> str:
+def _in_words(value: str | float, reference: int) -> str:
     if value in OF_STATES:
-        return f"{value} of the states of the first {reference_samples} sequences"
-    return "0" if value == "zero" else str(value)
+        return f"{value} of the states of the first {reference} sequences"
+    return "0" if value == "zero" else f"{value:g}"

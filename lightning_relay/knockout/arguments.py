@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -85,22 +86,24 @@ def _checked_units(
 
 def _checked_indices(layer: str, indices: Sequence[int] | int, count: int) -> tuple[int, ...]:
     takes = f"it takes unit indices from 0 to {count - 1}"
-    listed = [indices] if isinstance(indices, int) and not isinstance(indices, bool) else indices
-    if isinstance(listed, Tensor):
-        listed = listed.tolist()
+    listed: Any = indices
+    if hasattr(indices, "tolist"):
+        listed = indices.tolist()
+    if _is_int(listed):
+        listed = [listed]
     if isinstance(listed, str) or not isinstance(listed, Sequence | Set | range):
         raise TypeError(f"units: got {indices!r} for {layer!r}; {takes}")
     own = list(listed)
     if not own:
         raise ValueError(f"units: got none for {layer!r}; {takes}")
     for unit in own:
-        if isinstance(unit, bool) or not isinstance(unit, int):
+        if not _is_int(unit):
             raise TypeError(f"units: got {unit!r} for {layer!r}; {takes}")
         if not 0 <= unit < count:
             raise ValueError(f"units: got {unit} for {layer!r}; {takes}")
     if len(set(own)) < len(own):
         raise ValueError(f"units: got {own} for {layer!r}; name each unit once")
-    return tuple(own)
+    return tuple(int(unit) for unit in own)
 
 
 def _listed(names: Mapping[str, Any]) -> str:
@@ -129,6 +132,8 @@ def checked_steps(steps: Any) -> Steps:
         return steps
     if _is_int(steps):
         return (int(steps),)
+    if hasattr(steps, "tolist"):
+        steps = steps.tolist()
     if isinstance(steps, str) or not isinstance(steps, Sequence | Set | range):
         raise TypeError(f"steps: got {steps!r}; {takes}")
     if not all(_is_int(step) for step in steps):
@@ -171,7 +176,7 @@ def checked_values(
             )
         leading = (1,) * (3 - max(value.dim(), 1))
         return value.expand(*leading, *value.shape[:-1], len(units)), None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"value: got {value!r}; it takes a number, a tensor, or one of "
             f"{', '.join(map(repr, get_args(Value)))}"
@@ -199,7 +204,8 @@ def _named_values(
         raise ValueError(
             f"states: {value!r} takes recorded states of {str(key)!r}, and there are "
             f"{'none' if not states else 'only ' + ', '.join(map(repr, states))}; record them with "
-            "HiddenStateRecorder and give states=recorder.states"
+            "HiddenStateRecorder (layers='all', states=('hidden', 'cell') for all there are) and "
+            "give states=recorder.states"
         )
     recorded = states[str(key)]
     recorded.check_finite(str(key))
@@ -224,4 +230,4 @@ def _named_values(
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from torch.nn.utils.rnn import PackedSequence
 
 
+_LEAST_STACKED = 8
+"""Fewer lanes than this are not stacked: one of a stack is run alone too, for comparison."""
+
+
 class CannotStackError(Exception):
     """The lanes of a run cannot be given as one batch."""
 
@@ -141,7 +145,7 @@ class KnockoutLanes:
         for place, lanes in by_module.items():
             count = self._shared[place].lanes_to_stack()
             parts = [lanes[first : first + count] for first in range(0, len(lanes), count)]
-            stacks += [part for part in parts if len(part) > 1]
+            stacks += [part for part in parts if len(part) >= _LEAST_STACKED]
         return stacks
 
 

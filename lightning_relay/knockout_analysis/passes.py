@@ -50,6 +50,7 @@ class PassOptions:
             not packed.
         measured: Name of the value that is measured; None if there is none.
         keep_scores: Whether class scores are kept.
+        together: Whether the rest of the step may run for several sets at once.
         reference_samples: Number of sequences whose states are recorded, where the value is made
             of them: the first, in whole batches.
         max_batches: Number of batches of each dataloader that are run again at most.
@@ -67,6 +68,7 @@ class PassOptions:
     lengths: BatchEntry | None = None
     measured: str | None = None
     keep_scores: bool = False
+    together: bool = True
     reference_samples: int = 1024
     max_batches: int | None = None
     seed: int = 0
@@ -84,6 +86,7 @@ class DataloaderPass:
         evaluation: What the runs gave.
         waiting: Batches that wait for the states of others.
         recorded: Recorded states of each of these.
+        reference: Number of sequences whose states make the value.
     """
 
     samples_seen: int = 0
@@ -93,6 +96,7 @@ class DataloaderPass:
     evaluation: KnockoutEvaluation | None = None
     waiting: list[EvaluationBatch] = field(default_factory=list)
     recorded: list[dict[str, HiddenStates]] = field(default_factory=list)
+    reference: int = 0
 
 
 class KnockoutPass:
@@ -216,6 +220,7 @@ class KnockoutPass:
             for layer in (own.recorded[0] if own.recorded else ())
         }
         own.recorded.clear()
+        own.reference = sum(batch.size for batch in own.waiting)
         steps = {layer: int(part.lengths.max()) for layer, part in states.items()}
         own.sets = options.choose_sets(dataloader, steps if options.needs_steps else None)
         own.evaluation = KnockoutEvaluation(
@@ -226,6 +231,7 @@ class KnockoutPass:
             seed=options.seed,
             measured=options.measured,
             keep_scores=options.keep_scores,
+            together=options.together,
         )
 
     def _recorded(self, batch: EvaluationBatch) -> dict[str, HiddenStates]:

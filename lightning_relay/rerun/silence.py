@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import weakref
 from functools import lru_cache
 from numbers import Number
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
@@ -76,16 +77,28 @@ class QuietTrainer:
     Attributes:
         logger: First of the loggers; None where there is none.
         loggers: Quiet loggers, one for each of the Trainer's.
-        lightning_module: The twin.
-        model: The twin.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.loggers: list[QuietLogger] = [QuietLogger(logger) for logger in trainer.loggers]
         self.logger = self.loggers[0] if self.loggers else None
-        self.lightning_module: LightningModule | None = None
-        self.model: LightningModule | None = None
+        # Not held: the twin holds this, and in a circle both would outlive their batch.
+        self._twin: Callable[[], LightningModule | None] = lambda: None
+
+    def stand_for(self, twin: LightningModule) -> None:
+        """Be the Trainer of a twin."""
+        self._twin = weakref.ref(twin)
+
+    @property
+    def lightning_module(self) -> LightningModule | None:
+        """The twin."""
+        return self._twin()
+
+    @property
+    def model(self) -> LightningModule | None:
+        """The twin."""
+        return self._twin()
 
     @property
     def callback_metrics(self) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from tests.models import (
     WithoutForward,
     loader,
 )
+from tests.reports import small_report
 from tests.test_report import assert_equal
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def test_values(kind: type[Classifier], value: Any) -> None:
     (report,) = callback.reports
     states = None if value == 0.7 else recorded(model, batches()[:2])
     assert_report(report, model, batches(), value=value, states=states, seed=3)
-    expected = "0.7" if value == 0.7 else f"{value} of the states of the first 30 sequences"
+    expected = "0.7" if value == 0.7 else f"{value} of the states of the first 32 sequences"
     assert report.value == expected
     assert report.samples == 48
 
@@ -807,7 +808,9 @@ def test_a_report_can_be_given_as_a_file(tmp_path: Path) -> None:
         reports.append(callback.reports[0])
     assert_equal(reports[0], reports[1])
     assert_equal(reports[0], reports[2])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(
+        ValueError, match=r"report: there is no file '.*nothing\.npz'; it takes a s"
+    ):
         KnockoutCallback("greedy", report=tmp_path / "nothing.npz")
     callback.reports[0].save(tmp_path / "knockout.npz")
     with pytest.raises(
@@ -1363,3 +1366,27 @@ def test_every_dataloader_follows_the_orders_of_its_own() -> None:
         assert report.sets[0].units["rnn.l0"] == tuple(order[:-6:-1].tolist())
     first, second = (report.sets[0].units["rnn.l0"] for report in knockout.reports)
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("relay", {"relay": "relay", "report": small_report()}),
+        ("relay_concepts", {"relay_concepts": ["joint"]}),
+        ("modules", {"units": {"one": {"rnn.l0": [0]}}, "modules": ["rnn"]}),
+        ("lengths", {"lengths": 1}),
+        ("prediction", {"prediction": "head", "metric": "val_loss"}),
+        ("concepts", {"concepts": "per_class", "metric": "val_loss"}),
+        ("mode", {"mode": "max"}),
+    ],
+)
+def test_arguments_that_would_change_nothing_are_refused(name: str, arguments: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: it goes with .*, and changes nothing without"):
+        KnockoutCallback(**arguments)
+
+
+def test_cell_states_of_modules_without_are_refused() -> None:
+    refused_before_training(
+        KnockoutCallback("each", states=["cell"]),
+        r"states: got \('cell',\), and none of 'rnn\.l0' is of such states; it takes 'hidden', or",
+    )

@@ -10,6 +10,7 @@ import re
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo
@@ -1367,3 +1368,15 @@ def test_modules_of_other_makers_are_refused() -> None:
 
 def test_a_model_without_recurrent_modules_is_refused() -> None:
     refused(r"model: Linear has no recurrent module", {"l0": 1}, nn.Linear(2, 3))
+
+
+@torch.no_grad()
+def test_numbers_of_numpy_are_numbers() -> None:
+    bench = Bench("nn.GRU")
+    expected = bench.expected({"l0": [1, 3]}, 0.5, [0, 2])
+    for units in (np.array([1, 3]), [np.int64(1), np.int64(3)], torch.tensor([1, 3])):
+        for steps in (np.array([0, 2]), torch.tensor([0, 2]), [np.int64(0), 2]):
+            with knocked_out(bench.model, {"l0": units}, value=np.float32(0.5), steps=steps):
+                assert_agree(bench.call(), expected)
+    with knocked_out(bench.model, {"l0": np.int64(1)}, steps=np.int64(2)):
+        assert_agree(bench.call(), bench.expected({"l0": 1}, "zero", 2))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lightning_relay import HiddenStateRecorder, HiddenStates, knocked_out
+from lightning_relay.knockout import lanes as module_of_lanes
 from lightning_relay.knockout import side_by_side
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
@@ -28,6 +29,7 @@ def least(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Lanes are computed together, or each by PyTorch's kernel."""
     counts = dict.fromkeys(side_by_side._LEAST_LANES, request.param)
     monkeypatch.setattr(side_by_side, "_LEAST_LANES", counts)
+    monkeypatch.setattr(module_of_lanes, "_LEAST_STACKED", 2)
     monkeypatch.setattr(side_by_side, "_ROWS", {"cpu": 4 * BATCH, "cuda": 4 * BATCH})
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay import KnockoutCallback, KnockoutReport
+from lightning_relay.knockout import lanes as module_of_lanes
 from lightning_relay.knockout.lanes import KnockoutLanes
 from lightning_relay.knockout_analysis.evaluation import KnockoutEvaluation
 from tests.callbacks.test_knockout import as_loader, assert_report, batches, lively, validated
@@ -17,6 +18,12 @@ from tests.test_report import assert_equal
 
 if TYPE_CHECKING:
     from lightning_relay.rerun import StepResult
+
+
+@pytest.fixture(autouse=True)
+def few_are_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models here have few units."""
+    monkeypatch.setattr(module_of_lanes, "_LEAST_STACKED", 2)
 
 
 class Coupled(Classifier):
@@ -151,9 +158,36 @@ def test_runs_that_share_nothing_are_few(monkeypatch: pytest.MonkeyPatch) -> Non
 
     callback = KnockoutCallback("each")
     validated(lively(Counting), callback)
-    # On each batch Lightning's own, one without knock-out and one of all six units at once; on the
-    # first, one more without and at most six that are compared.
-    assert len(runs) <= 3 * 3 + 1 + 6
+    # On each batch Lightning's own, two without knock-out, one of all six units at once and one of
+    # a single unit that is compared; on the first, one more of these.
+    assert len(runs) == 3 * 5 + 1
+
+
+class LaterCoupled(Classifier):
+    """Mixes the sequences of a batch, but not of the first."""
+
+    first = float(batches()[0][0].sum())
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.rnn(x)[0][:, -1]
+        if float(x.sum()) != self.first:
+            hidden = hidden - hidden.mean(0)
+        scores: Tensor = self.head(hidden)
+        return scores
+
+
+def test_mixing_that_shows_late_gives_no_report_and_then_a_right_one() -> None:
+    model, callback = lively(LaterCoupled), KnockoutCallback("each")
+    with pytest.warns(
+        UserWarning, match=r"together: .*depends on others\. There is no knock-out re"
+    ):
+        validated(model, callback)
+    assert callback.reports == []
+    validated(model, callback)
+    assert_report(callback.reports[0], model, batches())
+    asked = KnockoutCallback("each", together=False)
+    validated(model, asked)
+    assert_equal(asked.reports[0], callback.reports[0])
 
 
 @pytest.mark.parametrize("metric", ["val_loss", None])
