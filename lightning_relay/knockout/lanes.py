@@ -107,10 +107,15 @@ class KnockoutLanes:
         return self._longest | {forward.name: forward.longest for forward in self._shared}
 
     @contextmanager
-    def lane(self, number: int | None) -> Iterator[None]:
-        """A run with one of the sets knocked out; None for a run without."""
+    def lane(self, number: int | None, *, alone: bool = False) -> Iterator[None]:
+        """A run with one of the sets knocked out; None for a run without.
+
+        Args:
+            number: Which set.
+            alone: Whether it is computed by itself, and not with those after it.
+        """
         for forward in self._shared:
-            forward.begin(() if number is None else (number,), stacked=False)
+            forward.begin(() if number is None else (number,), alone=alone)
         if number is None or not self._others[number]:
             yield
             return
@@ -178,11 +183,13 @@ class _SharedForward(FusedForward):
         self._sets = [Holding([SetClamp(clamp, -drawn) for clamp in clamps]) for clamps in sets]
         self._lanes: tuple[int, ...] = ()
         self._stacked = False
+        self._alone = False
         self._number = 0
         self._calls: list[_SharedCall] = []
 
-    def begin(self, lanes: tuple[int, ...], *, stacked: bool) -> None:
+    def begin(self, lanes: tuple[int, ...], *, stacked: bool = False, alone: bool = False) -> None:
         """The next calls are those of some lanes; of none for a run without knock-out."""
+        self._alone = alone
         self._lanes = tuple(lane for lane in lanes if self.holds(lane))
         self._stacked = stacked and bool(self._lanes)
         self.holding = self._sets[lanes[0]] if self._lanes and not stacked else Holding(())
@@ -213,7 +220,7 @@ class _SharedForward(FusedForward):
             if number or not alike or (isinstance(layout, Tensor) and layout.dim() == 2):
                 raise CannotStackError
             return self._stack(shared, layout)
-        if not alike:
+        if not alike or self._alone:
             return run_clamped(call, self.holding.in_call(call, number, offset)), layout
         if self._lanes:
             return self._result(shared, self._lanes[0]), layout

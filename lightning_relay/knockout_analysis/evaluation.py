@@ -196,7 +196,7 @@ class KnockoutEvaluation:
             for own, others in zip(classes, scores, strict=True)
         ]
         for place in self._to_compare(batch, numbers):
-            with lanes.lane(numbers[place]):
+            with lanes.lane(numbers[place], alone=True):
                 if not is_alike(batch.run(whole=False), found[place]):
                     self._raise_if_trusted()
                     return None
