@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import NoReturn, Protocol, get_args
+from typing import IO, NoReturn, Protocol, Self, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_relay.rerun import Stage
 
 
-class _Report(Protocol):
-    """What names the file of a report."""
+class Report(Protocol):
+    """A report of one evaluation."""
 
     @property
     def stage(self) -> str | None:
@@ -28,6 +28,13 @@ class _Report(Protocol):
     @property
     def global_step(self) -> int | None:
         """The Trainer's number of optimizer steps."""
+
+    def save(self, path: str | Path | IO[bytes]) -> None:
+        """Write it to a file."""
+
+    @classmethod
+    def load(cls, path: str | Path | IO[bytes]) -> Self:
+        """Read what ``save`` wrote."""
 
 
 def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> None:
@@ -117,7 +124,7 @@ def report_directory(trainer: Trainer, dirpath: str | Path | None, name: str) ->
     return Path(trainer.log_dir) / name
 
 
-def unused_path(directory: Path, prefix: str, report: _Report, suffix: str) -> Path:
+def unused_path(directory: Path, prefix: str, report: Report, suffix: str) -> Path:
     """A path for a report that no file has."""
     run = f"{report.stage}-epoch={report.epoch}-step={report.global_step}"
     stem = f"{prefix}-{run}{suffix}".replace("/", "-")

@@ -6,13 +6,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -20,19 +17,14 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.callbacks.evaluations import (
     check_schedule,
-    check_trainer,
-    check_validation_set,
-    check_was_evaluated,
     is_due,
     numbers_of_batches,
-    prefix_of,
     raise_empty,
-    report_directory,
     suffix_of,
-    unused_path,
 )
 from lightning_relay.callbacks.progress import Progress
 from lightning_relay.callbacks.relay_information import RelayInformationCallback
+from lightning_relay.callbacks.reporting_callback import ReportingCallback
 from lightning_relay.concepts import JOINT, Concepts, check_concepts
 from lightning_relay.knockout.arguments import checked_steps, make_clamps
 from lightning_relay.knockout.clamps import check_within
@@ -78,7 +70,7 @@ _CHECKED_SETS = 2
 """The sanity check runs so many sets, on one batch of each dataloader."""
 
 
-class KnockoutCallback(Callback):
+class KnockoutCallback(ReportingCallback[KnockoutReport]):
     """Measures and logs what a recurrent model cannot do when units are taken away.
 
     Right after the model's own ``validation_step`` or ``test_step``, the step is run again on the
@@ -172,6 +164,10 @@ class KnockoutCallback(Callback):
         (2023).
     """
 
+    analysis = "knock-out"
+    directory = "knockout_reports"
+    _report = KnockoutReport
+
     def __init__(
         self,
         units: str | Mapping[str, Mapping[str, Sequence[int]]] = "each",
@@ -203,6 +199,7 @@ class KnockoutCallback(Callback):
         prefix: str = "knockout",
         dirpath: str | Path | None = None,
     ) -> None:
+        super().__init__()
         check_selection(units)
         check_modules(modules)
         check_layers(layers)
@@ -267,29 +264,18 @@ class KnockoutCallback(Callback):
         self.stages = tuple(stages)
         self.prefix = prefix
         self.dirpath = dirpath
-        self.reports: list[KnockoutReport] = []
         self._metrics = _metrics_by_name(metric)
         self._given = _loaded(report) if isinstance(report, str | Path) else report
         self._relay: RelayInformationCallback | None = None
         self._followed: list[RelayReport | None] = []
         self._pass: KnockoutPass | None = None
         self._progress: Progress | None = None
-        self._evaluated = False
         self._together = together
-        self._said: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings, and find the relay callback."""
-        self._stop()
-        check_trainer(trainer, pl_module, "knock-out")
+        super().setup(trainer, pl_module, stage)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for other in callbacks:
-            ours = isinstance(other, RelayInformationCallback | KnockoutCallback)
-            if ours and other is not self and getattr(other, "prefix", None) == self.prefix:
-                raise ValueError(
-                    f"prefix: two callbacks log under {self.prefix!r}; give one of them another "
-                    "prefix"
-                )
         relays = [other for other in callbacks if isinstance(other, RelayInformationCallback)]
         prefixes = [other.prefix for other in relays]
         if self.relay is not None and self.relay not in prefixes:
@@ -304,98 +290,10 @@ class KnockoutCallback(Callback):
                 f"units: {self.units!r} follows the orders of a relay report, and there is none; "
                 "add a RelayInformationCallback to the Trainer, or name a report with report="
             )
-        self._evaluated = False
-        self._said.clear()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names of modules, layers and units before any training."""
         self._check_model(pl_module)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before the first epoch that there will be something to run again."""
-        if "validate" in self.stages:
-            check_validation_set(trainer, "knock-out")
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._start(trainer, pl_module, "validate")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._start(trainer, pl_module, "test")
-
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Make a twin before the step."""
-        self._before_step(batch, dataloader_idx)
-
-    def on_test_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Make a twin before the step."""
-        self._before_step(batch, dataloader_idx)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Run the step again with units knocked out."""
-        self._after_step(batch_idx, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Run the step again with units knocked out."""
-        self._after_step(batch_idx, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report and log."""
-        self._finish(trainer, pl_module, "validate")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report and log."""
-        self._finish(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the twins."""
-        self._stop()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the twins."""
-        self._stop()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Forget the twins."""
-        self._stop()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the twins; an evaluation that was asked for and had no batch is an error."""
-        self._stop()
-        check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     @property
     def state_key(self) -> str:
@@ -409,20 +307,6 @@ class KnockoutCallback(Callback):
             value=self.value,
             steps=str(self.steps),
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The newest report, for a checkpoint."""
-        if not self.reports:
-            return {}
-        file = BytesIO()
-        self.reports[-1].save(file)
-        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the newest report of a checkpoint before those to come; keep those there are."""
-        if "newest_report" in state_dict and not self.reports:
-            saved = state_dict["newest_report"].cpu().numpy().tobytes()
-            self.reports[:] = [KnockoutReport.load(BytesIO(saved))]
 
     @property
     def _follows(self) -> bool:
@@ -474,8 +358,6 @@ class KnockoutCallback(Callback):
         return layers
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        self._stop()
-        self._evaluated = True
         if not is_due(trainer, stage, self.stages, self.every_n_epochs):
             return
         dataloaders = range(len(numbers_of_batches(trainer, stage)))
@@ -484,7 +366,8 @@ class KnockoutCallback(Callback):
             if trainer.state.fn == TrainerFn.FITTING:
                 self._say(
                     f"Knock-outs: {self.units!r} follows relay orders, and there is no relay "
-                    "report yet; they begin with the first evaluation after one."
+                    "report yet; they begin with the first evaluation after one.",
+                    rank_zero_info,
                 )
                 return
             raise ValueError(
@@ -513,7 +396,7 @@ class KnockoutCallback(Callback):
             max_batches=1 if trainer.sanity_checking else self.max_batches,
             seed=self.seed,
         )
-        self._progress = Progress(trainer, partial(self._say, about="time"))
+        self._progress = Progress(trainer, partial(self._say, how=rank_zero_info, about="time"))
         self._pass = KnockoutPass(
             pl_module,
             trainer,
@@ -568,7 +451,7 @@ class KnockoutCallback(Callback):
         if self._pass is not None:
             self._pass.before_step(batch, dataloader)
 
-    def _after_step(self, batch_idx: int, dataloader: int) -> None:
+    def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         if self._pass is None:
             return
         try:
@@ -606,7 +489,8 @@ class KnockoutCallback(Callback):
                 global_step=trainer.global_step,
                 dataloader=dataloader,
             )
-            self._log(trainer, pl_module, report, suffix_of(trainer, stage, dataloader))
+            scalars, suffix = knockout_scalars(report), suffix_of(trainer, stage, dataloader)
+            self._log(trainer, pl_module, report, scalars, write_knockout_report, suffix)
 
     def _check_steps(self, own: DataloaderPass, *, sanity_checking: bool) -> None:
         assert own.evaluation is not None
@@ -646,7 +530,8 @@ class KnockoutCallback(Callback):
         if self._metrics and not own.evaluation.outcomes.scores:
             self._say(
                 f"Knock-outs: {', '.join(self._metrics)} of predicted classes, as prediction= "
-                "gives no class scores."
+                "gives no class scores.",
+                rank_zero_info,
             )
         report = knockout_report(
             sets,
@@ -670,28 +555,6 @@ class KnockoutCallback(Callback):
         if self.concepts is not None:
             return self.concepts
         return JOINT if self._relay is None else self._relay.concepts
-
-    def _log(
-        self, trainer: Trainer, pl_module: LightningModule, report: KnockoutReport, suffix: str
-    ) -> None:
-        prefix = prefix_of(self.prefix, report.stage)
-        for name, value in knockout_scalars(report).items():
-            pl_module.log(f"{prefix}/{name}{suffix}", value)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                write_knockout_report(
-                    logger.experiment, report, prefix, trainer.global_step, suffix=suffix
-                )
-        directory = report_directory(trainer, self.dirpath, "knockout_reports")
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            report.save(unused_path(directory, self.prefix, report, suffix))
-        self.reports.append(report)
-
-    def _say(self, message: str, *, about: str | None = None) -> None:
-        if (about or message) not in self._said:
-            self._said.add(about or message)
-            rank_zero_info(message)
 
 
 def _loaded(path: str | Path) -> RelayReport:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_relay.analysis import check_evidence, relay_report
 from lightning_relay.callbacks.evaluations import (
     check_schedule,
-    check_trainer,
-    check_validation_set,
-    check_was_evaluated,
     is_due,
     numbers_of_batches,
-    prefix_of,
     raise_empty,
-    report_directory,
     suffix_of,
-    unused_path,
 )
+from lightning_relay.callbacks.reporting_callback import ReportingCallback
 from lightning_relay.capture import EvaluationCapture
 from lightning_relay.concepts import check_concepts
 from lightning_relay.discretization import Method
@@ -49,7 +41,7 @@ from lightning_relay.reporting.tensorboard import write_relay_report
 from lightning_relay.rerun import Stage
 
 
-class RelayInformationCallback(Callback):
+class RelayInformationCallback(ReportingCallback[RelayReport]):
     """Measures and logs, in every evaluation epoch, what each recurrent unit relays.
 
     While the model's own ``validation_step`` or ``test_step`` runs, forward hooks record the
@@ -163,6 +155,10 @@ class RelayInformationCallback(Callback):
         Hintze, Najam and Schossau, arXiv 2510.01271 (2025).
     """
 
+    analysis = "relay"
+    directory = "relay_reports"
+    _report = RelayReport
+
     def __init__(
         self,
         modules: Sequence[str] | None = None,
@@ -193,6 +189,7 @@ class RelayInformationCallback(Callback):
         prefix: str = "relay",
         dirpath: str | Path | None = None,
     ) -> None:
+        super().__init__()
         check_layers(layers)
         check_states(states)
         check_concepts(concepts)
@@ -233,28 +230,8 @@ class RelayInformationCallback(Callback):
         self.stages = tuple(stages)
         self.prefix = prefix
         self.dirpath = dirpath
-        self.reports: list[RelayReport] = []
         self._capture: EvaluationCapture | None = None
-        self._evaluated = False
-        self._said: set[str] = set()
         self._new_buffer()  # checks its arguments
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what the Trainer brings."""
-        self._detach()
-        check_trainer(trainer, pl_module, "relay")
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if (
-                isinstance(other, RelayInformationCallback)
-                and other is not self
-                and other.prefix == self.prefix
-            ):
-                raise ValueError(
-                    f"prefix: two relay callbacks log under {self.prefix!r}; give one of them "
-                    "another prefix"
-                )
-        self._evaluated = False
-        self._said.clear()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names of modules, and that hooks will be heard, before any training."""
@@ -266,96 +243,6 @@ class RelayInformationCallback(Callback):
             )
         with self._new_capture(pl_module, None):
             pass
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before the first epoch that there will be something to analyse."""
-        if "validate" in self.stages:
-            check_validation_set(trainer, "relay")
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach."""
-        self._start(trainer, pl_module, "validate")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach."""
-        self._start(trainer, pl_module, "test")
-
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Read the class labels."""
-        if self._capture is not None:
-            self._capture.before_step(batch, dataloader_idx)
-
-    def on_test_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Read the class labels."""
-        if self._capture is not None:
-            self._capture.before_step(batch, dataloader_idx)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in the states and class scores."""
-        if self._capture is not None:
-            self._capture.after_step(outputs)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in the states and class scores."""
-        if self._capture is not None:
-            self._capture.after_step(outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Analyse and log."""
-        self._finish(trainer, pl_module, "validate")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Analyse and log."""
-        self._finish(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Detach."""
-        self._detach()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Detach."""
-        self._detach()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Detach."""
-        self._detach()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Detach; an evaluation that was asked for and had no batch is an error."""
-        self._detach()
-        check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     @property
     def state_key(self) -> str:
@@ -371,20 +258,6 @@ class RelayInformationCallback(Callback):
             direction=self.direction,
             estimator=self.estimator,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The newest report, for a checkpoint."""
-        if not self.reports:
-            return {}
-        file = BytesIO()
-        self.reports[-1].save(file)
-        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the newest report of a checkpoint before those to come; keep those there are."""
-        if "newest_report" in state_dict and not self.reports:
-            saved = state_dict["newest_report"].cpu().numpy().tobytes()
-            self.reports[:] = [RelayReport.load(BytesIO(saved))]
 
     def _new_capture(
         self, pl_module: LightningModule, num_batches: Sequence[float] | None
@@ -414,21 +287,27 @@ class RelayInformationCallback(Callback):
         )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        self._detach()
-        self._evaluated = True
         if not is_due(trainer, stage, self.stages, self.every_n_epochs):
             return
         capture = self._new_capture(pl_module, numbers_of_batches(trainer, stage))
         self._capture = capture.__enter__()
 
-    def _detach(self) -> None:
+    def _before_step(self, batch: Any, dataloader: int) -> None:
+        if self._capture is not None:
+            self._capture.before_step(batch, dataloader)
+
+    def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
+        if self._capture is not None:
+            self._capture.after_step(outputs)
+
+    def _stop(self) -> None:
         if self._capture is not None:
             self._capture.__exit__(None, None, None)
             self._capture = None
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         capture = self._capture
-        self._detach()
+        self._stop()
         if capture is None:
             return
         if not capture.buffers:
@@ -457,7 +336,8 @@ class RelayInformationCallback(Callback):
                 global_step=trainer.global_step,
                 dataloader=dataloader,
             )
-            self._log(trainer, pl_module, report, scalars, suffix_of(trainer, stage, dataloader))
+            suffix = suffix_of(trainer, stage, dataloader)
+            self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
 
     def _analysed(
         self, capture: EvaluationCapture, dataloader: int, states: Mapping[str, KeptStates]
@@ -511,30 +391,3 @@ class RelayInformationCallback(Callback):
                     "is counted",
                     rank_zero_warn,
                 )
-
-    def _say(self, message: str, how: Callable[[str], None]) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            how(message)
-
-    def _log(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        report: RelayReport,
-        scalars: Mapping[str, float],
-        suffix: str,
-    ) -> None:
-        prefix = prefix_of(self.prefix, report.stage)
-        for name, value in scalars.items():
-            pl_module.log(f"{prefix}/{name}{suffix}", value)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                write_relay_report(
-                    logger.experiment, report, prefix, trainer.global_step, suffix=suffix
-                )
-        directory = report_directory(trainer, self.dirpath, "relay_reports")
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            report.save(unused_path(directory, self.prefix, report, suffix))
-        self.reports.append(report)

@@ -597,7 +597,7 @@ def test_two_callbacks_log_under_prefixes_of_their_own() -> None:
     trainer = quiet_trainer(RelayInformationCallback(), median)
     trainer.fit(Classifier(), loader(), loader())
     assert {"relay/samples", "relay_median/samples"} <= set(trainer.callback_metrics)
-    with pytest.raises(ValueError, match=r"prefix: two relay callbacks log under 'relay'; give"):
+    with pytest.raises(ValueError, match=r"prefix: two callbacks log under 'relay'; give"):
         quiet_trainer(RelayInformationCallback(), RelayInformationCallback(direction="grow")).fit(
             Classifier(), loader(), loader()
         )

@@ -1,0 +1,223 @@
+"""What the callbacks have in common: they follow an evaluation and make a report of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_relay.callbacks.evaluations import (
+    Report,
+    check_trainer,
+    check_validation_set,
+    check_was_evaluated,
+    prefix_of,
+    report_directory,
+    unused_path,
+)
+from lightning_relay.rerun import Stage
+
+ReportT = TypeVar("ReportT", bound=Report)
+
+
+class ReportingCallback(Callback, ABC, Generic[ReportT]):
+    """Callback that follows evaluations and keeps, logs and saves a report of each."""
+
+    analysis: ClassVar[str]
+    """What it is called in messages."""
+
+    directory: ClassVar[str]
+    """Where reports are saved, in the directory of the Trainer's first logger."""
+
+    stages: Sequence[Stage]
+    prefix: str
+    dirpath: str | Path | None
+    reports: list[ReportT]
+    _report: type[ReportT]
+
+    def __init__(self) -> None:
+        self.reports = []
+        self._evaluated = False
+        self._said: set[str] = set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what the Trainer brings."""
+        self._stop()
+        check_trainer(trainer, pl_module, self.analysis)
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            ours = isinstance(other, ReportingCallback) and other is not self
+            if ours and other.prefix == self.prefix:
+                raise ValueError(
+                    f"prefix: two callbacks log under {self.prefix!r}; give one of them another "
+                    "prefix"
+                )
+        self._evaluated = False
+        self._said.clear()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before the first epoch that there will be something to analyse."""
+        if "validate" in self.stages:
+            check_validation_set(trainer, self.analysis)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._begin(trainer, pl_module, "test")
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the batch before the step can change it."""
+        self._before_step(batch, dataloader_idx)
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the batch before the step can change it."""
+        self._before_step(batch, dataloader_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in what the step gave."""
+        self._after_step(outputs, batch_idx, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in what the step gave."""
+        self._after_step(outputs, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report and log."""
+        self._finish(trainer, pl_module, "validate")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report and log."""
+        self._finish(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the model."""
+        self._stop()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the model."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the model."""
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the model; an evaluation that was asked for and had no batch is an error."""
+        self._stop()
+        check_was_evaluated(trainer, stage, self.stages, self._evaluated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The newest report, for a checkpoint."""
+        if not self.reports:
+            return {}
+        file = BytesIO()
+        self.reports[-1].save(file)
+        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the newest report of a checkpoint before those to come; keep those there are."""
+        if "newest_report" in state_dict and not self.reports:
+            saved = state_dict["newest_report"].cpu().numpy().tobytes()
+            self.reports[:] = [self._report.load(BytesIO(saved))]
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        self._stop()
+        self._evaluated = True
+        self._start(trainer, pl_module, stage)
+
+    @abstractmethod
+    def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Begin to follow an evaluation, where it is due."""
+
+    @abstractmethod
+    def _before_step(self, batch: Any, dataloader: int) -> None:
+        """Look at a batch before the module's own step."""
+
+    @abstractmethod
+    def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
+        """Take in what the step gave."""
+
+    @abstractmethod
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Report, log and leave the model."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Leave the model as it was; again and again does no harm."""
+
+    def _log(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        report: ReportT,
+        scalars: Mapping[str, float],
+        write: Callable[..., None],
+        suffix: str,
+    ) -> None:
+        """Log, save and keep a report.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: Its module, which logs the scalars.
+            report: The report.
+            scalars: Its scalars by name.
+            write: Writes its images and tables with TensorBoard's writer.
+            suffix: Last part of the tags.
+        """
+        prefix = prefix_of(self.prefix, report.stage)
+        for name, value in scalars.items():
+            pl_module.log(f"{prefix}/{name}{suffix}", value)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
+        directory = report_directory(trainer, self.dirpath, self.directory)
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            report.save(unused_path(directory, self.prefix, report, suffix))
+        self.reports.append(report)
+
+    def _say(self, message: str, how: Callable[[str], None], *, about: str | None = None) -> None:
+        """Say something once in a run of the Trainer, or once about something."""
+        if (about or message) not in self._said:
+            self._said.add(about or message)
+            how(message)
