@@ -38,6 +38,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -54,6 +55,8 @@ VALUES = ("zero", "mean")
 TOP = 3
 RANDOM_SETS = 20
 """For each bit; each random set is measured on all bits."""
+
+SETS: dict[str, dict[str, Any]] = {"concept": {"top": TOP, "n_random": RANDOM_SETS}, "each": {}}
 
 FIRST_SEED = 100
 """Lower ones were looked at while the study was written."""
@@ -131,13 +134,12 @@ def trained(cell: Cell, seed: int, epochs: int) -> Run:
             report=relays[direction].reports[-1],
             concepts=task.concepts,
             value=value,
-            top=TOP,
-            n_random=RANDOM_SETS,
             seed=seed,
             prefix=f"{units}_{direction}_{value}",
+            **options,
         )
         for direction, value in cases
-        for units in ("concept", "each")
+        for units, options in SETS.items()
     }
     trainer(list(knockouts.values())).test(model, task, verbose=False)
     layers = {direction: relays[direction].reports[-1].layers["rnn.l0"] for direction in DIRECTIONS}
@@ -334,6 +336,9 @@ def print_tables(runs: dict[Cell, list[Run]]) -> None:
     for direction, value, cell in product(DIRECTIONS, VALUES, CELLS):
         found = [run.found[direction, value].correlation for run in runs[cell]]
         found = [one for one in found if not math.isnan(one)]
+        if not found:
+            print(f"{direction:<8}{value:<6}{cell:<6}   none: no bit was damaged by a single unit")
+            continue
         positive = sum(one > 0 for one in found)
         print(
             f"{direction:<8}{value:<6}{cell:<6}{statistics.median(found):+7.2f}{min(found):+9.2f}"

@@ -66,6 +66,8 @@ from lightning_relay.reporting.knockout_scalars import knockout_scalars
 from lightning_relay.reporting.knockout_tensorboard import write_knockout_report
 from lightning_relay.rerun import Stage
 
+_TOP, _RANDOM, _BOOTSTRAPS, _REFERENCE = 3, 5, 100, 1024
+
 _CHECKED_SETS = 2
 """The sanity check runs so many sets, on one batch of each dataloader."""
 
@@ -186,12 +188,12 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         relay: str | None = None,
         report: RelayReport | str | Path | None = None,
         relay_concepts: Sequence[str] | None = None,
-        top: int = 3,
-        n_random: int = 5,
-        n_bootstraps: int = 100,
+        top: int = _TOP,
+        n_random: int = _RANDOM,
+        n_bootstraps: int = _BOOTSTRAPS,
         max_batches: int | None = None,
         max_sets: int | None = 256,
-        reference_samples: int = 1024,
+        reference_samples: int = _REFERENCE,
         together: bool = True,
         seed: int = 0,
         every_n_epochs: int = 1,
@@ -228,11 +230,27 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         check_schedule(every_n_epochs, stages, prefix)
         follows = units in ("greedy", "concept")
         by_name = isinstance(metric, str)
+        chosen = isinstance(units, str)
+        of_states = f"value= one of {', '.join(OF_STATES)}"
         _check_used(
             relay=(relay, report is None, "a report that is not given by report="),
             relay_concepts=(relay_concepts, follows, "units='greedy' or 'concept'"),
-            modules=(modules, isinstance(units, str), "units='each', 'greedy' or 'concept'"),
-            lengths=(lengths, value in OF_STATES, f"value= one of {', '.join(OF_STATES)}"),
+            modules=(modules, chosen, "units='each', 'greedy' or 'concept'"),
+            layers=(layers == "all" or None, chosen, "units='each', 'greedy' or 'concept'"),
+            states=(
+                tuple(states) != ("hidden",) or None,
+                chosen,
+                "units='each', 'greedy' or 'concept'",
+            ),
+            lengths=(lengths, value in OF_STATES, of_states),
+            reference_samples=(
+                reference_samples != _REFERENCE or None,
+                value in OF_STATES,
+                of_states,
+            ),
+            top=(top != _TOP or None, units == "concept", "units='concept'"),
+            n_random=(n_random != _RANDOM or None, follows, "units='greedy' or 'concept'"),
+            n_bootstraps=(n_bootstraps != _BOOTSTRAPS or None, metric is not None, "metric="),
             prediction=(prediction, not by_name or target is not None, "class labels: target="),
             concepts=(concepts, not by_name or target is not None, "class labels: target="),
             mode=(mode == "max" or None, by_name, "metric= the name of a number"),

@@ -281,9 +281,9 @@ def test_values(kind: type[Classifier], value: Any) -> None:
     callback = KnockoutCallback(
         "each",
         value=value,
-        reference_samples=30,
         seed=3,
         states=("cell",) if kind is Ragged else ("hidden",),
+        **({} if value == 0.7 else {"reference_samples": 30}),
     )
     validated(model, callback)
     (report,) = callback.reports
@@ -1374,7 +1374,13 @@ def test_every_dataloader_follows_the_orders_of_its_own() -> None:
         ("relay", {"relay": "relay", "report": small_report()}),
         ("relay_concepts", {"relay_concepts": ["joint"]}),
         ("modules", {"units": {"one": {"rnn.l0": [0]}}, "modules": ["rnn"]}),
+        ("layers", {"units": {"one": {"rnn.l0": [0]}}, "layers": "all"}),
+        ("states", {"units": {"one": {"rnn.l0": [0]}}, "states": ["cell"]}),
         ("lengths", {"lengths": 1}),
+        ("reference_samples", {"reference_samples": 10}),
+        ("top", {"units": "greedy", "top": 2}),
+        ("n_random", {"n_random": 2}),
+        ("n_bootstraps", {"n_bootstraps": 0}),
         ("prediction", {"prediction": "head", "metric": "val_loss"}),
         ("concepts", {"concepts": "per_class", "metric": "val_loss"}),
         ("mode", {"mode": "max"}),

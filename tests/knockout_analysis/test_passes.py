@@ -67,7 +67,7 @@ def test_batches_wait_no_longer_than_they_must(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(passes.KnockoutPass, "after_step", watched)
     for value, samples, data, expected in (
-        ("zero", 1000, loader(), [0, 0, 0]),
+        ("zero", 1024, loader(), [0, 0, 0]),
         ("mean", 20, loader(), [1, 0, 0]),
         ("mean", 1000, loader(), [1, 2, 0]),
         ("mean", 1000, as_loader(Stream(batches())), [0, 0, 0]),
