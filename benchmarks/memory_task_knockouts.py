@@ -184,7 +184,10 @@ def top_units(layer: LayerRelay, bit: str) -> NDArray[np.int64]:
 
 def tied_units(layer: LayerRelay) -> float:
     """Number of the units of a top set that are tied with others, mean over the bits."""
-    return float(np.mean([relay.ambiguous[-1, -TOP:].sum() for relay in layer.concepts.values()]))
+    tied = [
+        relay.ambiguous[-1, top_units(layer, bit)].sum() for bit, relay in layer.concepts.items()
+    ]
+    return float(np.mean(tied))
 
 
 def of_sets(report: KnockoutReport) -> Contrast:

@@ -1,4 +1,4 @@
-"""How fast are orders and all subsets, against a plain implementation of the published algorithm?
+"""How fast are orders, shares and all subsets, against a plain version of the published algorithm?
 
     python benchmarks/relay_order.py [--device cuda] [--quick]
 
@@ -11,8 +11,9 @@ resident memory grew at its largest. Where the reference would take hours, it is
 candidates of the order that ours found, which are compared too, and its time for all of them is
 extrapolated; that is marked with ~.
 
-At the end: how time grows with samples, units, steps and classes, and the bytes that the operations
-read and write in a second, beside those of a plain copy.
+At the end: relay shares, how time grows with samples, units, steps and classes, and the bytes of
+rows that an order reads and writes in a second, beside those of a plain copy. Compiled loops are
+compiled before anything is timed.
 """
 
 from __future__ import annotations
@@ -34,10 +35,15 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_relay import HiddenStateRecorder, discretize
-from lightning_relay.information import relay_information_of_all_subsets, relay_order
+from lightning_relay.information import (
+    relay_information_of_all_subsets,
+    relay_order,
+    relay_share,
+)
+from lightning_relay.information.counting import VARYING, one_stratum, room_for_strata, split
+from lightning_relay.information.rows import Samples
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 
 Codes = NDArray[np.int64]
@@ -141,8 +147,9 @@ def trained_network(samples: int = 60_000, units: int = 20) -> Case:
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
         answers = model(inputs).argmax(-1)
     states = recorder.states["rnn.l0"]
-    hidden = discretize(states.values[:, -1:].transpose(0, 1), "kmeans", levels=2)[0]
-    rows = torch.cat([labels[:, None], answers[:, None], hidden.long()], dim=1)
+    codes = discretize(states.values[:, -1:].transpose(0, 1), "kmeans", levels=2)[0]
+    hidden = codes.to(torch.uint8)
+    rows = torch.cat([labels[:, None], answers[:, None], codes], dim=1)
     name = f"{samples:,} × {units} of a trained RNN, {len(rows.unique(dim=0)):,} distinct rows"
     accuracy = float((labels == answers).double().mean())
     return Case(f"{name}, accuracy {accuracy:.3f}", labels, answers, hidden)
@@ -197,20 +204,21 @@ def _status(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-class BytesTouched(TorchDispatchMode):
-    """Counts all operations, and adds up the sizes of what they read and write."""
+def bytes_touched(case: Case, order: list[int]) -> int:
+    """Bytes of rows that an order reads and writes.
 
-    calls = 0
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.calls += 1
-        outputs = result if isinstance(result, tuple | list) else (result,)
-        views = any(alias.alias_info for alias in func._schema.returns)
-        tensors = [*args, *(() if views else outputs)]
-        self.total += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
-        return result
+    At each step every row that still matters is read once to be counted, and read twice and written
+    once when its stratum is split.
+    """
+    rows = Samples.of(case.x_in, case.x_out, case.hidden).rows(0)
+    strata, number = one_stratum(rows.table, VARYING)
+    other = room_for_strata(rows.table)
+    lines = 0
+    for unit in order:
+        lines += int((strata.end[:number] - strata.begin[:number]).sum())
+        number = split(strata, number, unit, VARYING, other)
+        strata, other = other, strata
+    return int(4 * lines * rows.table.shape[1] * rows.table.itemsize)
 
 
 def compare(case: Case, device: str, repeats: int) -> None:
@@ -298,23 +306,42 @@ def scaling(device: str) -> None:
         )
 
 
-def bandwidth(cases: list[Case], device: str) -> None:
-    """Bytes that the operations touch in a second, beside those of a copy."""
-    source = torch.ones(2**27, device=device)
+def bandwidth(cases: list[Case]) -> None:
+    """Bytes of rows that an order touches in a second, beside those of a copy."""
+    source = torch.ones(2**27)
     target = torch.empty_like(source)
-    seconds, _ = timed(lambda: target.copy_(source), 5, device)
+    seconds, _ = timed(lambda: target.copy_(source), 5, "cpu")
     copied = 2 * source.numel() * source.element_size() / seconds / 1e9
-    print(f"\nA plain copy reads and writes {copied:.1f} GB/s. Of an order, the operations:")
+    print(f"\nA plain copy on all cores reads and writes {copied:.1f} GB/s. Of an order, one core:")
+    for case in cases:
+        seconds, order = timed(partial(relay_order, case.x_in, case.x_out, case.hidden), 5, "cpu")
+        touched = bytes_touched(case, order.units.tolist())
+        rate = touched / seconds / 1e9
+        print(
+            f"- {case.name}: {touched / 1e6:,.1f} MB of rows, {rate:.1f} GB/s "
+            f"({rate / copied:.0%} of the copy) in {seconds:.4g} s"
+        )
+
+
+def shares(cases: list[Case], device: str) -> None:
+    """Time of relay shares, and their standard errors."""
+    print(
+        "\n| relay shares of | orders | time | of one order | largest standard error |\n"
+        "| :--- | ---: | ---: | ---: | ---: |"
+    )
     for case in cases:
         moved = [t.to(device) for t in (case.x_in, case.x_out, case.hidden)]
-        seconds, _ = timed(partial(relay_order, *moved), 3, device)
-        with BytesTouched() as touched:  # type: ignore[no-untyped-call]
-            relay_order(*moved)
-        rate = touched.total / seconds / 1e9
-        print(
-            f"- {case.name}: {touched.total / 1e6:,.0f} MB, {rate:.1f} GB/s "
-            f"({rate / copied:.0%} of the copy); {touched.calls:,} operations in {seconds:.4g} s"
-        )
+        steps = case.hidden.shape[0] if case.hidden.dim() == 3 else 1
+        for n_orders in (16, 64):
+            run = partial(relay_share, *moved, n_orders=n_orders)
+            run()
+            seconds, share = timed(run, 3, device)
+            print(
+                f"| {case.name} | {share.n_orders} | {seconds:.4g} s "
+                f"| {1e3 * seconds / steps / share.n_orders:.3g} ms "
+                f"| {float(share.standard_error.max()):.4f} bits |",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -347,8 +374,9 @@ def main() -> None:
         f"\nAll {len(everything):,} subsets of {trained.name}: {seconds:.1f} s; sets of the greedy "
         f"order are at most {float(shortfall.max()):.4f} bits below the best of their size."
     )
+    shares([trained, noisy_network(2048, 64, 50), noisy_network(2048, 1024, 1)], device)
     scaling(device)
-    bandwidth([distinct, trained], device)
+    bandwidth([distinct, trained])
 
 
 if __name__ == "__main__":

@@ -146,10 +146,8 @@ def print_sets(cell: Cell, found: Knockouts) -> None:
 
 def top_units(relay: ConceptRelay) -> str:
     """The three units that relay most at the last step, most important first."""
-    units, ambiguous = relay.units[-1, :-4:-1], relay.ambiguous[-1, :-4:-1]
-    return " ".join(
-        f"{'≈' if tied else ''}{unit}" for unit, tied in zip(units, ambiguous, strict=True)
-    )
+    ambiguous = relay.ambiguous[-1]
+    return " ".join(f"{'≈' if ambiguous[unit] else ''}{unit}" for unit in relay.units[-1, :-4:-1])
 
 
 def areas(report: KnockoutReport, bit: str) -> str:

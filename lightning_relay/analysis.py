@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lightning_relay.concepts import Concepts, concept_codes
-from lightning_relay.discretization import Method, check_method, discretize
+from lightning_relay.discretization import Method, check_method, fit_thresholds
 from lightning_relay.information import (
     Direction,
     Estimator,
@@ -21,14 +21,18 @@ from lightning_relay.information import (
     distinct_states,
     mutual_information,
     relay_order,
+    relay_share,
 )
 from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.information.bootstrapping import check_resamples
+from lightning_relay.information.estimators import is_additive
 from lightning_relay.information.ordering import check_evidence_rule
 from lightning_relay.information.permutation import check_permutations
+from lightning_relay.information.share import check_orders
 from lightning_relay.recurrent.kept import KeptStates
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
+from lightning_relay.recurrent.storage import code_dtype
 from lightning_relay.report import CHANCE_LEVEL, ConceptRelay, LayerRelay, RelayReport
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ def relay_report(
     estimator: Estimator = "plugin",
     min_coverage: float = 0.9,
     max_gap: float = 0.1,
+    n_orders: int | float = 16,
     n_permutations: int = 0,
     n_bootstraps: int = 0,
     seed: int = 0,
@@ -71,7 +76,7 @@ def relay_report(
     inputs_end: InputsEnd | None = None,
     samples_seen: int | None = None,
 ) -> RelayReport:
-    """Relay information and greedy order of the units of every layer, step and concept.
+    """Relay information, greedy order and shares of the units of every layer, step and concept.
 
     Needs no Lightning: the states may come from a ``HiddenStateRecorder`` around any forward pass.
 
@@ -88,11 +93,14 @@ def relay_report(
         estimator: How entropies are estimated from counts.
         min_coverage: Units are resolved only by conditions with at least this coverage, fraction.
         max_gap: And whose corrected and plug-in information differ by no more than this, bits.
+        n_orders: Number of random orders for the relay share of each unit, at least 4; more give
+            smaller errors. A float is the standard error aimed at, in bits. 0: no shares. The
+            orders are the same at all steps. ``estimator="chao_shen"`` gives no shares.
         n_permutations: Number of permutations of X_out for chance levels of all units and of each
             alone; 0 for none, and at least 19.
         n_bootstraps: Number of resamples of the sequences for intervals of information and places;
             0 for none, and at least 40.
-        seed: Seed of permutations and resamples; no other random state is touched.
+        seed: Seed of orders, permutations and resamples; no other random state is touched.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
             step that no sequence of a layer has is left out of it with a warning, unless none is
             left. Default: every step up to the end of the longest sequence and, where the
@@ -110,7 +118,7 @@ def relay_report(
         The report. At each step only the sequences that are long enough are counted.
 
     Raises:
-        TypeError: If labels are not integers.
+        TypeError: If labels are not integers, or ``n_orders`` is no number.
         ValueError: If numbers of sequences differ, an option is unknown, a key of ``states`` is no
             layer key, codes were made in another way than said, a step lies outside every
             sequence, or a state is NaN or infinite; says which.
@@ -137,10 +145,11 @@ def relay_report(
                 f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
             )
     _check_ends(inputs_end, states)
-    check_evidence(min_coverage, max_gap, n_permutations, n_bootstraps)
+    check_evidence(min_coverage, max_gap, n_orders, n_permutations, n_bootstraps)
+    n_orders = n_orders if is_additive(estimator) else 0
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
     options = _Options(
-        direction, estimator, min_coverage, max_gap, n_permutations, n_bootstraps, seed
+        direction, estimator, min_coverage, max_gap, n_orders, n_permutations, n_bootstraps, seed
     )
     layers = {}
     for layer, layer_states in states.items():
@@ -155,9 +164,12 @@ def relay_report(
             valid = torch.cat([part.valid for part in block], dim=1).T
             hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
             if hidden.is_floating_point():
-                hidden = discretize(hidden, discretization, levels=levels, valid=valid, layer=layer)
+                thresholds = fit_thresholds(
+                    hidden, discretization, levels=levels, valid=valid, layer=layer
+                )
+                hidden = thresholds.codes(hidden, code_dtype(levels))
             parts.append(_measured(codes, hidden, valid, options))
-            if n_permutations or n_bootstraps:
+            if options.all_steps_at_once:
                 kept_codes.append(_narrow(hidden))
                 kept_valid.append(valid)
         measured, concept_parts = zip(*parts, strict=True)
@@ -198,6 +210,7 @@ def relay_report(
         estimator=estimator,
         min_coverage=min_coverage,
         max_gap=max_gap,
+        n_orders=n_orders,
         n_permutations=n_permutations,
         n_bootstraps=n_bootstraps,
         inputs_end=inputs_end,
@@ -207,10 +220,16 @@ def relay_report(
 
 
 def check_evidence(
-    min_coverage: float, max_gap: float, n_permutations: int, n_bootstraps: int
+    min_coverage: float,
+    max_gap: float,
+    n_orders: int | float,
+    n_permutations: int,
+    n_bootstraps: int,
 ) -> None:
-    """Raise unless the options are in their ranges; 0 permutations or resamples are none."""
+    """Raise unless the options are in their ranges; of orders and draws 0 is none."""
     check_evidence_rule(min_coverage, max_gap)
+    if type(n_orders) is not int or n_orders != 0:
+        check_orders(n_orders)
     if n_permutations != 0:
         check_permutations(n_permutations)
     if n_bootstraps != 0:
@@ -302,9 +321,18 @@ class _Options:
     estimator: Estimator
     min_coverage: float
     max_gap: float
+    n_orders: int | float
     n_permutations: int
     n_bootstraps: int
     seed: int
+
+    @property
+    def all_steps_at_once(self) -> bool:
+        """Whether something is asked for that is not measured in blocks of steps.
+
+        An error that is aimed at is one: the number of orders depends on the step that takes most.
+        """
+        return bool(self.n_permutations or self.n_bootstraps) or isinstance(self.n_orders, float)
 
 
 def _measured(
@@ -331,7 +359,38 @@ def _measured(
             mutual_information=information.cpu().numpy(),
             **{name: values.cpu().numpy() for name, values in measured.items()},
         )
+        if options.n_orders and not isinstance(options.n_orders, float):
+            relays[name] = _with_shares(
+                relays[name], (concept_in, concept_out), hidden, valid, options
+            )
     return distinct_states(hidden, valid=valid).cpu().numpy(), relays
+
+
+def _with_shares(
+    relay: ConceptRelay,
+    labels: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    valid: Tensor,
+    options: _Options,
+) -> ConceptRelay:
+    """The results with relay shares, codes ``(step, batch, unit)``."""
+    found = relay_share(
+        *labels,
+        hidden,
+        n_orders=options.n_orders,
+        valid=valid,
+        estimator=options.estimator,
+        min_coverage=options.min_coverage,
+        max_gap=options.max_gap,
+        seed=options.seed,
+    )
+    return dataclasses.replace(
+        relay,
+        share=found.share.cpu().numpy(),
+        share_error=found.standard_error.cpu().numpy(),
+        share_resolved=found.resolved.cpu().numpy(),
+        unattributed=found.unattributed.cpu().numpy(),
+    )
 
 
 def _drawn(
@@ -341,11 +400,13 @@ def _drawn(
     valid: Tensor,
     options: _Options,
 ) -> ConceptRelay:
-    """The results with what permutations and resamples tell, codes ``(step, batch, unit)``.
+    """The results with all that is drawn for all steps at once, codes ``(step, batch, unit)``.
 
-    All steps at once: permutations are tested together, and one draw of the sequences must do for
-    the shortest and the longest of them.
+    Permutations are tested together, one draw of the sequences must do for the shortest and the
+    longest of them, and orders that are added until errors are small are the same at all steps.
     """
+    if isinstance(options.n_orders, float):
+        relay = _with_shares(relay, labels, hidden, valid, options)
     if options.n_bootstraps:
         intervals = bootstrap(
             *labels,

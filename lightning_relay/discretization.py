@@ -7,19 +7,30 @@ the data, however its values are tied, and a constant unit gets one.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Array: TypeAlias = np.ndarray[Any, Any]
+
 Method = Literal["kmeans", "median", "sign", "quantile"]
 """How thresholds are found."""
 
-_ELEMENTS_AT_ONCE = 2**19
+_ELEMENTS_AT_ONCE = 2**17
 """States are sorted in blocks of leading indices and units of about this many values."""
+
+_UNITS_AT_ONCE = 8
+"""A block has at least so many units: fewer of many are slow to gather."""
+
+_SUMMED_AT_ONCE = 2**14
+"""Torch, whose cumulative sum is several times faster than NumPy's, starts threads for more."""
 
 _TIE = 1e-12
 """Splits whose sums of squares differ by less, relatively, are as good."""
@@ -44,10 +55,14 @@ class Thresholds:
 
     def codes(self, states: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
         """Integer codes of states ``(…, samples, units)``: the number of cuts below each."""
-        codes = torch.zeros(states.shape, dtype=dtype, device=states.device)
-        for cut in _rounded_down(self.cuts, states.dtype).unbind(-2):
-            codes += states > cut.unsqueeze(-2)
-        return codes
+        states = _at_least_float32(states)
+        lowest, *others = _rounded_down(self.cuts, states.dtype).unsqueeze(-2).unbind(-3)
+        above = torch.empty(states.shape, dtype=torch.bool, device=states.device)
+        torch.gt(states, lowest.expand_as(states), out=above)
+        codes = above.view(torch.uint8) if len(others) < 255 else above.to(dtype)
+        for cut in others:
+            codes += (states > cut).view(torch.uint8)
+        return codes.to(dtype)
 
 
 def discretize(
@@ -111,10 +126,12 @@ def fit_thresholds(
 ) -> Thresholds:
     """The thresholds with which ``discretize`` codes states, for each unit and leading index.
 
-    Args, errors and source as ``discretize``.
+    Args, errors and source as ``discretize``. The host fits, in as many threads as torch uses,
+    also to states on a GPU (which ``"sign"`` leaves there).
 
     Returns:
-        Thresholds that give the states they were fitted to the codes of ``discretize``.
+        Thresholds, on the device of the states, that give the states they were fitted to the codes
+        of ``discretize``.
 
     Example:
         >>> import torch
@@ -142,26 +159,37 @@ def fit_thresholds(
             ) from None
     if not bool(mask.any(-1).all()):
         raise ValueError("valid: no sample is valid at a leading index; leave that index out")
-    _check_finite(states, mask, layer)
-    *leading, _, units = states.shape
+    *leading, samples, units = states.shape
     if method == "sign":
+        _check_finite(states, mask, layer)
         return Thresholds(
             torch.zeros(*leading, 1, units, dtype=torch.float64, device=states.device)
         )
 
-    samples = states.shape[-2]
-    flat = states.reshape(-1, samples, units)
-    flat_mask = mask.reshape(-1, samples)
-    units_at_once = max(1, min(units, _ELEMENTS_AT_ONCE // samples))
+    flat = _at_least_float32(states.cpu()).numpy(force=True).reshape(-1, samples, units)
+    flat_mask = mask.numpy(force=True).reshape(-1, samples)
+    rounding = _ROUNDING.get(states.dtype, 0) * torch.finfo(states.dtype).eps
+    cuts = np.empty((len(flat), levels - 1, units))
+    units_at_once = min(units, max(_UNITS_AT_ONCE, _ELEMENTS_AT_ONCE // samples))
     at_once = max(1, _ELEMENTS_AT_ONCE // (samples * units_at_once))
-    cuts = [
-        torch.cat(
-            [_cuts(part, block_mask, method, levels) for part in block.split(units_at_once, dim=2)],
-            dim=2,
-        )
-        for block, block_mask in zip(flat.split(at_once), flat_mask.split(at_once), strict=True)
-    ]
-    return Thresholds(torch.cat(cuts).reshape(*leading, levels - 1, units))
+
+    def fit(block: tuple[int, int]) -> None:
+        index, unit = block
+        at = slice(index, index + at_once), slice(None), slice(unit, unit + units_at_once)
+        cuts[at] = _cuts(flat[at], flat_mask[at[0]], method, levels, rounding)
+
+    blocks = list(product(range(0, len(flat), at_once), range(0, units, units_at_once)))
+    worthwhile = min(len(blocks), flat.size // (2 * _ELEMENTS_AT_ONCE))
+    threads = min(torch.get_num_threads(), worthwhile)
+    if threads < 2:
+        list(map(fit, blocks))
+    else:  # a pool of this call alone, for the process may fork later
+        with ThreadPoolExecutor(threads, "lightning_relay") as pool:
+            list(pool.map(fit, blocks))
+    if np.isnan(cuts).any():
+        _check_finite(states, mask, layer)
+    fitted = torch.from_numpy(cuts).reshape(*leading, levels - 1, units)
+    return Thresholds(fitted.to(states.device))
 
 
 def check_method(method: str, levels: int) -> None:
@@ -178,6 +206,8 @@ def check_method(method: str, levels: int) -> None:
 
 
 def _check_finite(states: Tensor, mask: Tensor, layer: str | None) -> None:
+    if bool(torch.stack(states.detach().aminmax()).isfinite().all()):
+        return
     wrong = ~torch.isfinite(states) & mask.unsqueeze(-1)
     if not bool(wrong.any()):
         return
@@ -191,36 +221,83 @@ def _check_finite(states: Tensor, mask: Tensor, layer: str | None) -> None:
     )
 
 
-def _cuts(states: Tensor, mask: Tensor, method: Method, levels: int) -> Tensor:
-    """Cuts ``(index, cut, unit)`` fitted to the ``(index, sample, unit)`` states in ``mask``."""
-    count = mask.sum(1).reshape(-1, 1, 1)
-    ordered = states.double().masked_fill(~mask.unsqueeze(-1), torch.inf).sort(dim=1).values
-    below, above = ordered[:, :-1], ordered[:, 1:]
-    size = torch.arange(1, states.shape[1], device=states.device).reshape(1, -1, 1)
-    possible = (below < above) & (size < count) & ~_constant(states, mask)
+def _at_least_float32(states: Tensor) -> Tensor:
+    """The same values, in float32 where they are of less, which NumPy may lack."""
+    return states.detach().to(torch.promote_types(states.dtype, torch.float32))
 
+
+@np.errstate(all="ignore")
+def _cuts(states: Array, mask: Array, method: Method, levels: int, rounding: float) -> Array:
+    """Cuts ``(index, cut, unit)`` fitted to the ``(index, sample, unit)`` states in ``mask``.
+
+    They are NaN if a state in ``mask`` is not finite.
+    """
+    together = np.ascontiguousarray(states)  # faster to transpose than parts of long rows
+    ordered = np.array(together.swapaxes(1, 2), order="C")
+    count = mask.sum(1)[:, np.newaxis, np.newaxis]
+    if count.min() == mask.shape[1]:
+        count = count[:1]
+    else:
+        np.copyto(ordered, np.nan, where=~mask[:, np.newaxis])
+    ordered.sort(-1)
+
+    lowest = ordered[..., :1].astype(np.float64)
+    highest = _at(ordered, count - 1).astype(np.float64)
+    if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
+        return np.full((1, 1, 1), np.nan)
+    constant = highest - lowest <= rounding * np.maximum(abs(highest), abs(lowest))
+    if constant.all():
+        return np.full((1, 1, 1), np.inf)
+    possible = np.empty(ordered.shape, dtype=np.bool)
+    np.less(ordered.ravel()[:-1], ordered.ravel()[1:], out=possible.ravel()[:-1])
+    possible[..., -1] = False
+
+    size = np.arange(1.0, ordered.shape[-1] + 1)
     if method == "kmeans":
-        costs = [-_between_clusters(ordered, mask, size, count)]
+        worths = [_between_clusters(ordered, size, count)]
     else:
         parts = 2 if method == "median" else levels
-        costs = [(size - count * part / parts).abs() for part in range(1, parts)]
+        ideal = [(count * part).astype(np.float32) / np.float32(parts) for part in range(1, parts)]
+        worths = [-abs(size.astype(np.float32) - share) for share in ideal]
+    splits = np.concatenate([_lowest_best(worth, possible) for worth in worths], axis=-1)
+    usable = _at(possible, splits) & ~constant
+    usable[..., 1:] &= splits[..., 1:] != splits[..., :-1]
+    lower, upper = (_at(ordered, splits + side).astype(np.float64) for side in (0, 1))
+    halfway = lower + (upper - lower) / 2
+    cuts = np.where(halfway < upper, halfway, lower)
+    return np.where(usable, cuts, np.inf).swapaxes(1, 2)
 
-    none = torch.full_like(ordered[:, :1], torch.inf)
-    cuts = []
-    taken = torch.zeros_like(possible)
-    for cost in costs:
-        if possible.shape[1] == 0:
-            cuts.append(none)
-            continue
-        cost = cost.expand(possible.shape).masked_fill(~possible, torch.inf)
-        best = cost.amin(1, keepdim=True)
-        cut = (cost <= best + _TIE * best.abs()).to(torch.uint8).argmax(1, keepdim=True)
-        usable = possible.gather(1, cut) & ~taken.gather(1, cut)
-        taken.scatter_(1, cut, True)
-        lower, upper = below.gather(1, cut), above.gather(1, cut)
-        halfway = lower + (upper - lower) / 2
-        cuts.append(torch.where(halfway < upper, halfway, lower).where(usable, none))
-    return torch.cat(cuts, dim=1)
+
+def _at(values: Array, places: Array) -> Array:
+    return np.take_along_axis(values, places, -1)
+
+
+def _between_clusters(ordered: Array, size: Array, count: Array) -> Array:
+    """Sum of squares between the ``size`` lowest samples and the others, for every size."""
+    values = ordered.astype(np.float64)
+    padding = size > count
+    if padding.any():
+        np.copyto(values, 0.0, where=padding)
+    values -= values.sum(-1, keepdims=True) / count
+    if padding.any():
+        np.copyto(values, 0.0, where=padding)
+    rows = torch.from_numpy(values).flatten(0, 1)
+    for few in rows.split(max(1, _SUMMED_AT_ONCE // len(size))):
+        few.cumsum_(-1)
+    np.square(values, out=values)
+    values *= count / (size * np.maximum(count - size, 1))
+    return values
+
+
+def _lowest_best(worth: Array, possible: Array) -> Array:
+    """The lowest of the possible splits that are worth most, ``(index, unit, 1)``."""
+    best = np.broadcast_to(worth.argmax(-1, keepdims=True), (*possible.shape[:2], 1))
+    if not _at(possible, best).all():
+        worth = np.where(possible, worth, -np.inf)
+        best = worth.argmax(-1, keepdims=True)
+    most = _at(worth, best)
+    lowest: Array = ((worth >= most - _TIE * abs(most)) & possible).argmax(-1, keepdims=True)
+    return lowest
 
 
 def _rounded_down(cuts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -231,20 +308,3 @@ def _rounded_down(cuts: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(
         rounded.double() > cuts, rounded.nextafter(torch.full_like(rounded, -torch.inf)), rounded
     )
-
-
-def _constant(states: Tensor, mask: Tensor) -> Tensor:
-    inside = mask.unsqueeze(-1)
-    values = states.double()
-    highest = values.masked_fill(~inside, -torch.inf).amax(1, keepdim=True)
-    lowest = values.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
-    rounding = torch.finfo(states.dtype).eps * torch.maximum(highest.abs(), lowest.abs())
-    return highest - lowest <= _ROUNDING.get(states.dtype, 0) * rounding
-
-
-def _between_clusters(ordered: Tensor, mask: Tensor, size: Tensor, count: Tensor) -> Tensor:
-    """Sum of squares between the ``size`` lowest samples and the others, for every size."""
-    inside = ordered.masked_fill(~torch.isfinite(ordered), 0.0)
-    centred = (inside - inside.sum(1, keepdim=True) / count).masked_fill(ordered.isinf(), 0.0)
-    low = centred.cumsum(1)[:, :-1]
-    return low.square() * count / (size * (count - size).clamp(min=1))

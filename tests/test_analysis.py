@@ -17,7 +17,7 @@ from lightning_relay import (
     relay_report,
 )
 from lightning_relay.analysis import _blocks
-from lightning_relay.information import bootstrap, chance_level
+from lightning_relay.information import bootstrap, chance_level, relay_share
 from lightning_relay.recurrent import SequenceBuffer
 from tests.test_report import assert_equal
 
@@ -56,6 +56,8 @@ def test_padded_steps_never_count() -> None:
         assert layer.distinct_states[step] == len(set(map(tuple, data[2].tolist())))
         assert relay.units[step].tolist() == order.units.tolist()
         assert relay.tied[step].tolist() == order.tied.tolist()
+        assert relay.groups[step].tolist() == order.groups.tolist()
+        assert relay.places[step].tolist() == order.places.tolist()
         assert relay.ambiguous[step].tolist() == order.ambiguous.tolist()
         np.testing.assert_allclose(relay.information[step], order.information, atol=1e-12)
         np.testing.assert_allclose(relay.scores[step], order.scores, atol=1e-9)
@@ -274,6 +276,47 @@ def test_evidence_is_that_of_the_order_the_permutations_and_the_resamples() -> N
     assert stated == (0.4, 0.7, 39, 40)
 
 
+@pytest.mark.parametrize("n_orders", [8, 0.05])
+def test_shares_are_those_of_the_codes_with_the_same_orders_at_all_steps(
+    n_orders: int | float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule: dict[str, Any] = {"min_coverage": 0.4, "max_gap": 0.7, "estimator": "miller_madow"}
+    steps = [-1, 3, 0]
+    hidden = torch.stack(
+        [HiddenStates.of_lengths(VALUES, LENGTHS).at(s).values[:, 0] for s in steps]
+    )
+    valid = torch.stack([HiddenStates.of_lengths(VALUES, LENGTHS).at(s).valid[:, 0] for s in steps])
+    codes = discretize(hidden, valid=valid)
+    expected = relay_share(X_IN, X_OUT, codes, n_orders=n_orders, valid=valid, seed=3, **rule)
+    other = relay_share(X_IN, X_OUT, codes, n_orders=n_orders, valid=valid, seed=4, **rule)
+    assert not torch.equal(other.share, expected.share)
+    # A step by itself would take fewer orders for the error aimed at.
+    monkeypatch.setattr("lightning_relay.analysis._CODES_AT_ONCE", 1)
+    options: dict[str, Any] = {"n_orders": n_orders, "time_steps": steps, **rule}
+    report = relay_report(STATES, X_IN, X_OUT, seed=3, **options)
+    assert report.n_orders == n_orders
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    for found, values in (
+        (relay.share, expected.share),
+        (relay.share_error, expected.standard_error),
+        (relay.share_resolved, expected.resolved),
+        (relay.unattributed, expected.unattributed),
+    ):
+        assert found is not None
+        np.testing.assert_allclose(found, values, atol=1e-12)
+
+
+def test_shares_may_be_left_out_and_are_where_the_estimator_gives_none() -> None:
+    for options in ({"n_orders": 0}, {"estimator": "chao_shen", "n_orders": 0.01}):
+        report = relay_report(STATES, X_IN, X_OUT, time_steps=[1], **options)
+        relay = report.layers["rnn.l0"].concepts["joint"]
+        assert report.n_orders == 0
+        assert relay.share is relay.share_error is relay.share_resolved is None
+        assert relay.unattributed is None
+    with pytest.raises(ValueError, match="n_orders: got 3; it takes at least 4"):
+        relay_report(STATES, X_IN, X_OUT, estimator="chao_shen", n_orders=3)
+
+
 def test_evidence_is_the_same_in_blocks_of_steps_and_touches_no_random_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -364,6 +407,8 @@ def test_a_concept_that_varies_at_one_step_only_is_tested_there() -> None:
     [
         ({"min_coverage": 1.5}, "min_coverage: got 1.5; it takes a fraction from 0 to 1"),
         ({"max_gap": -0.1}, "max_gap: got -0.1; it takes bits from 0"),
+        ({"n_orders": 3}, "n_orders: got 3; it takes at least 4, so that errors are known"),
+        ({"n_orders": 0.0}, "n_orders: got 0.0; an error aimed at is above 0 bits"),
         ({"n_permutations": 18}, "with n_permutations=18 no p-value is below"),
         ({"n_permutations": -1}, "n_permutations: got -1; it takes at least 1"),
         ({"n_bootstraps": 39}, "n_bootstraps: got 39; for a confidence of 0.95 it takes at least"),
@@ -372,6 +417,14 @@ def test_a_concept_that_varies_at_one_step_only_is_tested_there() -> None:
 def test_evidence_that_cannot_be_had_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         relay_report(STATES, X_IN, X_OUT, **options)
+
+
+@pytest.mark.parametrize("n_orders", [True, False, "16", None])
+def test_a_number_of_orders_is_a_number(n_orders: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"n_orders: got .*; it takes a number of orders, an int, o"
+    ):
+        relay_report(STATES, X_IN, X_OUT, n_orders=n_orders)
 
 
 def test_keys_that_are_no_layer_keys_are_refused() -> None:

@@ -68,10 +68,10 @@ def test_the_architecture_page_names_every_module_and_its_floor() -> None:
             assert re.search(rf"^ +{path.name} ", page, flags=re.MULTILINE), path.name
 
 
-def test_importing_the_package_loads_neither_torch_nor_lightning() -> None:
+def test_importing_the_package_loads_neither_torch_nor_lightning_nor_numba() -> None:
     code = (
         "import sys, lightning_relay; dir(lightning_relay); "
-        "print([name for name in ('torch', 'lightning', 'numpy', 'tensorboard') "
+        "print([name for name in ('torch', 'lightning', 'numpy', 'numba', 'tensorboard') "
         "if name in sys.modules])"
     )
     result = subprocess.run(

@@ -1,3 +1,4 @@
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -138,6 +139,40 @@ def test_codes_are_those_of_a_comparison_in_float64(dtype: torch.dtype) -> None:
         assert torch.equal(codes[:, 0], (exact > cut).long()), cut
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.uint8, torch.float32])
+@pytest.mark.parametrize("levels", [2, 5])
+def test_codes_come_in_the_dtype_asked_for(dtype: torch.dtype, levels: int) -> None:
+    states, valid = random_states()
+    fitted = fit_thresholds(states, "quantile", levels=levels, valid=valid)
+    above = states.double().unsqueeze(-3) > fitted.cuts.unsqueeze(-2)
+    found = fitted.codes(states, dtype=dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found, above.sum(-3).to(dtype))
+    assert fitted.codes(states).dtype == discretize(states).dtype == torch.int64
+
+
+def test_more_levels_than_a_byte_holds() -> None:
+    states = torch.arange(600.0).unsqueeze(1)
+    assert torch.equal(discretize(states, "quantile", levels=600), torch.arange(600).unsqueeze(1))
+
+
+@pytest.mark.parametrize("method", [*METHODS, "sign"])
+def test_states_of_any_layout_and_origin_give_the_same(method: Method) -> None:
+    states, valid = random_states()
+    expected = fit_thresholds(states, method, valid=valid)
+    with torch.inference_mode():
+        inferred = states.transpose(0, 2).contiguous().transpose(0, 2) + 0
+    for same in (states.mT.contiguous().mT, states.clone().requires_grad_(), inferred):
+        before = same.detach().clone()
+        fitted = fit_thresholds(same, method, valid=valid)
+        assert torch.equal(fitted.cuts, expected.cuts)
+        assert not fitted.cuts.requires_grad
+        found = fitted.codes(same, dtype=torch.uint8)
+        assert torch.equal(found, expected.codes(states, dtype=torch.uint8))
+        assert found.is_contiguous()
+        assert torch.equal(same, before)
+
+
 def test_splits_that_are_as_good_up_to_rounding_go_to_the_lowest() -> None:
     assert codes([1.0, 4, 1, -2, 2, 2, 2, 1, 0, 3]) == [1, 1, 1, 0, 1, 1, 1, 1, 0, 1]
 
@@ -150,6 +185,52 @@ def test_thresholds_fitted_in_small_parts_are_the_same(monkeypatch: pytest.Monke
         assert torch.equal(fit_thresholds(states, valid=valid).cuts, expected)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_fit_the_same_as_one(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_relay.discretization._ELEMENTS_AT_ONCE", 100)
+    states = torch.randn(7, 30, 20, generator=torch.Generator().manual_seed(0))
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(fit_thresholds(states, method).cuts)
+    assert torch.equal(*found)
+
+
+def cut_of_the_best_split(values: list[float]) -> float:
+    """By definition: every split is tried, and sums are exact."""
+    ordered = sorted(map(Fraction, values))
+    splits = [size for size in range(1, len(ordered)) if ordered[size - 1] < ordered[size]]
+    if not splits:
+        return np.inf
+
+    def squares(part: list[Fraction]) -> Fraction:
+        mean = sum(part) / Fraction(len(part))
+        return sum(((value - mean) ** 2 for value in part), Fraction(0))
+
+    total = squares(ordered)
+    between = [total - squares(ordered[:size]) - squares(ordered[size:]) for size in splits]
+    good = max(between) * (1 - Fraction(1, 10**12))
+    size = next(size for size, worth in zip(splits, between, strict=True) if worth >= good)
+    lower, upper = float(ordered[size - 1]), float(ordered[size])
+    return lower + (upper - lower) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_kmeans_cuts_are_those_of_a_search_of_all_splits(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.1, 1, 3, 30]).repeat_interleave(3).reshape(4, 1, 3)
+    normal = torch.randn(4, 25, 3, generator=generator, dtype=torch.float64) * spread
+    tied = torch.randint(-2, 3, (4, 25, 3), generator=generator)
+    valid = torch.rand(4, 25, generator=generator) < 0.7
+    for states in (normal, normal.tanh(), normal.round(), normal.relu(), normal + 1000, tied):
+        states = states.to(dtype)
+        found = fit_thresholds(states, valid=valid).cuts
+        for step in range(4):
+            columns = states[step, valid[step]].double().T.tolist()
+            expected = [cut_of_the_best_split(column) for column in columns]
+            assert found[step, 0].tolist() == expected
+
+
 def test_states_that_are_not_finite_are_located() -> None:
     states = torch.zeros(6, 4, 3)
     states[5, 2, 1] = torch.nan
@@ -160,6 +241,13 @@ def test_states_that_are_not_finite_are_located() -> None:
         discretize(states, layer="rnn.l0")
     with pytest.raises(ValueError, match=r"states: -inf at unit 0 \(sample 1;"):
         discretize(torch.tensor([[0.0], [-torch.inf]]))
+    valid = torch.tensor([True, True, False])
+    for method in (*METHODS, "sign"):
+        for value in (torch.nan, torch.inf, -torch.inf):
+            padded = torch.tensor([[0.0], [1.0], [value]])
+            assert discretize(padded, method, valid=valid)[:2].flatten().tolist() == [0, 1]
+            with pytest.raises(ValueError, match=r"at unit 0 \(sample 2; 1 of 2 states are not"):
+                discretize(padded, method, valid=valid.roll(1))
 
 
 def test_bad_arguments_say_what_is_taken() -> None:

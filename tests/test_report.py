@@ -39,9 +39,19 @@ def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
         assert first == second
 
 
-@pytest.mark.parametrize("options", [{}, EVIDENCE, {"n_permutations": 19}, {"n_bootstraps": 40}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        EVIDENCE,
+        {"n_permutations": 19},
+        {"n_bootstraps": 40},
+        {"n_orders": 0},
+        {"n_orders": 0.01},
+    ],
+)
 def test_a_report_is_the_same_after_saving_and_loading(
-    tmp_path: Path, options: dict[str, int]
+    tmp_path: Path, options: dict[str, int | float]
 ) -> None:
     report = dataclasses.replace(
         small_report(concepts="per_class", **options),
@@ -62,6 +72,9 @@ def test_a_report_is_the_same_after_saving_and_loading(
         relay.rank_upper,
         relay.rank_stability,
     )
+    shares = (relay.share, relay.share_error, relay.share_resolved, relay.unattributed)
+    assert loaded.n_orders == options.get("n_orders", 16)
+    assert [part is None for part in shares] == [options.get("n_orders") == 0] * 4
     assert [part is None for part in chance] == ["n_permutations" not in options] * 4
     assert [part is None for part in intervals] == ["n_bootstraps" not in options] * 5
 
@@ -69,13 +82,17 @@ def test_a_report_is_the_same_after_saving_and_loading(
 def with_order(
     units: list[int], ambiguous: list[int] | None = None, unresolved: list[int] | None = None
 ) -> ConceptRelay:
-    """Two steps with one order, least important first; ambiguous and unresolved by unit."""
+    """Two steps with one order, least important first; the ambiguous units are one tie group."""
     relay = small_report(steps=2, inputs_end=None).layers["rnn.l0"].concepts["joint"]
+    groups, resolved = np.arange(len(units)), np.ones(len(units), dtype=bool)
+    if ambiguous:
+        groups[ambiguous] = min(ambiguous)
+    resolved[unresolved or []] = False
     return dataclasses.replace(
         relay,
         units=np.array([units] * 2),
-        ambiguous=np.isin([units] * 2, ambiguous or []),
-        resolved=~np.isin([units] * 2, unresolved or []),
+        groups=np.array([groups] * 2),
+        resolved=np.array([resolved] * 2),
     )
 
 
@@ -120,6 +137,16 @@ def test_many_units_that_are_not_ranked_are_counted() -> None:
     assert with_order(order, unresolved=order[-12:]).most_important(0, 10) == (
         "(88 89 90 91 92 93 94 95 96 97 98 99)"
     )
+
+
+def test_units_of_a_tie_group_of_several_are_ambiguous() -> None:
+    relay = dataclasses.replace(
+        with_order([0, 1, 2, 3, 4]), groups=np.array([[0, 1, 0, 3, 3], [0, 1, 2, 1, 4]])
+    )
+    assert relay.ambiguous.tolist() == [
+        [True, False, True, True, True],
+        [False, True, False, True, False],
+    ]
 
 
 def test_units_beyond_chance_are_those_at_five_per_cent() -> None:
@@ -175,9 +202,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         RelayReport.load(path)
     with pytest.raises(FileNotFoundError):
         RelayReport.load(tmp_path / "nothing.npz")
-    np.savez(path, header=np.array(json.dumps({"format": 1})))
-    with pytest.raises(ValueError, match="is of another format than 2; load it with the version"):
-        RelayReport.load(path)
+    for older in (1, 2):  # 2 had what is said of a unit at its place in the order
+        np.savez(path, header=np.array(json.dumps({"format": older})))
+        with pytest.raises(ValueError, match="is of another format than 3; load it with the versi"):
+            RelayReport.load(path)
     small_knockouts().save(path)
     with pytest.raises(ValueError, match=r"no relay report but a knock-out report; load it with "):
         RelayReport.load(path)

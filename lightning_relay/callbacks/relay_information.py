@@ -47,9 +47,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     While the model's own ``validation_step`` or ``test_step`` runs, forward hooks record the
     hidden states and the class scores; the class labels are read off the batch. At the end of the
     epoch the states are discretized and, for every layer, step and concept, the relay information
-    of all units and their greedy order are computed, logged and kept. The model, its training, its
-    random streams and its own logs are what they are without the callback; between evaluations
-    there is no hook on the model.
+    of all units, their greedy order and their relay shares are computed, logged and kept. The
+    model, its training, its random streams and its own logs are what they are without the callback;
+    between evaluations there is no hook on the model.
 
     Logged scalars, under ``{prefix}/`` (``{prefix}_test/`` in testing), followed by
     ``/dataloader_{i}`` where there are several dataloaders. Means run over the steps at which all
@@ -65,6 +65,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
       X_out, whichever is lower, fraction of 1.
     - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
     - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
+    - ``{layer}/{concept}/unattributed``, unless ``n_orders`` is 0: mean of I_R of all units minus
+      the sum of their relay shares, bits: what the data do not attribute to any unit.
     - ``{layer}/{concept}/chance_level``, with ``n_permutations``: mean of the value that
       I(X_in; X_out) exceeds by chance with the probability .05, bits.
     - ``{layer}/{concept}/units_above_chance``, with ``n_permutations``: mean number of units of
@@ -108,6 +110,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             fraction of 1.
         max_gap: Nor are those whose place rests on a condition where the corrected and the plug-in
             estimate differ by more than this, bits.
+        n_orders: Number of random orders for the relay share of each unit, at least 4; more give
+            smaller errors. A float is the standard error aimed at, in bits. 0: no shares.
+            ``estimator="chao_shen"`` gives no shares.
         n_permutations: Number of permutations of X_out for chance levels; 0 for none, and at least
             19. Where nothing can be permuted, as while the model gives every sequence the same
             class, the table says so and there is no warning.
@@ -129,7 +134,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         max_bytes: CPU memory that all this may take, for each dataloader; what the analysis needs
             beside is not counted. It is estimated from the first batch, before anything is kept,
             and again when longer or more sequences come.
-        seed: Seed of the sample of sequences, of permutations and of resamples.
+        seed: Seed of the sample of sequences, of orders, permutations and resamples.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
         prefix: First part of all tags.
@@ -141,7 +146,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         reports: The reports so far, the newest last.
 
     Raises:
-        TypeError: If the module is not one of ``lightning.pytorch``, or labels are not integers.
+        TypeError: If the module is not one of ``lightning.pytorch``, labels are not integers, or
+            ``n_orders`` is no number.
         ValueError: If an argument is out of its range, or something cannot be found in model,
             batch or step; says what there is and which argument decides.
 
@@ -175,6 +181,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         estimator: Estimator = "plugin",
         min_coverage: float = 0.9,
         max_gap: float = 0.1,
+        n_orders: int | float = 16,
         n_permutations: int = 0,
         n_bootstraps: int = 0,
         time_steps: Sequence[int] | None = None,
@@ -195,7 +202,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         check_concepts(concepts)
         check_direction(direction)
         check_estimator(estimator)
-        check_evidence(min_coverage, max_gap, n_permutations, n_bootstraps)
+        check_evidence(min_coverage, max_gap, n_orders, n_permutations, n_bootstraps)
         check_modules(modules)
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
@@ -217,6 +224,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self.estimator = estimator
         self.min_coverage = min_coverage
         self.max_gap = max_gap
+        self.n_orders = n_orders
         self.n_permutations = n_permutations
         self.n_bootstraps = n_bootstraps
         self.time_steps = time_steps
@@ -356,6 +364,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             estimator=self.estimator,
             min_coverage=self.min_coverage,
             max_gap=self.max_gap,
+            n_orders=self.n_orders,
             n_permutations=self.n_permutations,
             n_bootstraps=self.n_bootstraps,
             seed=self.seed,

@@ -76,7 +76,6 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     width = LEFT + max(steps * cell_width, PANEL_WIDTH) + RIGHT
     bottom = scores_top + units * cell_height
 
-    ambiguous, resolved = (_by_unit(relay, part) for part in (relay.ambiguous, relay.resolved))
     marked = min(cell_width, cell_height) >= _MARKED_CELL
     legend = _legend(layer, relay)
     height = bottom + _GAP + (1 + -(-len(legend) // 2)) * LINE + 6
@@ -86,11 +85,11 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
     draw.text((4, 18), "information relayed by all units, bits", INK, FONT)
     _draw_information(draw, layer, relay, cell_width)
 
-    cells = _cells(relay.scores, ~resolved, cell_width, cell_height, striped=marked)
+    cells = _cells(relay.scores, ~relay.resolved, cell_width, cell_height, striped=marked)
     image.paste(Image.fromarray(cells), (LEFT, scores_top))
     draw.text((4, scores_top - 15), "unit scores", INK, FONT)
     if marked:
-        for step, unit in np.argwhere(ambiguous):
+        for step, unit in np.argwhere(relay.ambiguous):
             x = LEFT + step * cell_width + cell_width // 2
             y = scores_top + unit * cell_height + cell_height // 2
             dark = relay.scores[step, unit] > 0.5
@@ -113,12 +112,6 @@ def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8
         _draw_symbol(image, draw, symbol, x, y, striped=marked)
         draw.text((x + 20, y), text, INK, FONT)
     return np.asarray(image)
-
-
-def _by_unit(relay: ConceptRelay, by_place: NDArray[np.bool]) -> NDArray[np.bool]:
-    values = np.zeros_like(by_place)
-    np.put_along_axis(values, relay.units, by_place, axis=1)
-    return values
 
 
 def _draw_information(

@@ -1,4 +1,4 @@
-"""Relay information of discrete states: pure tensors in, bits out."""
+"""Relay information of discrete states: integers in, bits out."""
 
 from lightning_relay.information.bootstrapping import BootstrapIntervals, bootstrap
 from lightning_relay.information.decoding import decoded_information
@@ -8,6 +8,7 @@ from lightning_relay.information.mutual_information import mutual_information
 from lightning_relay.information.ordering import Direction, RelayOrder, relay_order
 from lightning_relay.information.permutation import ChanceLevel, chance_level
 from lightning_relay.information.relay import relay_information
+from lightning_relay.information.share import RelayShare, relay_share
 from lightning_relay.information.subsets import relay_information_of_all_subsets
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Direction",
     "Estimator",
     "RelayOrder",
+    "RelayShare",
     "SetEstimator",
     "bootstrap",
     "chance_level",
@@ -26,4 +28,5 @@ __all__ = [
     "relay_information",
     "relay_information_of_all_subsets",
     "relay_order",
+    "relay_share",
 ]

@@ -5,26 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from lightning_relay.information.condition import Condition
+from lightning_relay.information.compiled import in_threads
 from lightning_relay.information.estimators import Estimator, check_estimator
-from lightning_relay.information.mutual_information import information_given
+from lightning_relay.information.given import information_along
 from lightning_relay.information.ordering import (
     Direction,
     RelayOrder,
     check_direction,
     grow,
-    information_along,
+    information_of_sets,
     relay_order,
 )
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-_ELEMENTS_AT_ONCE = 2**22
-"""Resamples are looked at together as long as their samples times units stay below this."""
+    from lightning_relay.information.rows import Rows
 
 _MOST_DRAWS = 20
 """Resamples are drawn anew at most so often for each that is wanted."""
@@ -121,31 +122,39 @@ def bootstrap(
     samples = Samples.of(x_in, x_out, hidden, valid)
     order = relay_order(x_in, x_out, hidden, direction=direction, valid=valid, estimator=estimator)
     generator = torch.Generator().manual_seed(seed)
-    weights = _drawn(n_bootstraps, hidden.shape[-2], valid, generator)
-    moved = torch.stack(
-        [
-            torch.randperm(hidden.shape[-1], generator=generator, device="cpu")
-            for _ in range(n_bootstraps)
-        ]
-    )
-    parts = []
-    with torch.inference_mode():
-        for index in range(samples.indices):
-            units = order.units.reshape(samples.indices, -1)[index]
-            parts.append(
-                _resampled(
-                    samples.at(index),
-                    weights.to(hidden.device),
-                    moved.to(hidden.device),
-                    units,
-                    direction,
-                    estimator,
-                )
-            )
-    information, places = (
-        torch.stack(part).reshape(*samples.leading, n_bootstraps, -1)
-        for part in zip(*parts, strict=True)
-    )
+    drawn = _drawn(n_bootstraps, hidden.shape[-2], valid, generator).numpy()
+    shuffled = [
+        torch.randperm(samples.units, generator=generator, device="cpu").numpy()
+        for _ in range(n_bootstraps)
+    ]
+    found = []
+    for index, units in enumerate(order.units.reshape(samples.indices, -1).cpu().numpy()):
+        rows, row = samples.merged(index)
+        chain = units[:: 1 if direction == "shrink" else -1]
+
+        def resampled(
+            number: int,
+            rows: Rows = rows,
+            row: NDArray[np.int32] = row,
+            chain: NDArray[np.int64] = chain,
+        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            counts = np.bincount(row[row >= 0], drawn[number][row >= 0], len(rows.table))
+            again = rows.reweighted(counts.astype(np.uint64))
+            joined = grow(again, direction, estimator, priority=shuffled[number]).units
+            places = np.empty(len(joined))
+            places[joined] = np.arange(len(joined))
+            if direction == "grow":
+                places = len(joined) - 1 - places
+            given = information_along(again, estimator, chain)
+            return information_of_sets(given, direction), places
+
+        found.append(
+            [
+                np.stack(part)
+                for part in zip(*in_threads(resampled, range(n_bootstraps)), strict=True)
+            ]
+        )
+    information, places = (samples.shaped(part) for part in zip(*found, strict=True))
     tail = (1 - confidence) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=hidden.device)
     low, high = torch.quantile(information, ends, dim=-2)
@@ -194,41 +203,6 @@ def _drawn(
         f"of {_MOST_DRAWS * n_bootstraps} resamples {len(drawn)} had: leave out the indices with "
         "the fewest samples"
     )
-
-
-def _resampled(
-    samples: Samples,
-    weights: Tensor,
-    moved: Tensor,
-    units: Tensor,
-    direction: Direction,
-    estimator: Estimator,
-) -> tuple[Tensor, Tensor]:
-    """Of each resample, the information of the order's sets and the places of the units.
-
-    Args:
-        samples: Those of one leading index.
-        weights: How often each sample is in each resample, ``(resamples, samples)``.
-        moved: An order of the units for each resample, which breaks ties, ``(resamples, units)``.
-        units: The order of all samples, ``(units,)``.
-        direction: Direction of the orders.
-        estimator: How entropies are estimated from counts.
-
-    Returns:
-        Bits, ``(resamples, units + 1)``, and places, both float64, ``(resamples, units)``.
-    """
-    largest = direction == "shrink"
-    chain = units if largest else units.flip(0)
-    at_once = max(1, _ELEMENTS_AT_ONCE // samples.hidden.numel())
-    information, places = [], []
-    for some, order in zip(weights.split(at_once), moved.split(at_once), strict=True):
-        rows = samples.resampled(some).rows()
-        values = information_given(rows, estimator, chain.tolist())
-        information.append(information_along(torch.stack(values, dim=1), direction))
-        shuffled = samples.resampled(some, order).rows()
-        found = order.gather(1, grow(Condition.empty(shuffled, estimator), largest=largest).units)
-        places.append((found if largest else found.flip(1)).argsort(1).double())
-    return torch.cat(information), torch.cat(places)
 
 
 def _spearman(first: Tensor, second: Tensor) -> Tensor:

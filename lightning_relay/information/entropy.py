@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from lightning_relay.information.arguments import check_codes
 from lightning_relay.information.estimators import (
     Estimator,
-    chao_shen_terms,
     check_estimator,
-    entropy_from_psi,
-    is_additive,
-    psi_table,
+    constant_of,
+    entropy_of_counts,
+    psi_of,
 )
 from lightning_relay.information.rows import Samples
 
@@ -56,18 +55,16 @@ def entropy(
     """
     check_estimator(estimator)
     samples = _unlabelled(hidden, valid, weights)
-    rows = samples.rows()
-
-    def by_index(values: Tensor) -> Tensor:
-        return torch.zeros_like(rows.samples, dtype=torch.float64).index_add_(0, rows.index, values)
-
-    if is_additive(estimator):
-        psi = psi_table(estimator, rows.largest, rows.index.device)
-        values = entropy_from_psi(estimator, by_index(psi[rows.weight]), rows.samples)
-    else:
-        alone = by_index((rows.weight == 1).double())[rows.index]
-        values = by_index(chao_shen_terms(rows.weight, alone, rows.samples[rows.index]))
-    return values.reshape(samples.leading)
+    return samples.shaped(
+        samples.each(
+            lambda rows: (
+                entropy_of_counts(
+                    rows.weight.astype(np.uint32), rows.samples, psi_of(estimator, rows.samples)
+                )
+                + constant_of(estimator, rows.samples)
+            )
+        )
+    )
 
 
 def distinct_states(hidden: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -90,11 +87,10 @@ def distinct_states(hidden: Tensor, *, valid: Tensor | None = None) -> Tensor:
         tensor(2)
     """
     samples = _unlabelled(hidden, valid, None)
-    rows = samples.rows()
-    return torch.bincount(rows.index, minlength=rows.indices).reshape(samples.leading)
+    return samples.shaped(samples.each(lambda rows: len(rows.table)))
 
 
 def _unlabelled(hidden: Tensor, valid: Tensor | None, weights: Tensor | None) -> Samples:
     check_codes(hidden)
-    label = hidden.new_zeros(hidden.shape[-2], dtype=torch.uint8)
+    label = hidden.new_zeros(hidden.shape[-2], dtype=hidden.dtype)
     return Samples.of(label, label, hidden, valid, weights)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import log
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-import torch
+import numpy as np
+
+from lightning_relay.information.compiled import compiled
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
 Estimator = Literal["plugin", "miller_madow", "grassberger", "chao_shen"]
 """How an entropy is estimated from counts.
@@ -26,6 +28,9 @@ SetEstimator = Estimator | Literal["decoder"]
 
 ``"decoder"`` takes states as they are, without codes: see ``decoded_information``.
 """
+
+CORRECTED: Estimator = "grassberger"
+"""The estimator that the plug-in is compared with."""
 
 _EULER_GAMMA = 0.5772156649015329
 
@@ -49,80 +54,88 @@ def is_additive(name: Estimator) -> bool:
     return name != "chao_shen"
 
 
-def psi_table(name: Estimator, largest: int, device: torch.device) -> Tensor:
-    r"""What a state seen ``c`` times adds, for every count up to ``largest``.
+class Psi(NamedTuple):
+    r"""What a bag of samples adds to a sum, by the number of samples in it.
 
     An additive estimate of an entropy from counts :math:`c_i` with the sum N is
     :math:`\log_2 N - \frac{1}{N} \sum_i \psi(c_i)`, up to a constant that is the same for all
     entropies of the same samples (and so falls out of an information).
 
-    Args:
-        name: An additive estimator.
-        largest: The largest count.
-        device: Where the table shall lie.
-
-    Returns:
-        float64 tensor in bits with at least ``largest + 1`` entries; 0 for a count of 0. It is
-        kept for later calls and must not be changed.
+    Attributes:
+        value: psi in bits, float64 ``(samples + 1,)``; 0 for a count of 0.
+        other: psi of the estimator that this one is compared with: of the corrected one if this is
+            the plug-in, otherwise of the plug-in.
+        pairs: psi(c) + psi(n - c) at place n (n + 1) / 2 + c, for n up to 255.
+        additive: Whether the estimator is a sum of psi; if not, psi is that of the plug-in.
     """
-    return _psi_table(name, max(8, largest.bit_length()), device)
+
+    value: NDArray[np.float64]
+    other: NDArray[np.float64]
+    pairs: NDArray[np.float64]
+    additive: bool
+
+
+def psi_of(name: Estimator, largest: int) -> Psi:
+    """Psi of an estimator for every count up to ``largest``; must not be changed."""
+    bits = max(9, largest.bit_length())
+    additive = name if is_additive(name) else "plugin"
+    other: Estimator = CORRECTED if name == "plugin" else "plugin"
+    return Psi(_psi(additive, bits), _psi(other, bits), _pairs(additive), is_additive(name))
 
 
 @lru_cache(maxsize=16)
-def _psi_table(name: Estimator, bits: int, device: torch.device) -> Tensor:
-    largest = 2**bits - 1
-    counts = torch.arange(largest + 1, dtype=torch.float64, device=device)
+def _psi(name: Estimator, bits: int) -> NDArray[np.float64]:
+    counts = np.arange(2**bits, dtype=np.float64)
     if name == "grassberger":
-        return counts * _grassberger_logarithm(largest, device) / log(2)
-    table: Tensor = torch.special.xlogy(counts, counts) / log(2)
+        grassberger: NDArray[np.float64] = counts * _grassberger_logarithm(len(counts)) / log(2)
+        return grassberger
+    table: NDArray[np.float64] = counts * np.log2(np.maximum(counts, 1))
     if name == "miller_madow":
         table[1:] -= 0.5 / log(2)
     return table
 
 
-def _grassberger_logarithm(largest: int, device: torch.device) -> Tensor:
-    """G(n) of Grassberger (2003), eq. 28, by its recursion, in nats; float64 ``(largest + 1,)``.
+@lru_cache(maxsize=4)
+def _pairs(name: Estimator) -> NDArray[np.float64]:
+    psi = _psi(name, 9)
+    counts = [np.arange(size + 1) for size in range(2**8)]
+    return np.concatenate([psi[count] + psi[count[::-1]] for count in counts])
+
+
+def _grassberger_logarithm(counts: int) -> NDArray[np.float64]:
+    """G(n) of Grassberger (2003), eq. 28, by its recursion, in nats; float64 ``(counts,)``.
 
     G(1) = -γ - ln 2, G(2) = 2 - γ - ln 2, G(2n+1) = G(2n), G(2n+2) = G(2n) + 2/(2n+1).
     """
-    pairs = torch.arange(largest // 2 + 1, dtype=torch.float64, device=device)
-    steps = torch.where(pairs > 0, 2 / (2 * pairs - 1), 0.0)
-    even = steps.cumsum(0) - _EULER_GAMMA - log(2)
-    return even.repeat_interleave(2)[: largest + 1]
+    pairs = np.arange(1, counts // 2 + 1, dtype=np.float64)
+    even = np.concatenate([[0.0], (2 / (2 * pairs - 1)).cumsum()]) - _EULER_GAMMA - log(2)
+    return even.repeat(2)[:counts]
 
 
-def entropy_from_psi(name: Estimator, psi: Tensor, samples: Tensor) -> Tensor:
-    """An additive estimate of an entropy, in bits.
+@compiled
+def entropy_of_counts(sizes: NDArray[np.uint32], samples: int, psi: Psi) -> float:
+    """Entropy in bits of states seen so often, up to the constant that ``Psi`` speaks of.
 
-    Args:
-        name: An additive estimator.
-        psi: Sum of psi over the states.
-        samples: Number of samples.
-
-    Returns:
-        float64 tensor of the shape of the arguments.
+    Chao and Shen's is exact. Where every sample is alone in its state its coverage would be 0 and
+    the estimate undefined; one sample less is then taken as alone, as is usual.
     """
-    constant = -0.5 / log(2) if name == "miller_madow" else 0.0
-    return samples.double().log2() + (constant - psi) / samples
+    if psi.additive:
+        total = 0.0
+        for size in sizes:
+            total += psi.value[size]
+        return float(np.log2(samples) - total / samples)
+    alone = 0
+    for size in sizes:
+        alone += size == 1
+    coverage = 1 - min(alone, samples - 1) / samples
+    total = 0.0
+    for size in sizes:
+        frequency = coverage * size / samples
+        if frequency > 0:
+            total -= frequency * np.log2(frequency) / -np.expm1(samples * np.log1p(-frequency))
+    return total
 
 
-def chao_shen_terms(counts: Tensor, singletons: Tensor, samples: Tensor) -> Tensor:
-    """What each state adds to the entropy estimate of Chao and Shen, in bits.
-
-    Where every sample is alone in its state the coverage would be 0 and the estimate undefined;
-    one sample less is then taken as alone, as is usual.
-
-    Args:
-        counts: Number of samples in each state.
-        singletons: Number of samples alone in their state, where the state belongs.
-        samples: Number of samples, where the state belongs.
-
-    Returns:
-        float64 tensor of the shape that the arguments broadcast to; 0 for a count of 0.
-    """
-    samples = samples.double()
-    alone = torch.where(singletons >= samples, samples - 1, singletons.double())
-    frequency = (1 - alone / samples) * counts / samples
-    seen = -torch.expm1(samples * torch.log1p(-frequency))
-    terms = -torch.special.xlogy(frequency, frequency) / (log(2) * seen)
-    return torch.where(frequency > 0, terms, 0.0)
+def constant_of(name: Estimator, samples: int) -> float:
+    """What the entropies of ``entropy_of_counts`` lack, in bits."""
+    return -0.5 / log(2) / samples if name == "miller_madow" else 0.0

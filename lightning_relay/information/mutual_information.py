@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from lightning_relay.information.arguments import check_label_tensor
-from lightning_relay.information.condition import Condition
+from lightning_relay.information.arguments import (
+    broadcast_leading,
+    check_label_tensor,
+    check_labels,
+    check_states,
+    check_valid,
+)
 from lightning_relay.information.decoding import decoded_information
-from lightning_relay.information.estimators import Estimator, SetEstimator, check_estimator
+from lightning_relay.information.estimators import SetEstimator, check_estimator
+from lightning_relay.information.given import information_given
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
-
-    from lightning_relay.information.rows import Rows
-
-ELEMENTS_AT_ONCE = 2**22
-"""Leading indices are looked at together as long as samples times units stay below this."""
 
 
 def mutual_information(
@@ -68,26 +70,14 @@ def mutual_information(
     if estimator == "decoder":
         states = x_in.new_zeros((*x_in.shape, 1)) if given is None else given
         units = () if given is None else tuple(range(given.shape[-1]))
-        return decoded(x_in, x_out, states, [units], valid, weights)[0]
+        return decoded(x_in, x_out, states, [units], valid, weights)[..., 0]
     check_estimator(estimator)
     hidden = torch.zeros_like(x_in, dtype=torch.uint8).unsqueeze(-1) if given is None else given
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
-    with torch.inference_mode():
-        values = [
-            information_given(rows, estimator, range(rows.units))[-1]
-            for rows in samples.blocks(ELEMENTS_AT_ONCE)
-        ]
-    return torch.cat(values).reshape(samples.leading)
-
-
-def information_given(rows: Rows, estimator: Estimator, units: Iterable[int]) -> list[Tensor]:
-    """I(X_in; X_out | S) in bits for the empty S and after each unit, each ``(indices,)``."""
-    condition = Condition.empty(rows, estimator, candidates=False)
-    values = [condition.information()]
-    for unit in units:
-        condition = condition.with_units(torch.full_like(rows.samples, unit))
-        values.append(condition.information())
-    return values
+    everything = np.ones((1, samples.units), dtype=np.bool_)
+    return samples.shaped(
+        samples.each(lambda rows: information_given(rows, estimator, everything)[0])
+    )
 
 
 def decoded(
@@ -97,19 +87,28 @@ def decoded(
     sets: Sequence[Sequence[int]],
     valid: Tensor | None,
     weights: Tensor | None,
-) -> list[Tensor]:
-    """I(X_in; X_out | Y_S) in bits by decoders for several sets S, each ``(…)``."""
+) -> Tensor:
+    """I(X_in; X_out | Y_S) in bits by decoders for several sets S, float64 ``(…, sets)``."""
     if weights is not None:
         raise ValueError(
             "weights: got some, which estimator='decoder' does not take; repeat the samples with "
             "repeat_interleave, but then samples held out are also among those learned from"
         )
-    samples = Samples.of(x_in, x_out, states, valid, real=True)
-    values = []
-    for index in range(samples.indices):
-        part = samples.at(index)
-        counted = slice(None) if part.valid is None else part.valid
-        arguments = part.x_in[counted], part.x_out[counted], part.hidden[counted]
-        values.append([decoded_information(*arguments, units) for units in sets])
+    check_states(states)
+    check_labels("x_in", x_in, states)
+    check_labels("x_out", x_out, states)
+    check_valid(valid, states)
+    leading = broadcast_leading(hidden=states[..., 0], x_in=x_in, x_out=x_out, valid=valid)
+    samples, units = states.shape[-2:]
+    counted = torch.ones(samples, dtype=torch.bool) if valid is None else valid.cpu()
+    values = [
+        [decoded_information(here_in[kept], here_out[kept], here[kept], units) for units in sets]
+        for here_in, here_out, here, kept in zip(
+            *(part.expand(*leading, samples).reshape(-1, samples) for part in (x_in, x_out)),
+            states.expand(*leading, samples, units).reshape(-1, samples, units),
+            counted.expand(*leading, samples).reshape(-1, samples),
+            strict=True,
+        )
+    ]
     found = torch.tensor(values, dtype=torch.float64, device=states.device)
-    return [column.reshape(samples.leading) for column in found.unbind(1)]
+    return found.reshape(*leading, len(sets))

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 
-from lightning_relay.information.chain import ChainEvidence
-from lightning_relay.information.condition import Condition
-from lightning_relay.information.estimators import check_estimator
+from lightning_relay.information.compiled import compiled
+from lightning_relay.information.counting import (
+    VARYING,
+    count,
+    list_bags,
+    one_stratum,
+    room_for_bags,
+    room_for_counters,
+    room_for_strata,
+    split,
+)
+from lightning_relay.information.estimators import Psi, check_estimator, psi_of
+from lightning_relay.information.evidence import evidence_along
+from lightning_relay.information.given import information_given, information_of
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from lightning_relay.information.estimators import Estimator
@@ -24,9 +39,6 @@ Direction = Literal["shrink", "grow"]
 TIE = 1e-9
 """Candidates whose information differs by no more than this many bits are tied."""
 
-_ELEMENTS_AT_ONCE = 2**20
-"""Leading indices are ordered together as long as samples times units stay below this."""
-
 
 @dataclass(frozen=True, eq=False)
 class RelayOrder:
@@ -35,20 +47,24 @@ class RelayOrder:
     It reads the same whichever way it was found: the least important unit comes first, and entry
     k of ``information`` is the value with the first k units outside R. The *condition* of entry k
     is what its value was conditioned on: the first k units of a shrinking order, the others of a
-    growing one.
+    growing one. What is said of a unit stands at its index.
+
+    Units that were as good as each other at some step, chosen or not, and units that were as good
+    as one of these, are not ordered by the data: they are a *tie group*, and share the means of
+    their places and of their sums of relayed information.
 
     Attributes:
         units: Unit indices in the order in which they leave R, least important first, int64
             ``(…, units)``.
         information: Bits, float64 ``(…, units + 1)``: entry 0 is that of all units, entry k that
             of the set that is left when k units have gone.
-        tied: Whether another candidate was as good when the unit at this place was chosen, bool
-            ``(…, units)``.
-        ambiguous: Whether the data leave the place of the unit at this place open, bool
-            ``(…, units)``: at some step it was as good as another, chosen or not.
-        scores: Aggregated relay information by unit index, float64 ``(…, units)``, as a fraction
-            of the largest; 0 for all units where no unit's sum is positive. Synergy makes some
-            negative, without bound.
+        places: Place of each unit in the order, 0 for the least important, the mean over its tie
+            group, float64 ``(…, units)``.
+        scores: Aggregated relay information of each unit, the mean over its tie group, as a
+            fraction of the largest, float64 ``(…, units)``; 0 for all units where no unit's sum is
+            positive. Synergy makes some negative, without bound.
+        groups: Tie group of each unit, named by its lowest unit, int64 ``(…, units)``.
+        tied: Whether another candidate was as good when the unit was chosen, bool ``(…, units)``.
         coverage: Good–Turing coverage of the joint states of X_in and condition or of X_out and
             condition, whichever is lower, as a fraction of 1, float64 ``(…, units + 1)``.
         distinct_states: Number of different states of the condition, int64 ``(…, units + 1)``.
@@ -59,25 +75,33 @@ class RelayOrder:
             otherwise that of the order.
         gap: Corrected minus plug-in estimate of I(X_in; X_out | condition), bits, float64
             ``(…, units + 1)``.
-        resolved: Whether there are samples enough for the place of the unit at this place, bool
+        resolved: Whether there are samples enough for the place of each unit, bool
             ``(…, units)``: the conditions from the empty one to that with which the unit was
-            chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``. Ties are
-            another matter (``ambiguous``), and the conditions with units that were not chosen are
-            not looked at: beside units of many more states than others, these may have lost for
-            lack of samples.
+            chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``. Ties are another
+            matter (``ambiguous``). The conditions with units that were not chosen are not looked
+            at: beside units of many more states than others, these may have lost for lack of
+            samples.
     """
 
     units: Tensor
     information: Tensor
-    tied: Tensor
-    ambiguous: Tensor
+    places: Tensor
     scores: Tensor
+    groups: Tensor
+    tied: Tensor
     coverage: Tensor
     distinct_states: Tensor
     alone: Tensor
     corrected: Tensor
     gap: Tensor
     resolved: Tensor
+
+    @property
+    def ambiguous(self) -> Tensor:
+        """Whether the data leave the place of each unit open, bool ``(…, units)``."""
+        sizes = torch.zeros_like(self.groups)
+        sizes = sizes.scatter_add(-1, self.groups, torch.ones_like(self.groups))
+        return sizes.gather(-1, self.groups) > 1
 
     def shortfall(self, of_all_subsets: Tensor) -> Tensor:
         """How much less the sets of this order relay than the best sets of the same size.
@@ -134,7 +158,8 @@ def relay_order(
 
     Candidates within 1e-9 bits of the best are tied; the lowest unit index is taken. The score of
     a unit is the sum of (information of all units - information after the removal) over all
-    removals up to and including its own, divided by the largest such sum.
+    removals up to and including its own, its mean over the units that are tied with it, divided by
+    the largest such mean.
 
     Args:
         x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
@@ -181,19 +206,10 @@ def relay_order(
     check_evidence_rule(min_coverage, max_gap)
     _check_beam_width(beam_width)
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
-    with torch.inference_mode():
-        parts = [
-            _ordered(rows, direction, beam_width, estimator, min_coverage, max_gap)
-            for rows in samples.blocks(_ELEMENTS_AT_ONCE if beam_width == 1 else 1)
-        ]
-    return RelayOrder(
-        **{
-            field.name: torch.cat([getattr(part, field.name) for part in parts]).reshape(
-                *samples.leading, -1
-            )
-            for field in fields(RelayOrder)
-        }
+    parts = samples.each(
+        lambda rows: _ordered(rows, direction, beam_width, estimator, min_coverage, max_gap)
     )
+    return RelayOrder(**{name: samples.shaped([part[name] for part in parts]) for name in parts[0]})
 
 
 def check_direction(direction: str) -> None:
@@ -225,152 +241,242 @@ def _ordered(
     estimator: Estimator,
     min_coverage: float,
     max_gap: float,
-) -> RelayOrder:
-    """The order of every leading index of the rows, ``(indices, …)``."""
-    largest = direction == "shrink"
-    empty = Condition.empty(rows, estimator)
-    chosen = None if beam_width == 1 else _best_chain(empty, beam_width, largest=largest)
-    grown = grow(empty, chosen, largest=largest)
-    evidence = ChainEvidence.of(rows, grown.units)
+) -> dict[str, NDArray[Any]]:
+    """Fields of a ``RelayOrder`` of one leading index."""
+    chosen = [] if beam_width == 1 else _best_chain(rows, direction, beam_width, estimator)
+    grown = grow(rows, direction, estimator, chosen=chosen)
+    evidence = evidence_along(rows, grown.units)
     plugin, corrected = grown.conditioned, grown.compared
     if estimator != "plugin":
         plugin, corrected = corrected, plugin
     gap = corrected - plugin
-    good = (evidence.coverage >= min_coverage) & (gap.abs() <= max_gap)
-    resolved = good.cummin(1).values[:, 1:]
+    good = (evidence.coverage >= min_coverage) & (np.abs(gap) <= max_gap)
+    resolved = np.empty(rows.units, dtype=np.bool_)
+    resolved[grown.units] = np.logical_and.accumulate(good)[1:]
+    backwards = slice(None, None, 1 if direction == "shrink" else -1)
+    units = grown.units[backwards]
+    information = information_of_sets(grown.conditioned, direction)
+    places = np.empty(rows.units)
+    places[units] = np.arange(rows.units)
+    sums = np.empty(rows.units)
+    sums[units] = (information[0] - information[1:]).cumsum()
+    sums = _means(sums, grown.groups)
+    largest = sums.max()
+    return {
+        "units": units,
+        "information": information,
+        "places": _means(places, grown.groups),
+        "scores": sums / largest if largest > TIE * rows.units else np.zeros(rows.units),
+        "groups": grown.groups,
+        "tied": grown.tied,
+        "coverage": evidence.coverage[backwards],
+        "distinct_states": evidence.distinct_states[backwards],
+        "alone": evidence.alone[backwards],
+        "corrected": information_of_sets(corrected, direction),
+        "gap": gap[backwards],
+        "resolved": resolved,
+    }
 
-    def by_place(values: Tensor) -> Tensor:
-        return values if largest else values.flip(1)
 
-    information = information_along(grown.conditioned, direction)
-    units = by_place(grown.units)
-    return RelayOrder(
-        units=units,
-        information=information,
-        tied=by_place(grown.tied),
-        ambiguous=by_place(grown.ambiguous),
-        scores=_scores(units, information),
-        coverage=by_place(evidence.coverage),
-        distinct_states=by_place(evidence.distinct_states),
-        alone=by_place(evidence.alone),
-        corrected=information_along(corrected, direction),
-        gap=by_place(gap),
-        resolved=by_place(resolved),
-    )
+def _means(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean over the group of each unit."""
+    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    means: NDArray[np.float64] = sums[groups] / sizes[groups]
+    return means
 
 
-def information_along(conditioned: Tensor, direction: Direction) -> Tensor:
+def information_of_sets(
+    conditioned: NDArray[np.float64], direction: Direction
+) -> NDArray[np.float64]:
     """Information of the sets of an order, all units first, from that of its conditions.
 
     Args:
-        conditioned: I(X_in; X_out | S) before the first unit joins S and after each, float64
-            ``(indices, units + 1)``.
+        conditioned: I(X_in; X_out | S) before the first unit joins S and after each, bits, float64
+            ``(…, units + 1)``.
         direction: Direction of the order.
     """
     if direction == "shrink":
-        return conditioned - conditioned[:, -1:]
-    return conditioned[:, :1] - conditioned.flip(1)
+        return conditioned - conditioned[..., -1:]
+    return conditioned[..., :1] - conditioned[..., ::-1]
 
 
-@dataclass(frozen=True)
-class Grown:
+class Grown(NamedTuple):
     """How a condition grew.
 
     Attributes:
-        units: Units in the order in which they joined, int64 ``(indices, units)``.
-        tied: Whether each was tied when it joined, bool ``(indices, units)``.
-        ambiguous: Whether it was ever as good as another, bool ``(indices, units)``.
+        units: Units in the order in which they joined, int64 ``(units,)``.
+        groups: Tie group of each unit, named by its lowest unit, int64 ``(units,)``.
+        tied: Whether each unit was tied when it joined, by unit, bool ``(units,)``.
         conditioned: I(X_in; X_out | S) before the first joined and after each, bits, float64
-            ``(indices, units + 1)``.
+            ``(units + 1,)``.
         compared: The same by the corrected estimator, or by the plug-in if that is corrected.
     """
 
-    units: Tensor
-    tied: Tensor
-    ambiguous: Tensor
-    conditioned: Tensor
-    compared: Tensor
+    units: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    tied: NDArray[np.bool_]
+    conditioned: NDArray[np.float64]
+    compared: NDArray[np.float64]
 
 
-def grow(condition: Condition, chosen: Tensor | None = None, *, largest: bool) -> Grown:
-    """Put the units into the condition: the chosen ones, or those that leave most or least.
+def grow(
+    rows: Rows,
+    direction: Direction,
+    estimator: Estimator,
+    *,
+    chosen: Sequence[int] = (),
+    priority: NDArray[np.int64] | None = None,
+) -> Grown:
+    """Put the units into the condition: the chosen ones, or each time the best.
 
     Args:
-        condition: The empty condition.
-        chosen: Units in the order in which they join, int64 ``(indices, units)``; None: each time
-            the best.
-        largest: Whether the best leaves the largest information, or the smallest.
+        rows: The counted samples.
+        direction: Whether the best leaves the largest information (``"shrink"``) or the smallest.
+        estimator: How entropies are estimated from counts.
+        chosen: Units in the order in which they join; default: the best.
+        priority: All units; of tied ones the first here joins. Default: by index.
     """
-    units = condition.rows.units
-    open_places = torch.zeros_like(condition.columns.candidates, dtype=torch.bool)
-    worst = -torch.inf if largest else torch.inf
-    moved, tied, conditioned = [], [], [condition.information().unsqueeze(1)]
-    compared = [condition.compared]
-    for step in range(units):
-        candidates = condition.columns.candidates
-        values = condition.with_candidates().masked_fill(~condition.open, worst)
-        if chosen is None:
-            best = values.amax(1, keepdim=True) if largest else values.amin(1, keepdim=True)
-            as_good = (values - best).abs_() <= TIE
-            place = as_good.byte().argmax(1, keepdim=True)
-        else:
-            place = (candidates == chosen[:, step, None]).byte().argmax(1, keepdim=True)
-            as_good = (values - values.gather(1, place)).abs_() <= TIE
-        unit = candidates.gather(1, place)
-        several = as_good.sum(1, keepdim=True) > 1
-        if bool(several.any()):
-            rivals = torch.zeros_like(open_places).scatter_(1, candidates, as_good & several)
-            open_places |= rivals
-        moved.append(unit)
-        tied.append(several)
-        conditioned.append(values.gather(1, place))
-        condition = condition.with_units(unit.squeeze(1))
-        compared.append(condition.compared)
-    order = torch.cat(moved, dim=1)
+    psi = psi_of(estimator, rows.samples)
+    by_sets = not (rows.counted and psi.additive)
+    candidates = np.arange(rows.units) if priority is None else priority
     return Grown(
-        order,
-        torch.cat(tied, dim=1),
-        open_places.gather(1, order),
-        torch.cat(conditioned, dim=1),
-        torch.stack(compared, dim=1),
+        *_grown(
+            rows.table,
+            rows.by_out if by_sets else np.empty(0, dtype=np.uint32),
+            rows.masks(np.eye(rows.units if by_sets else 0, rows.units, dtype=np.bool_)),
+            (rows.outs, rows.samples, rows.planes, 8 * rows.bytes),
+            psi,
+            by_sets,
+            direction == "shrink",
+            np.array(chosen, dtype=np.int64),
+            candidates.astype(np.uint32),
+        )
     )
 
 
-def _best_chain(empty: Condition, beam_width: int, *, largest: bool) -> Tensor:
-    """The order with the largest (smallest) sum of information in a beam, ``(1, units)``."""
-    sign = 1.0 if largest else -1.0
-    beams: list[tuple[float, tuple[int, ...], Condition]] = [(0.0, (), empty)]
-    for _ in range(empty.rows.units):
-        best: dict[frozenset[int], tuple[float, tuple[int, ...], Condition]] = {}
-        for total, order, condition in beams:
-            values = (sign * condition.with_candidates()[0]).tolist()
-            candidates = condition.columns.candidates[0].tolist()
-            for value, unit, is_open in zip(
-                values, candidates, condition.open[0].tolist(), strict=True
-            ):
-                found = (total + value, (*order, unit), condition)
-                key = frozenset(found[1])
-                if is_open and (key not in best or _rank(found) < _rank(best[key])):
-                    best[key] = found
-        beams = [
-            (
-                total,
-                order,
-                condition.with_units(torch.tensor([order[-1]], device=empty.open.device)),
+@compiled
+def _grown(
+    table: NDArray[np.uint64],
+    by_out: NDArray[np.uint32],
+    masks: NDArray[np.uint64],
+    sizes: tuple[int, int, int, int],
+    psi: Psi,
+    by_sets: bool,
+    largest: bool,
+    chosen: NDArray[np.int64],
+    candidates: NDArray[np.uint32],
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.bool_],
+    NDArray[np.float64],
+    NDArray[np.float64],
+]:
+    """Fields of ``Grown``: all candidates are counted at once, or each in a set of its own."""
+    outs, samples, planes, stride = sizes
+    units = len(candidates)
+    order = np.empty(units, np.int64)
+    group = np.arange(units)
+    tied = np.zeros(units, np.bool_)
+    conditioned = np.zeros(units + 1, np.float64)
+    compared = np.zeros(units + 1, np.float64)
+    values = np.empty(units, np.float64)
+    strata, number = one_stratum(table, VARYING)
+    other = room_for_strata(table)
+    label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
+    most = 0
+    if number > 0 and not by_sets:
+        most = list_bags(table, np.uint64(0), np.uint64(len(table)), label, bag)[1]
+    counters = room_for_counters(most, units, planes)
+    condition = np.zeros(table.shape[1] - 2, np.uint64)
+    for step in range(units + 1):
+        left = candidates[: units - step]
+        value = values[: units - step]
+        if by_sets:
+            for place in range(len(left)):
+                mask = condition | masks[left[place]]
+                value[place] = information_of(table, by_out, samples, mask, psi)
+            total = information_of(table, by_out, samples, condition, psi)
+            compare = information_of(
+                table, by_out, samples, condition, Psi(psi.other, psi.value, psi.pairs, True)
             )
-            for total, order, condition in sorted(best.values(), key=_rank)[:beam_width]
-        ]
-    return torch.tensor([beams[0][1]], device=empty.open.device)
+        else:
+            total, compare = count(strata, number, left, planes, psi, label, bag, counters, value)
+            value /= samples
+            total, compare = total / samples, compare / samples
+        conditioned[step], compared[step] = total, compare
+        if step == units:
+            break
+        taken = 0
+        for place in range(len(left)):
+            if len(chosen):
+                if left[place] == chosen[step]:
+                    taken = place
+            elif value[place] > value[taken] if largest else value[place] < value[taken]:
+                taken = place
+        if not len(chosen):
+            best = value[taken]
+            taken = 0
+            while abs(value[taken] - best) > TIE:
+                taken += 1
+        unit = left[taken]
+        for place in range(len(left)):
+            if place != taken and abs(value[place] - value[taken]) <= TIE:
+                tied[unit] = True
+                _join(group, unit, left[place])
+        order[step] = unit
+        for place in range(taken, len(left) - 1):
+            left[place] = left[place + 1]
+        if by_sets:
+            condition |= masks[unit]
+        else:
+            for plane in range(planes):
+                if number > 0:
+                    number = split(strata, number, plane * stride + unit, VARYING, other)
+                    strata, other = other, strata
+    for unit in range(units):
+        group[unit] = _lowest(group, unit)
+    return order, group, tied, conditioned, compared
 
 
-def _rank(found: tuple[float, tuple[int, ...], Condition]) -> tuple[int, tuple[int, ...]]:
+@compiled
+def _lowest(group: NDArray[np.int64], unit: int) -> int:
+    """The lowest unit that is in the group of another."""
+    while group[unit] != unit:
+        unit = group[unit]
+    return unit
+
+
+@compiled
+def _join(group: NDArray[np.int64], first: int, second: int) -> None:
+    """Make the groups of two units one."""
+    one, two = _lowest(group, first), _lowest(group, second)
+    group[max(one, two)] = min(one, two)
+
+
+def _best_chain(
+    rows: Rows, direction: Direction, beam_width: int, estimator: Estimator
+) -> list[int]:
+    """The units in the order with the largest (growing: smallest) sum of information in a beam."""
+    sign = 1.0 if direction == "shrink" else -1.0
+    beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for _ in range(rows.units):
+        best: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {}
+        for total, order in beams:
+            left = [unit for unit in range(rows.units) if unit not in order]
+            members = np.eye(rows.units, dtype=np.bool_)[left]
+            members[:, order] = True
+            values = information_given(rows, estimator, members)
+            for unit, value in zip(left, values.tolist(), strict=True):
+                found = total + sign * value, (*order, unit)
+                key = frozenset(found[1])
+                if key not in best or _rank(found) < _rank(best[key]):
+                    best[key] = found
+        beams = sorted(best.values(), key=_rank)[:beam_width]
+    return list(beams[0][1])
+
+
+def _rank(found: tuple[float, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
     """Best first; sums that are tied in the order of their units."""
-    total, order, _ = found
+    total, order = found
     return -round(total / TIE), order
-
-
-def _scores(units: Tensor, information: Tensor) -> Tensor:
-    lost = information[:, :1] - information[:, 1:]
-    sums = torch.zeros_like(lost).scatter_(1, units, lost.cumsum(1))
-    largest = sums.amax(1, keepdim=True)
-    return torch.where(largest > TIE * units.shape[1], sums / largest, 0.0)

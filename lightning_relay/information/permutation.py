@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from math import ceil, floor
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 import torch
 
-from lightning_relay.information.arguments import (
-    broadcast_leading,
-    check_codes,
-    check_labels,
-    check_valid,
-    checked_units,
-)
+from lightning_relay.information.arguments import checked_units
+from lightning_relay.information.compiled import compiled, in_threads
+from lightning_relay.information.estimators import psi_of
+from lightning_relay.information.given import number_states
+from lightning_relay.information.rows import Samples, mixed, sorted_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Within = Literal["states", "everywhere"]
@@ -27,15 +27,6 @@ Within = Literal["states", "everywhere"]
 
 TIE = 1e-9
 """Values that differ by no more than this many bits are equal."""
-
-_ELEMENTS_AT_ONCE = 2**21
-"""Permutations are counted together as long as they hold fewer samples and cells than this."""
-
-_CELLS_PER_SAMPLE = 32
-"""A table of joint states may have this many cells for each sample; beyond, samples are sorted."""
-
-_KEY_RANGE = 2**62
-"""Joint states are packed as long as their keys stay below this, then numbered anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +112,12 @@ def chance_level(
     The family-wise p-value compares each standardised value with the largest over all sets and
     leading indices (the maximum statistic of Westfall and Young, in one step). Standardised is
     (value - mean) / sd with mean and sd over the permutations and the data together, so that the
-    data are treated like a permutation; a set that no permutation moves never is the largest. In
-    one permutation the same random keys order the samples of all sets and indices. Where they are
-    all permuted alike (``"everywhere"``, with the same samples valid at all indices) the
-    family-wise p-value is exact. With ``"states"`` the states, and so the permutations, differ
-    between sets; the dependence between sets is then kept in part only and the p-value is
-    approximate, as a rule too large: the largest of less dependent values is larger.
+    data are treated like a permutation; a set that no permutation moves never is the largest. The
+    same random numbers permute the samples of all sets and indices. Where the samples are all
+    permuted alike (``"everywhere"``, with the same samples valid at all indices) the family-wise
+    p-value is exact. With ``"states"`` the states, and so the permutations, differ between sets;
+    the dependence between sets is then lost and the p-value is approximate, as a rule too large:
+    the largest of less dependent values is larger.
 
     Args:
         x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
@@ -173,64 +164,35 @@ def chance_level(
         Westfall and Young, Resampling-Based Multiple Testing (1993); Phipson and Smyth,
         Permutation P-values Should Never Be Zero, Stat. Appl. Genet. Mol. Biol. 9:39 (2010).
     """
-    check_codes(hidden)
-    check_labels("x_in", x_in, hidden)
-    check_labels("x_out", x_out, hidden)
-    check_valid(valid, hidden)
+    samples = Samples.of(x_in, x_out, hidden, valid)
     exceeding = _checked_options(within, n_permutations, level)
-    units = hidden.shape[-1]
-    family = [[unit] for unit in range(units)] if relay_units is None else relay_units
-    others = [
-        [unit for unit in range(units) if unit not in relays]
-        for relays in _checked_family(family, units)
-    ]
+    family = [[unit] for unit in range(samples.units)] if relay_units is None else relay_units
+    others = ~_checked_family(family, samples.units)
 
-    samples = hidden.shape[-2]
-    leading = broadcast_leading(hidden=hidden[..., 0], x_in=x_in, x_out=x_out, valid=valid)
-    shape = torch.Size((*leading, samples))
-    log2 = torch.arange(samples + 1, dtype=torch.float64, device=hidden.device).log2()
-    columns = (
-        hidden.expand(*shape, units).reshape(-1, samples, units),
-        *(labels.expand(shape).reshape(-1, samples) for labels in (x_in, x_out)),
-    )
-    counted = None if valid is None else valid.expand(shape).reshape(-1, samples)
-    _check_some_counted(counted, leading)
-    strata = [
-        stratified
-        for place in range(leading.numel())
-        for stratified in _stratified(
-            *(column[place] for column in columns),
-            counted=None if counted is None else counted[place],
-            others=others,
-            within=within,
-            log2=log2,
-        )
-    ]
-
-    information = torch.stack([stratified.observed(log2) for stratified in strata])
-    permuted = torch.cat(
-        [
-            torch.stack([stratified.permuted(keys, log2) for stratified in strata], dim=1)
-            for keys in _keys(samples, n_permutations, seed, hidden.device)
+    def tested(index: int) -> list[tuple[NDArray[np.float64], float, bool]]:
+        rows, row = samples.merged(index)
+        psi = psi_of("plugin", rows.samples).value
+        key = np.uint64(seed % 2**64)
+        return [
+            _permuted(rows.table, row, mask, psi, rows.samples, within, n_permutations, key)
+            for mask in rows.masks(others)
         ]
-    )
-    movable = torch.tensor(
-        [stratified.movable for stratified in strata], dtype=torch.float64, device=hidden.device
-    )
-    if not bool((movable > 0).any()):
-        warnings.warn(_why_empty(strata, within), stacklevel=2)
 
-    def shaped(values: Tensor) -> Tensor:
-        return values.reshape(*leading, len(others))
-
-    reached = (permuted >= information - TIE).sum(0)
+    found = in_threads(tested, range(samples.indices))
+    values = np.array([[value for value, _, _ in sets] for sets in found])
+    movable = np.array([[fraction for _, fraction, _ in sets] for sets in found])
+    if not (movable > 0).any():
+        singletons = all(single for sets in found for _, _, single in sets)
+        warnings.warn(_why_empty(within, singletons=singletons), stacklevel=2)
+    information, permuted = values[..., 0], values[..., 1:]
+    reached = (permuted >= information[..., np.newaxis] - TIE).sum(-1)
     return ChanceLevel(
-        information=shaped(information),
-        mean=shaped(permuted.mean(0)),
-        threshold=shaped(permuted.sort(0, descending=True).values[exceeding - 1]),
-        p_values=shaped((1 + reached.double()) / (1 + n_permutations)),
-        family_p_values=shaped(_family_p_values(information, permuted)),
-        movable=shaped(movable),
+        information=samples.shaped(information),
+        mean=samples.shaped(permuted.mean(-1)),
+        threshold=samples.shaped(np.sort(permuted, axis=-1)[..., -exceeding]),
+        p_values=samples.shaped((1 + reached) / (1 + n_permutations)),
+        family_p_values=samples.shaped(_family_p_values(values)),
+        movable=samples.shaped(movable),
         n_permutations=n_permutations,
         level=level,
         seed=seed,
@@ -238,209 +200,149 @@ def chance_level(
     )
 
 
-@dataclass(frozen=True)
-class _Stratified:
-    """The samples of one leading index by the state of one Y_0, ready to be permuted and counted.
+@compiled
+def _permuted(
+    table: NDArray[np.uint64],
+    row_of: NDArray[np.int32],
+    mask: NDArray[np.uint64],
+    psi: NDArray[np.float64],
+    samples: int,
+    within: str,
+    n_permutations: int,
+    key: np.uint64,
+) -> tuple[NDArray[np.float64], float, bool]:
+    """I(X_in; X_out | Y_0) of the data and, behind it, with X_out permuted.
 
-    A permutation within the states of Y_0 leaves the counts of Y_0, (X_in, Y_0) and (X_out, Y_0)
-    as they are, and a state in which X_in or X_out is constant adds 0: only the counts of
-    (X_in, X_out, Y_0) in the other states are made anew. The sum of c log2 c over the counts is
-    taken as that of log2 c over the samples, since most cells of a table are empty.
-
-    Attributes:
-        samples: Samples that are permuted, ``(permuted,)``, those of a stratum side by side.
-        stratum: First key of the stratum of each, ``(permuted,)``.
-        out: X_out of each: its cell within a table row, ``(permuted,)``.
-        counted: Which of them are counted, ``(counted,)``.
-        tables: For each table of counts the first cell of the row of each counted sample, the
-            number of cells, and the sign of its entropy-like sum.
-        unmoved: The part of the sums that no permutation changes.
-        total: Number of valid samples.
-        movable: Fraction of the valid samples that are counted.
-        singletons: Whether every state of Y_0 occurs once.
-    """
-
-    samples: Tensor
-    stratum: Tensor
-    out: Tensor
-    counted: Tensor
-    tables: tuple[tuple[Tensor, int, int], ...]
-    unmoved: Tensor
-    total: int
-    movable: float
-    singletons: bool
-
-    def observed(self, log2: Tensor) -> Tensor:
-        """I(X_in; X_out | Y_0) of the data in bits, float64 ``()``."""
-        return self._information(self.out[self.counted].unsqueeze(0), log2).squeeze(0)
-
-    def permuted(self, keys: Tensor, log2: Tensor) -> Tensor:
-        """The same with X_out in the order of ``keys``, float64 ``(permutations,)``.
-
-        Args:
-            keys: Different integers in every row, ``(permutations, samples)``.
-            log2: Logarithms of the integers from 0 to the number of samples.
-        """
-        if self.movable == 0:
-            return log2.new_zeros(keys.shape[0])
-        largest = max(self.samples.numel(), *(cells for _, cells, _ in self.tables))
-        values = []
-        for block in keys.split(max(1, _ELEMENTS_AT_ONCE // largest)):
-            order = (self.stratum + block.index_select(1, self.samples)).argsort(dim=1)
-            if self.counted.numel() < self.samples.numel():
-                order = order.index_select(1, self.counted)
-            values.append(self._information(self.out.take(order), log2))
-        return torch.cat(values)
-
-    def _information(self, out: Tensor, log2: Tensor) -> Tensor:
-        sums = self.unmoved.expand(out.shape[0])
-        for row, cells, sign in self.tables:
-            counts = _counts_of_samples(row + out, cells)
-            sums = sums + sign * log2.take(counts).sum(dim=1)
-        return sums / self.total
-
-
-def _stratified(
-    hidden: Tensor,
-    x_in: Tensor,
-    x_out: Tensor,
-    *,
-    counted: Tensor | None,
-    others: Sequence[Sequence[int]],
-    within: Within,
-    log2: Tensor,
-) -> Iterator[_Stratified]:
-    """One leading index, ``(samples, units)`` and ``(samples,)``, for every set in turn."""
-    samples = torch.arange(hidden.shape[0], device=hidden.device)
-    if counted is not None:
-        samples = counted.nonzero().squeeze(1)
-    in_labels, x_in = torch.unique(x_in[samples], return_inverse=True)
-    out_labels, x_out = torch.unique(x_out[samples], return_inverse=True)
-    n_in, n_out = in_labels.numel(), out_labels.numel()
-    coded = [_codes_from_zero(codes) for codes in hidden[samples].unbind(1)]
-    for units in others:
-        state = _states([coded[unit] for unit in units], x_in)
-        in_state = torch.bincount(state)
-        joint_in, row, in_joint = torch.unique(
-            state * n_in + x_in, return_inverse=True, return_counts=True
-        )
-        joint_out, column, out_joint = torch.unique(
-            state * n_out + x_out, return_inverse=True, return_counts=True
-        )
-        ins = torch.bincount(joint_in // n_in, minlength=in_state.numel())
-        outs = torch.bincount(joint_out // n_out, minlength=in_state.numel())
-        unmoved = log2[in_state[state]] - log2[in_joint[row]]
-        if within == "states":
-            varying = (ins > 1) & (outs > 1)
-            # Labels absent from a state need no cells there.
-            out = column - (outs.cumsum(0) - outs)[state]
-            unmoved = unmoved - log2[out_joint[column]]
-            stratum = state
-        else:
-            varying = (ins > 1) & (n_out > 1)
-            outs = torch.full_like(outs, n_out)
-            out = x_out
-            stratum = torch.zeros_like(state)
-        moving = varying[state]
-        permuted = moving.nonzero().squeeze(1)
-        if within == "everywhere":
-            permuted = torch.arange(samples.numel(), device=samples.device)
-        permuted = permuted[stratum[permuted].argsort(stable=True)]
-        counted_here = moving[permuted].nonzero().squeeze(1)
-        taken = permuted[counted_here]
-
-        width = torch.where(varying, outs, 0)
-        width_in = width[joint_in // n_in]
-        tables = [((width_in.cumsum(0) - width_in)[row[taken]], int(width_in.sum()), 1)]
-        if within == "everywhere":
-            tables.append(((width.cumsum(0) - width)[state[taken]], int(width.sum()), -1))
-        yield _Stratified(
-            samples=samples[permuted],
-            stratum=stratum[permuted] * hidden.shape[0],
-            out=out[permuted],
-            counted=counted_here,
-            tables=tuple(tables),
-            unmoved=unmoved[taken].sum(),
-            total=samples.numel(),
-            movable=taken.numel() / samples.numel(),
-            singletons=in_state.numel() == samples.numel(),
-        )
-
-
-def _states(coded: Sequence[tuple[Tensor, int]], like: Tensor) -> Tensor:
-    """Number of the joint state of each sample, from 0 without gaps, int64 ``(samples,)``."""
-    state, states = torch.zeros_like(like), 1
-    for codes, levels in coded:
-        if states * levels > _KEY_RANGE:
-            occupied, state = torch.unique(state, return_inverse=True)
-            states = occupied.numel()
-        state, states = state * levels + codes, states * levels
-    numbered: Tensor = torch.unique(state, return_inverse=True)[1]
-    return numbered
-
-
-def _codes_from_zero(codes: Tensor) -> tuple[Tensor, int]:
-    lowest, highest = int(codes.min()), int(codes.max())
-    if highest - lowest <= codes.numel():
-        return codes.long() - lowest, highest - lowest + 1
-    values, codes = torch.unique(codes, return_inverse=True)
-    return codes, values.numel()
-
-
-def _counts_of_samples(cells: Tensor, number: int) -> Tensor:
-    """How many samples of the same row share the cell of each, int64 ``(permutations, samples)``.
+    Only strata in which a permutation can change something are counted; all others add 0. The
+    samples of a stratum stand in their own order, so that names of labels do not matter.
 
     Args:
-        cells: Cell of each sample, ``(permutations, samples)``.
-        number: A number that all cells stay below.
+        table: The rows.
+        row_of: Row of each sample, -1 if it does not count.
+        mask: Bits of the units in Y_0.
+        psi: psi of the plug-in estimate.
+        samples: Number of samples that count.
+        within: Where X_out is permuted.
+        n_permutations: Number of permutations.
+        key: Seed of the random numbers.
+
+    Returns:
+        Bits, float64 ``(1 + permutations,)``; the fraction of the samples that are in strata that
+        are counted; and whether every stratum is a single sample.
     """
-    rows = torch.arange(cells.shape[0], device=cells.device).unsqueeze(1)
-    cells = rows * number + cells
-    if number > _CELLS_PER_SAMPLE * cells.shape[1]:
-        _, cell, sizes = torch.unique(cells, return_inverse=True, return_counts=True)
-        of_samples: Tensor = sizes.take(cell)
-        return of_samples
-    counts = cells.new_zeros(rows.numel() * number)
-    counts.scatter_add_(0, cells.flatten(), counts.new_ones(()).expand(cells.numel()))
-    return counts.take(cells)
+    everywhere = within == "everywhere"
+    half, low = np.uint64(32), np.uint64(2**32 - 1)
+    row_state, states = number_states(table, mask)
+    x_in = np.empty(samples, np.uint32)
+    x_out = np.empty(samples, np.uint32)
+    state = np.empty(samples, np.uint32)
+    number_of = np.full(states, -1, np.int64)
+    found = 0
+    place = 0
+    for row in row_of:
+        if row < 0:
+            continue
+        if number_of[row_state[row]] < 0:
+            number_of[row_state[row]] = found
+            found += 1
+        x_in[place] = table[row, -2] >> half
+        x_out[place] = table[row, -2] & low
+        state[place] = number_of[row_state[row]]
+        place += 1
+    first = np.full(states, -1, np.int64)
+    ins_vary = np.zeros(states, np.bool_)
+    outs_vary = np.zeros(states, np.bool_)
+    for place in range(samples):
+        here = state[place]
+        if first[here] < 0:
+            first[here] = place
+        ins_vary[here] |= x_in[place] != x_in[first[here]]
+        outs_vary[here] |= x_out[place] != x_out[0 if everywhere else first[here]]
+    if everywhere:
+        outs_vary[:] = outs_vary.any()
+    counted = np.array(
+        [place for place in range(samples) if ins_vary[state[place]] and outs_vary[state[place]]],
+        dtype=np.uint32,
+    )
+    values = np.zeros(1 + n_permutations, np.float64)
+    if len(counted) == 0:
+        return values, 0.0, states == samples
+    by_state = sorted_by(state, states, counted)
+    by_in = sorted_by(state, states, sorted_by(x_in, np.int64(x_in.max()) + 1, counted))
+    pool = x_out.copy() if everywhere else x_out[by_state]
+    drawn_at = np.arange(samples)  # place of each sample in the pool
+    if not everywhere:
+        for place in range(len(by_state)):
+            drawn_at[by_state[place]] = place
+    ends = np.array(
+        [
+            place + 1
+            for place in range(len(by_state))
+            if place + 1 == len(by_state) or state[by_state[place]] != state[by_state[place + 1]]
+        ]
+    )
+    outs = np.int64(x_out.max()) + 1
+    in_cell, in_stratum = np.zeros(outs, np.int64), np.zeros(outs, np.int64)
+    random = mixed(key + np.uint64(1))
+    for number in range(1 + n_permutations):
+        if number > 0 and everywhere:
+            random = _shuffle(pool, 0, samples, random)
+        begin = 0
+        total = 0.0
+        for end in ends:
+            if number > 0 and not everywhere:
+                random = _shuffle(pool, begin, end, random)
+            total += psi[end - begin]
+            since = begin
+            for place in range(begin, end):
+                out = pool[drawn_at[by_in[place]]]
+                in_cell[out] += 1
+                in_stratum[out] += 1
+                if place + 1 == end or x_in[by_in[place + 1]] != x_in[by_in[place]]:
+                    total -= psi[place + 1 - since]
+                    for member in range(since, place + 1):
+                        out = pool[drawn_at[by_in[member]]]
+                        total += psi[in_cell[out]]
+                        in_cell[out] = 0
+                    since = place + 1
+            for place in range(begin, end):
+                out = pool[drawn_at[by_in[place]]]
+                total -= psi[in_stratum[out]]
+                in_stratum[out] = 0
+            begin = end
+        values[number] = total / samples
+    return values, len(counted) / samples, False
 
 
-def _keys(samples: int, permutations: int, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Random orders of the samples, ``(permutations, samples)``, in blocks."""
-    generator = torch.Generator().manual_seed(seed)
-    at_once = max(1, _ELEMENTS_AT_ONCE // samples)
-    for start in range(0, permutations, at_once):
-        block = range(start, min(start + at_once, permutations))
-        orders = [torch.randperm(samples, generator=generator, device="cpu") for _ in block]
-        yield torch.stack(orders).to(device)
+@compiled
+def _shuffle(pool: NDArray[np.uint32], begin: int, end: int, random: np.uint64) -> np.uint64:
+    """Shuffle a part of the pool (Fisher and Yates), and return the next state of the generator."""
+    for place in range(end - 1, begin, -1):
+        random += np.uint64(0x9E3779B97F4A7C15)
+        bits = (random ^ (random >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        choice = np.uint64(place + 1 - begin)
+        other = begin + np.int64(((bits >> np.uint64(32)) * choice) >> np.uint64(32))
+        pool[place], pool[other] = pool[other], pool[place]
+    return random
 
 
-def _family_p_values(information: Tensor, permuted: Tensor) -> Tensor:
-    everything = torch.cat([information.unsqueeze(0), permuted])
-    spread = everything.std(0, correction=0)
+def _family_p_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Family-wise p-values ``(indices, sets)`` of data and permutations ``(…, 1 + number)``."""
+    spread = values.std(-1)
     moved = spread > TIE
-    p_values = torch.ones_like(information)
-    if bool(moved.any()):
-        spread = spread[moved]
-        standard = (everything[:, moved] - everything[:, moved].mean(0)) / spread
-        largest = standard[1:].max(dim=1).values
-        reached = (largest.unsqueeze(1) >= standard[0] - TIE / spread).sum(0)
-        p_values[moved] = (1 + reached.double()) / everything.shape[0]
+    p_values = np.ones(moved.shape)
+    if moved.any():
+        some, spread = values[moved], spread[moved][:, np.newaxis]
+        standard = (some - some.mean(1, keepdims=True)) / spread
+        largest = standard[:, 1:].max(0)
+        reached = (largest >= standard[:, :1] - TIE / spread).sum(1)
+        p_values[moved] = (1 + reached) / values.shape[-1]
     return p_values
 
 
-def _check_some_counted(counted: Tensor | None, leading: torch.Size) -> None:
-    if counted is None or bool(counted.any(dim=1).all()):
-        return
-    where = ""
-    if leading:
-        first = (~counted.any(dim=1).reshape(leading)).nonzero()[0]
-        where = f" at leading index {tuple(first.tolist())}"
-    raise ValueError(f"valid: no sample is valid{where}; leave that index out")
-
-
-def _why_empty(strata: Sequence[_Stratified], within: Within) -> str:
-    if all(stratified.singletons for stratified in strata):
+def _why_empty(within: Within, *, singletons: bool) -> str:
+    if singletons:
         reason = "strata are singletons: every state of the units outside R occurs once"
     elif within == "states":
         reason = "x_in or x_out is constant in every state of the units outside R"
@@ -484,20 +386,20 @@ def _checked_options(within: str, n_permutations: int, level: float) -> int:
     return exceeding
 
 
-def _checked_family(relay_units: Sequence[Sequence[int]], units: int) -> list[set[int]]:
+def _checked_family(relay_units: Sequence[Sequence[int]], units: int) -> NDArray[np.bool_]:
+    """Which units are in each set, bool ``(sets, units)``."""
     family = relay_units.tolist() if isinstance(relay_units, torch.Tensor) else relay_units
-    checked = []
+    members = np.zeros((len(family), units), dtype=np.bool_)
     for number, relays in enumerate(family):
-        members = relays.tolist() if isinstance(relays, torch.Tensor) else relays
-        if isinstance(members, str) or not hasattr(members, "__iter__"):
+        named = relays.tolist() if isinstance(relays, torch.Tensor) else relays
+        if isinstance(named, str) or not hasattr(named, "__iter__"):
             raise TypeError(
-                f"relay_units: got {members!r} for a set; it takes sets of unit indices, such as "
+                f"relay_units: got {named!r} for a set; it takes sets of unit indices, such as "
                 "[[0], [1, 2]]"
             )
-        where = f" in set {number}"
-        checked.append(set(checked_units("relay_units", members, units, where)))
-    if not checked:
+        members[number, checked_units("relay_units", named, units, f" in set {number}")] = True
+    if not len(members):
         raise ValueError(
             "relay_units: got no set; name at least one, or leave it out to test each unit alone"
         )
-    return checked
+    return members

@@ -1,63 +1,142 @@
-"""Samples as weighted rows: equal ones are counted once, however many variables there are.
-
-A joint state is never packed into one machine word: a chunk of units is, together with the number
-of the state of the units before it, and the states are numbered anew.
-"""
+"""Samples as weighted rows: equal ones are counted once, and codes are bits of machine words."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from lightning_relay.information.arguments import (
     broadcast_leading,
     check_codes,
     check_labels,
-    check_states,
     check_valid,
     check_weights,
 )
+from lightning_relay.information.compiled import compiled, in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
-_SMALL_RANGE = 256
-"""Codes within a range of this many integers are numbered by a table, others by sorting."""
+    from lightning_relay.information.compiled import Integer, Result
 
-KEY_BITS = 62
-"""Numbers that are sorted have at most so many bits."""
+MOST_COUNTED = 8
+"""Units with more levels have binary digits instead of a bit for each level."""
 
-_ELEMENTS_AT_ONCE = 2**17
-"""So many codes are packed at a time, which stay in a processor's cache as float64."""
+_FEW = 2**12
+"""Labels from 0 that stay below this are taken as they are; others are numbered."""
 
-_CHUNK_BITS = 52
-"""Units are packed by products of float64, which are exact up to this many bits."""
+
+@dataclass(frozen=True)
+class Rows:
+    """The different rows (X_in, X_out, Y) of one leading index, and how often each is there.
+
+    Codes are bits. Of two levels, a unit has one bit; of up to 8, one for each level, set where it
+    is the unit's; of more, the binary digits of its code. The bits of one kind of all units, a
+    *plane*, stand side by side, and planes one after the other, each from a full byte on.
+
+    Attributes:
+        table: One line for each row, uint64 ``(rows, words + 2)``: the bits of its codes; X_in in
+            the upper and X_out in the lower half of a word, both numbered from 0; and the number of
+            samples equal to it. Lines are in rising order of X_in, and within it of X_out.
+        units: Number of units.
+        levels: A number that every code stays below, at least 2.
+        planes: Number of bits of a unit.
+        outs: A number that X_out stays below.
+        samples: Number of samples.
+    """
+
+    table: NDArray[np.uint64]
+    units: int
+    levels: int
+    planes: int
+    outs: int
+    samples: int
+
+    @property
+    def counted(self) -> bool:
+        """Whether every bit of a unit stands for one of its levels."""
+        return self.levels <= MOST_COUNTED
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes of a plane."""
+        return -(-self.units // 8)
+
+    @property
+    def weight(self) -> NDArray[np.uint64]:
+        """Number of samples equal to each row, uint64 ``(rows,)``."""
+        return self.table[:, -1]
+
+    @cached_property
+    def by_out(self) -> NDArray[np.uint32]:
+        """The rows in rising order of X_out, and within it of X_in, uint32 ``(rows,)``."""
+        x_out = (self.table[:, -2] & np.uint64(2**32 - 1)).astype(np.uint32)
+        return sorted_by(x_out, self.outs, np.arange(len(x_out), dtype=np.uint32))
+
+    def masks(self, members: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        """Words in which the bits of the units of each set are set, uint64 ``(sets, words)``.
+
+        Args:
+            members: Which units are in each set, bool ``(sets, units)``.
+        """
+        plane = np.packbits(members, axis=1, bitorder="little")
+        masks = np.zeros((len(members), 8 * (self.table.shape[1] - 2)), dtype=np.uint8)
+        masks[:, : self.planes * self.bytes] = np.tile(plane, self.planes)
+        return masks.view(np.uint64)
+
+    def reweighted(self, weight: NDArray[np.uint64]) -> Rows:
+        """The same rows with other weights ``(rows,)``; those of weight 0 are left out."""
+        kept = np.flatnonzero(weight)
+        table = self.table[kept]
+        table[:, -1] = weight[kept]
+        return replace(self, table=table, samples=int(weight.sum()))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One argument, with the place of each leading index among its own leading entries."""
+
+    values: NDArray[Any]
+    place: NDArray[np.int64]
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        found: NDArray[Any] = self.values[self.place[index]]
+        return found
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Checked arguments, whose leading dimensions broadcast.
+    """Checked arguments on the host, whose leading dimensions broadcast.
 
     Attributes:
         leading: Shape of the leading dimensions; flattened, it has ``indices`` entries.
-        x_in: Labels of the input, broadcastable to ``(…, samples)``; likewise
+        device: Where the codes came from, and results go.
+        hidden: Codes from 0, uint8 or int32 ``(samples, units)`` of each index.
+        x_in: Labels from 0, uint32 ``(samples,)`` of each index; likewise
         x_out: labels of the output,
-        valid: a mask of the samples that count, or None,
-        weights: how many times each counts, or None.
-        hidden: Codes of the units, ``(…, samples, units)``.
+        weight: how many times each sample counts.
+        levels: A number that every code stays below, at least 2.
+        ins: A number that every label of the input stays below; likewise
+        outs: of the output.
     """
 
     leading: torch.Size
-    x_in: Tensor
-    x_out: Tensor
-    hidden: Tensor
-    valid: Tensor | None
-    weights: Tensor | None
+    device: torch.device
+    hidden: _Part
+    x_in: _Part
+    x_out: _Part
+    weight: _Part
+    levels: int
+    ins: int
+    outs: int
 
     @classmethod
     def of(
@@ -67,10 +146,8 @@ class Samples:
         hidden: Tensor,
         valid: Tensor | None = None,
         weights: Tensor | None = None,
-        *,
-        real: bool = False,
     ) -> Samples:
-        """Check the arguments.
+        """Check the arguments, and bring them to the host.
 
         Args:
             x_in: Labels.
@@ -78,16 +155,13 @@ class Samples:
             hidden: Codes.
             valid: Mask, or None.
             weights: How many times each sample counts, or None.
-            real: Whether ``hidden`` may be real states instead of codes.
 
         Raises:
             TypeError: If labels, codes or weights are not integers, or the mask is not one.
-            ValueError: If a shape does not fit or a weight is negative.
+            ValueError: If a shape does not fit, a weight is negative, or no sample counts at a
+                leading index.
         """
-        if real:
-            check_states(hidden)
-        else:
-            check_codes(hidden)
+        check_codes(hidden)
         check_labels("x_in", x_in, hidden)
         check_labels("x_out", x_out, hidden)
         check_valid(valid, hidden)
@@ -95,311 +169,239 @@ class Samples:
         leading = broadcast_leading(
             hidden=hidden[..., 0], x_in=x_in, x_out=x_out, valid=valid, weights=weights
         )
-        return cls(leading, x_in, x_out, hidden, valid, weights)
+        weight = np.ones(hidden.shape[-2], dtype=np.int32)
+        if weights is not None:
+            weight = _on_host(weights).astype(np.int32)
+        if valid is not None:
+            weight = weight * _on_host(valid)
+        if weights is not None or valid is not None:
+            _check_some_counted(weight, leading)
+        codes, levels = _codes_from_zero(_on_host(hidden))
+        labels_in, ins = _labels_from_zero(_on_host(x_in))
+        labels_out, outs = _labels_from_zero(_on_host(x_out))
+
+        def part(values: NDArray[Any], own: int) -> _Part:
+            shape = values.shape[: values.ndim - own]
+            place = np.broadcast_to(np.arange(prod(shape)).reshape(shape), leading).ravel()
+            flat = np.ascontiguousarray(values.reshape(-1, *values.shape[values.ndim - own :]))
+            return _Part(flat, place)
+
+        parts = part(codes, 2), part(labels_in, 1), part(labels_out, 1), part(weight, 1)
+        return cls(leading, hidden.device, *parts, levels, ins, outs)
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return int(self.hidden.values.shape[-1])
 
     @property
     def indices(self) -> int:
         """Number of flattened leading indices."""
         return self.leading.numel()
 
-    def at(self, index: int) -> Samples:
-        """Those of one flattened leading index, without leading dimensions."""
-        return Samples(
-            torch.Size(()),
-            self._block(self.x_in, 1, index, index + 1)[0],
-            self._block(self.x_out, 1, index, index + 1)[0],
-            self._block(self.hidden, 2, index, index + 1)[0],
-            None if self.valid is None else self._block(self.valid, 1, index, index + 1)[0],
-            None if self.weights is None else self._block(self.weights, 1, index, index + 1)[0],
-        )
+    def rows(self, index: int) -> Rows:
+        """The different rows of one flattened leading index."""
+        return self.merged(index)[0]
 
-    def resampled(self, weights: Tensor, order: Tensor | None = None) -> Samples:
-        """Resamples of a single leading index, as leading indices.
-
-        Args:
-            weights: How often each sample is in each resample, ``(resamples, samples)``.
-            order: An order of the units for each resample, ``(resamples, units)``; default: as
-                they are.
-        """
-        hidden = self.hidden.expand(len(weights), -1, -1)
-        if order is not None:
-            hidden = hidden.gather(2, order.unsqueeze(1).expand(hidden.shape))
-        return Samples(weights.shape[:1], self.x_in, self.x_out, hidden, self.valid, weights)
-
-    def rows(self) -> Rows:
-        """The different rows of all leading indices."""
-        return self._rows(0, self.indices)
-
-    def blocks(self, elements: int) -> Iterator[Rows]:
-        """The different rows of a few leading indices at a time.
-
-        Args:
-            elements: Samples times units that a block takes; one index takes more if it must.
-        """
-        each = max(1, self.hidden.shape[-2] * self.hidden.shape[-1])
-        at_once = max(1, elements // each)
-        for start in range(0, self.indices, at_once):
-            yield self._rows(start, min(start + at_once, self.indices))
-
-    def _rows(self, start: int, stop: int) -> Rows:
-        return _count_rows(
-            self._block(self.x_in, 1, start, stop),
-            self._block(self.x_out, 1, start, stop),
-            self._block(self.hidden, 2, start, stop),
-            None if self.valid is None else self._block(self.valid, 1, start, stop),
-            None if self.weights is None else self._block(self.weights, 1, start, stop),
-            (self.leading, start),
-        )
-
-    def _block(self, part: Tensor, own: int, start: int, stop: int) -> Tensor:
-        """A part of some leading indices; its last ``own`` dimensions are not leading ones."""
-        flat = part.reshape(-1, *part.shape[part.dim() - own :])
-        if flat.shape[0] == self.indices:
-            return flat[start:stop]
-        shape = part.shape[: part.dim() - own]
-        place = torch.arange(flat.shape[0], device=part.device).reshape(shape)
-        return flat[place.expand(self.leading).reshape(-1)[start:stop]]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The different rows (X_in, X_out, Y) of some leading indices, and how often each is there.
-
-    Attributes:
-        codes: Codes of the units from 0, ``(rows, units)``, uint8 or int64.
-        levels: A number that every code stays below, at least 2.
-        x_in: Labels of the input from 0, int64 ``(rows,)``.
-        x_out: Labels of the output from 0, int64 ``(rows,)``.
-        index: Leading index of each row, int64 ``(rows,)``; rows are in rising order of index,
-            X_in, X_out and codes.
-        weight: Number of samples equal to each row, at least 1, int64 ``(rows,)``.
-        samples: Number of samples of each index, int64 ``(indices,)``.
-    """
-
-    codes: Tensor
-    levels: int
-    x_in: Tensor
-    x_out: Tensor
-    index: Tensor
-    weight: Tensor
-    samples: Tensor
-
-    @property
-    def units(self) -> int:
-        """Number of units."""
-        return self.codes.shape[1]
-
-    @property
-    def indices(self) -> int:
-        """Number of leading indices."""
-        return self.samples.numel()
-
-    @cached_property
-    def largest(self) -> int:
-        """Largest number of samples of an index."""
-        return int(self.samples.max())
-
-    @cached_property
-    def bijective(self) -> bool:
-        """Whether X_in and X_out determine each other."""
-        outs = int(self.x_out.max()) + 1
-        pairs = torch.unique(self.x_in * outs + self.x_out)
-        ins = torch.unique(pairs.div(outs, rounding_mode="floor")).numel()
-        return bool(ins == pairs.numel() == torch.unique(pairs % outs).numel())
-
-    @cached_property
-    def repeated(self) -> bool:
-        """Whether a row stands for several samples."""
-        return int(self.samples.sum()) > self.weight.numel()
-
-
-def _count_rows(
-    x_in: Tensor,
-    x_out: Tensor,
-    hidden: Tensor,
-    valid: Tensor | None,
-    weights: Tensor | None,
-    place: tuple[torch.Size, int],
-) -> Rows:
-    indices, _, units = hidden.shape
-    codes, levels = _codes_from_zero(hidden.reshape(-1, units))
-    labels_in, count_in = _labels_from_zero(x_in)
-    labels_out, count_out = _labels_from_zero(x_out)
-    index = torch.arange(indices, device=hidden.device).unsqueeze(1)
-    label = ((index * count_in + labels_in) * count_out + labels_out).reshape(-1)
-    weight = None if weights is None else weights.reshape(-1).long()
-    if valid is not None or weight is not None:
-        counts = torch.ones_like(label, dtype=torch.bool) if valid is None else valid.reshape(-1)
-        counted = (counts if weight is None else counts & (weight > 0)).nonzero().squeeze(1)
-        codes, label = codes[counted], label[counted]
-        weight = None if weight is None else weight[counted]
-        if not label.numel():
-            _raise_no_samples(*place, 0)
-
-    order, starts = SortedRows(codes, levels, indices * count_in * count_out).order(label)
-    ends = torch.cat([starts[1:], starts.new_tensor([order.numel()])])
-    if weight is None:
-        weight = ends - starts
-    else:
-        total = torch.cat([weight.new_zeros(1), weight[order].cumsum(0)])
-        weight = total[ends] - total[starts]
-    first = order if starts.numel() == order.numel() else order[starts]
-    label = label.index_select(0, first)
-    pair = label % (count_in * count_out)
-    index = label.div(count_in * count_out, rounding_mode="floor")
-    totals = torch.zeros(indices, dtype=torch.int64, device=index.device)
-    totals.index_add_(0, index, weight)
-    if not bool((totals > 0).all()):
-        _raise_no_samples(*place, int((totals == 0).nonzero()[0]))
-    return Rows(
-        codes=codes.index_select(0, first),
-        levels=levels,
-        x_in=pair.div(count_out, rounding_mode="floor"),
-        x_out=pair % count_out,
-        index=index,
-        weight=weight,
-        samples=totals,
-    )
-
-
-def _codes_from_zero(codes: Tensor) -> tuple[Tensor, int]:
-    if codes.dtype == torch.bool:
-        return codes.view(torch.uint8), 2
-    lowest, highest = (int(bound) for bound in torch.aminmax(codes))
-    if highest - lowest < 2:
-        return (codes - lowest if lowest else codes).to(torch.uint8), 2
-    if highest - lowest < _SMALL_RANGE:
-        shifted = codes.long() - lowest
-        present = torch.bincount(shifted.flatten(), minlength=_SMALL_RANGE) > 0
-        number = (present.cumsum(0) - 1).to(torch.uint8)
-        return number[shifted], max(2, int(present.sum()))
-    columns = [torch.unique(column, return_inverse=True) for column in codes.unbind(-1)]
-    levels = max(values.numel() for values, _ in columns)
-    return torch.stack([numbers for _, numbers in columns], dim=-1), max(2, levels)
-
-
-def _labels_from_zero(labels: Tensor) -> tuple[Tensor, int]:
-    labels = labels.long()
-    lowest, highest = (int(bound) for bound in torch.aminmax(labels))
-    if highest - lowest < _SMALL_RANGE:
-        return (labels - lowest if lowest else labels), highest - lowest + 1
-    values, codes = torch.unique(labels, return_inverse=True)
-    return codes, values.numel()
-
-
-def check_fits(bits: int) -> None:
-    """Raise unless numbers of so many bits can be sorted."""
-    if bits > KEY_BITS:
-        raise ValueError(
-            f"x_in, x_out, hidden: got so many different labels and codes among so many samples "
-            f"that their numbers take {bits} bits together; it takes {KEY_BITS}: merge labels, "
-            "or give fewer samples or leading indices at a time"
-        )
-
-
-def packed(codes: Tensor, levels: int, bits: int) -> Iterator[tuple[Tensor, int, int]]:
-    """Codes packed a few units at a time, the first unit in the highest bits.
-
-    Args:
-        codes: Codes below ``levels``, ``(rows, units)``.
-        levels: A number that every code stays below.
-        bits: No chunk takes more bits, unless a single unit does.
-
-    Yields:
-        The values of each chunk, int64 ``(rows,)``, its units, and the bits that each takes.
-    """
-    each = (levels - 1).bit_length()
-    for block in codes.split(max(1, bits // each), dim=1):
-        units = block.shape[1]
-        powers = 2.0 ** (each * torch.arange(units - 1, -1, -1, device=codes.device)).double()
-        at_once = max(1, _ELEMENTS_AT_ONCE // units)
-        values = [part.double() @ powers for part in block.split(at_once)]
-        yield torch.cat(values).long(), units, each
-
-
-class SortedRows:
-    """Rows of codes, to be sorted under one or several labels; what is packed is packed once.
-
-    Args:
-        codes: Codes below ``levels``, ``(rows, units)``.
-        levels: A number that every code stays below.
-        labels: A number that every label stays below.
-    """
-
-    def __init__(self, codes: Tensor, levels: int, labels: int) -> None:
-        highest = max(labels, codes.shape[0]).bit_length()
-        check_fits((levels - 1).bit_length() + highest)
-        self._units = codes.shape[1]
-        self._packed: list[tuple[Tensor, int, int]] = []
-        self._source = packed(codes, levels, min(_CHUNK_BITS, KEY_BITS - highest))
-
-    def order(self, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows in rising order of label and codes, and where in it the different ones start.
-
-        Args:
-            label: Label of each row, int64 ``(rows,)``.
-        """
-        for order, key, _, _ in self._passes(label):  # noqa: B007
-            pass
-        return order, _begins(key).nonzero().squeeze(1)
-
-    def first_differences(self, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows in rising order of label and codes, and where each differs from the one before.
-
-        Args:
-            label: Label of each row, int64 ``(rows,)``.
+    def merged(self, index: int) -> tuple[Rows, NDArray[np.int32]]:
+        """The different rows of one flattened leading index.
 
         Returns:
-            The order, int64 ``(rows,)``; and for each place of it 0 if the label differs from that
-            at the place before (or there is none), j + 1 if unit j is the first to differ, units +
-            1 if nothing does, int64 ``(rows,)``.
+            The rows, and the row of each sample, int32 ``(samples,)``; -1 if it does not count.
         """
-        never = self._units + 1
-        differs = torch.full_like(label, never)
-        differs[:1] = 0
-        before = 0
-        for order, key, units, each in self._passes(label):  # noqa: B007
-            width = units * each
-            difference = (key[1:] ^ key[:-1]).clamp_(max=1 << width)
-            highest = torch.frexp(difference.double()).exponent - 1
-            at = (before + units) - highest.div(each, rounding_mode="floor")
-            at.masked_fill_(highest == width, 0).masked_fill_(difference == 0, never)
-            differs[1:] = torch.where(differs[1:] < never, differs[1:], at)
-            before += units
-        return order, differs
+        words, planes = _packed(self.hidden[index], self.levels)
+        table, row = _merged(
+            words,
+            self.x_in[index],
+            self.ins,
+            self.x_out[index],
+            self.outs,
+            self.weight[index],
+            planes * -(-self.units // 8),
+        )
+        samples = int(table[:, -1].sum())
+        rows = Rows(table, self.units, self.levels, planes, self.outs, samples)
+        return rows, row
 
-    def _passes(self, label: Tensor) -> Iterator[tuple[Tensor, Tensor, int, int]]:
-        """Order and sorted keys by label and the codes so far, until all rows are apart.
+    def each(self, function: Callable[[Rows], Result]) -> list[Result]:
+        """Results for the rows of every flattened leading index, computed in threads."""
+        return in_threads(lambda index: function(self.rows(index)), range(self.indices))
 
-        Yields:
-            Order, keys, and the number of units and bits of each in the lowest bits of the keys.
-        """
-        number = label
-        for values, units, each in self._chunks():
-            key, order = ((number << (units * each)) | values).sort()
-            yield order, key, units, each
-            begins = _begins(key)
-            if bool(begins.all()):
-                return
-            number = torch.empty_like(number).index_copy_(0, order, begins.cumsum(0) - 1)
-
-    def _chunks(self) -> Iterator[tuple[Tensor, int, int]]:
-        yield from self._packed
-        for chunk in self._source:
-            self._packed.append(chunk)
-            yield chunk
+    def shaped(self, values: Sequence[Any] | NDArray[Any]) -> Tensor:
+        """Values of every flattened leading index, arrays ``(…)`` or numbers, as one tensor."""
+        together = torch.from_numpy(np.stack(list(values)))
+        return together.reshape((*self.leading, *together.shape[1:])).to(self.device)
 
 
-def _begins(key: Tensor) -> Tensor:
-    """Whether each key differs from the one before it, bool; True for the first."""
-    begins = torch.ones_like(key, dtype=torch.bool)
-    torch.ne(key[1:], key[:-1], out=begins[1:])
-    return begins
+def _on_host(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
 
 
-def _raise_no_samples(leading: torch.Size, start: int, index: int) -> None:
-    where = ""
-    if leading:
-        place = torch.unravel_index(torch.tensor(start + index), leading)
-        where = f" at leading index {tuple(int(part) for part in place)}"
+def _check_some_counted(weight: NDArray[np.int32], leading: torch.Size) -> None:
+    counted = np.broadcast_to((weight > 0).any(-1), leading)
+    if counted.all():
+        return
+    where = f" at leading index {tuple(np.argwhere(~counted)[0].tolist())}" if leading else ""
     raise ValueError(f"valid, weights: no sample is counted{where}; leave that index out")
+
+
+def _codes_from_zero(codes: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """The codes as numbers from 0, uint8 or int32, and a number that they stay below."""
+    highest = int(codes.max())
+    if codes.dtype == np.uint8 and highest < 2:
+        return codes, 2
+    lowest = int(codes.min())
+    if highest - lowest < 2:
+        return (codes - codes.dtype.type(lowest) if lowest else codes).astype(np.uint8), 2
+    if highest - lowest < 2**8:
+        shifted = (codes.astype(np.int64) - lowest).astype(np.uint8)
+        present = np.bincount(shifted.ravel(), minlength=2**8) > 0
+        number = (present.cumsum() - 1).astype(np.uint8)
+        return number[shifted], max(2, int(present.sum()))
+    columns = [np.unique(column, return_inverse=True) for column in np.moveaxis(codes, -1, 0)]
+    levels = max(len(values) for values, _ in columns)
+    return np.stack([numbers for _, numbers in columns], axis=-1).astype(np.int32), max(2, levels)
+
+
+def _labels_from_zero(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], int]:
+    """The labels as numbers from 0, and a number that they stay below."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= _FEW:
+        values, labels = np.unique(labels, return_inverse=True)
+        highest = len(values) - 1
+    return labels.astype(np.uint32), highest + 1
+
+
+def _packed(codes: NDArray[Any], levels: int) -> tuple[NDArray[np.uint64], int]:
+    """Codes ``(samples, units)`` as words of bits, as in ``Rows``, and the number of planes."""
+    if levels == 2:
+        planes = [codes]
+    elif levels <= MOST_COUNTED:
+        planes = [(codes == level).view(np.uint8) for level in range(levels)]
+    else:
+        digits = range((levels - 1).bit_length())
+        planes = [(codes >> digit & 1).astype(np.uint8) for digit in digits]
+    each = -(-codes.shape[1] // 8)
+    words = np.zeros((len(codes), -(-len(planes) * each // 8)), dtype=np.uint64)
+    for place, plane in enumerate(planes):
+        _pack(plane, place * each, words)
+    return words, len(planes)
+
+
+@compiled
+def _pack(bits: NDArray[np.uint8], first: int, words: NDArray[np.uint64]) -> None:
+    """Put the bits ``(samples, units)`` of a plane into words, from a byte of them on."""
+    samples, units = bits.shape
+    for sample in range(samples):
+        for byte in range((units + 7) // 8):
+            eight = np.uint64(0)  # eight bits, each in a byte; a loop of known length loads a word
+            if 8 * byte + 8 <= units:
+                for place in range(8):
+                    eight |= np.uint64(bits[sample, 8 * byte + place]) << np.uint64(8 * place)
+            else:
+                for place in range(units - 8 * byte):
+                    eight |= np.uint64(bits[sample, 8 * byte + place]) << np.uint64(8 * place)
+            packed = (eight * np.uint64(0x0102040810204080)) >> np.uint64(56)
+            at = first + byte
+            words[sample, at >> 3] |= packed << np.uint64(8 * (at & 7))
+
+
+@compiled
+def _merged(
+    words: NDArray[np.uint64],
+    x_in: NDArray[np.uint32],
+    ins: int,
+    x_out: NDArray[np.uint32],
+    outs: int,
+    weight: NDArray[np.int32],
+    used: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """Find equal rows with a hash table, and sort them by their labels.
+
+    Only the first ``used`` bytes of the words are used.
+
+    Returns:
+        The table of the rows, and the row of each sample, -1 if its weight is 0.
+    """
+    samples, width = words.shape
+    slots = 4
+    while slots < 2 * samples:
+        slots *= 2
+    last = np.uint64(slots - 1)
+    # What fits into one word is its own key; otherwise rows of equal keys are compared.
+    free = 64 - 8 * used
+    is_exact = free >= 0 and ins * outs < 2.0**free
+    table = np.full(slots, -1, np.int32)
+    keys = np.empty(samples, np.uint64)
+    first = np.empty(samples, np.int32)
+    total = np.empty(samples, np.int32)
+    row = np.full(samples, -1, np.int32)
+    found = 0
+    for sample in range(samples):
+        if weight[sample] == 0:
+            continue
+        key = np.uint64(x_in[sample]) * np.uint64(outs) + np.uint64(x_out[sample])
+        if is_exact:
+            key = words[sample, 0] | key << np.uint64(8 * used & 63)
+        else:
+            for word in range(width):
+                key = mixed(key) ^ words[sample, word]
+        slot = mixed(key) & last
+        while True:
+            other = table[slot]
+            if other < 0:
+                other = found
+                table[slot], keys[other], first[other], total[other] = other, key, sample, 0
+                found += 1
+                break
+            equal = keys[other] == key
+            if equal and not is_exact:
+                twin = first[other]
+                equal = x_in[twin] == x_in[sample] and x_out[twin] == x_out[sample]
+                for word in range(width):
+                    equal = equal and words[twin, word] == words[sample, word]
+            if equal:
+                break
+            slot = (slot + np.uint64(1)) & last
+        total[other] += weight[sample]
+        row[sample] = other
+    by_out = sorted_by(x_out[first[:found]], outs, np.arange(found).astype(np.uint32))
+    order = sorted_by(x_in[first[:found]], ins, by_out)
+    label = words.shape[1]
+    rows = np.empty((found, label + 2), np.uint64)
+    place = np.empty(found, np.int32)
+    for line in range(found):
+        twin = first[order[line]]
+        for word in range(label):
+            rows[line, word] = words[twin, word]
+        rows[line, label] = np.uint64(x_in[twin]) << np.uint64(32) | np.uint64(x_out[twin])
+        rows[line, label + 1] = np.uint64(total[order[line]])
+        place[order[line]] = line
+    for sample in range(samples):
+        if row[sample] >= 0:
+            row[sample] = place[row[sample]]
+    return rows, row
+
+
+@compiled
+def mixed(word: np.uint64) -> np.uint64:
+    """A hash of a word."""
+    product = word * np.uint64(0x9E3779B97F4A7C15)
+    return product ^ (product >> np.uint64(32))
+
+
+@compiled
+def sorted_by(
+    label: NDArray[np.uint32], labels: Integer, rows: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
+    """Rows in rising order of their label, which is below ``labels``; equal ones as they were."""
+    place = np.zeros(labels + 1, np.int64)
+    for row in rows:
+        place[label[row] + 1] += 1
+    place = np.cumsum(place)
+    ordered = np.empty(len(rows), np.uint32)
+    for row in rows:
+        ordered[place[label[row]]] = row
+        place[label[row]] += 1
+    return ordered

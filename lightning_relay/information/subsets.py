@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import log
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from tqdm import tqdm
 
-from lightning_relay.information.condition import LARGEST_EXACT
-from lightning_relay.information.estimators import check_estimator, is_additive, psi_table
+from lightning_relay.information.compiled import compiled, in_threads
+from lightning_relay.information.counting import (
+    ALIKE_IN,
+    ALIKE_OUT,
+    CANCELS,
+    CELL,
+    LINE,
+    SIZE,
+    VARYING,
+    Strata,
+    list_bags,
+    one_stratum,
+    room_for_bags,
+    room_for_strata,
+    split,
+)
+from lightning_relay.information.estimators import check_estimator, is_additive, psi_of
 from lightning_relay.information.rows import Samples
-from lightning_relay.information.strata import Bags, Strata
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_relay.information.estimators import Estimator
+    from lightning_relay.information.estimators import Estimator, Psi
     from lightning_relay.information.rows import Rows
 
 MOST_UNITS = 24
 """More units have more subsets than anyone waits for."""
 
-_CELLS = 128
-"""The last units are looked at together as long as all their combinations are no more than this."""
+_TOGETHER = 4
+"""So many units of two levels are looked at in all combinations at once."""
 
-_MEMBERS_AT_ONCE = 2**17
-"""Conditions are split together as long as they have no more members."""
+_TASKS = 6
+"""All sets that are alike in so many units are the work of one thread."""
 
 
 def relay_information_of_all_subsets(
@@ -93,109 +108,170 @@ def relay_information_of_all_subsets(
     bar = tqdm(
         total=samples.indices * 2**units, unit=" sets", unit_scale=True, disable=not progress
     )
-    with bar, torch.inference_mode():
-        parts = [_of_all_subsets(rows, estimator, bar) for rows in samples.blocks(1)]
-    return torch.stack(parts).reshape(*samples.leading, 2**units)
+    with bar:
+        parts = [
+            conditioned_on_all_subsets(samples.rows(index), estimator, bar.update)
+            for index in range(samples.indices)
+        ]
+    return samples.shaped([given[::-1] - given[-1] for given in parts])
 
 
-_ELEMENTS_AT_ONCE = 2**20
-"""Bags times combinations of the last units are looked up in blocks of this size."""
+def conditioned_on_all_subsets(
+    rows: Rows, estimator: Estimator, done: Callable[[int], Any] = int
+) -> NDArray[np.float64]:
+    """I(X_in; X_out | S) in bits of every set S of units, float64 ``(2**units,)``.
 
+    Args:
+        rows: The counted samples.
+        estimator: An additive estimator.
+        done: Is told how many sets have been looked at since it was last called.
 
-@dataclass(frozen=True)
-class _Node:
-    """Conditions made of the first units, as leading indices of the same strata.
-
-    Attributes:
-        strata: The rows by the state of each condition; the leading index of a stratum has bit u
-            set exactly if unit u is in the condition.
-        units: Number of units decided on.
-        conditions: Number of conditions, those without strata among them.
+    Returns:
+        Entry k is that of the set that holds unit u exactly when bit u of k is set.
     """
+    together = min(rows.units, _TOGETHER) if rows.planes == 1 else 0
+    alike = min(rows.units - together, _TASKS)
+    low = rows.units - alike
+    psi = psi_of(estimator, rows.samples)
 
-    strata: Strata
-    units: int
-    conditions: int
+    def part(high: int) -> NDArray[np.float64]:
+        alike_in = [low + unit for unit in range(alike) if high >> unit & 1]
+        units = np.array(alike_in, dtype=np.int64)
+        sizes = rows.outs, rows.planes, 8 * rows.bytes
+        found = _with_subsets_of(rows.table, units, low, together, sizes, psi)
+        done(len(found))
+        return found
+
+    return np.concatenate(in_threads(part, range(2**alike))) / rows.samples
 
 
-def _of_all_subsets(rows: Rows, estimator: Estimator, bar: tqdm[NoReturn]) -> Tensor:
-    """I_R of every set of units at the only leading index, ``(2**units,)``."""
-    tails = _Tails(rows, estimator)
-    first = rows.units - tails.units
-    codes = rows.codes.T.contiguous()
-    strata = Strata.of(rows, additive=True)
-    strata = replace(strata, layout=replace(strata.layout, index=rows.units))
-    conditioned = torch.zeros(2**tails.units, 2**first, dtype=torch.float64, device=codes.device)
-    waiting = [_Node(strata, 0, 1)]
-    while waiting:
-        node = waiting.pop()
-        strata = node.strata.select(Bags.of(node.strata).members_that_vary())
-        if not strata.row.numel():
-            bar.update(node.conditions * 2 ** (rows.units - node.units))
-        elif node.units == first:
-            tails.add_to(conditioned, strata)
-            bar.update(node.conditions * 2**tails.units)
-        else:
-            code = codes[node.units].index_select(0, strata.row)
-            branches = strata.branched(code, rows.levels, node.units)
-            if 2 * strata.row.numel() <= _MEMBERS_AT_ONCE:
-                both = branches[0].joined(branches[1])
-                waiting.append(_Node(both, node.units + 1, 2 * node.conditions))
+@compiled
+def _with_subsets_of(
+    table: NDArray[np.uint64],
+    known: NDArray[np.int64],
+    units: int,
+    together: int,
+    sizes: tuple[int, int, int],
+    psi: Psi,
+) -> NDArray[np.float64]:
+    """N I(X_in; X_out | S) of every S of some known units and any of the first units.
+
+    The sets of all but the first ``together`` of these come in the order of binary numbers. The
+    strata of a set follow by one split from those of the set without its lowest unit, which are
+    kept at the place of that set's lowest unit. What the first units add comes from the numbers of
+    samples with each combination of their codes: with sums over each code, a cube of side 3.
+
+    Returns:
+        float64 ``(2**units,)``; bit u of the index says whether unit u is in S.
+    """
+    outs, planes, stride = sizes
+    top = units - together
+    strata = room_for_strata(table)
+    tables = np.empty((top + 3, *table.shape), np.uint64)
+    begins = np.empty((top + 3, len(strata.begin)), np.uint32)
+    ends = np.empty((top + 3, len(strata.begin)), np.uint32)
+    numbers = np.zeros(top + 3, np.int64)
+    start, spare = top + 2, top + 1
+    start = start if len(known) else top
+    first, numbers[start] = one_stratum(table, VARYING)
+    tables[start], begins[start], ends[start] = first.table, first.begin, first.end
+    label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
+    combinations = 1 << together
+    counts = np.empty((2 * len(table) + 3, combinations), np.int64)
+    corner, summed, without = _cube(together)
+    cube = np.zeros(3**together, np.int64)
+    sums = np.empty(3**together, np.float64)
+    values = np.zeros((1 << top, combinations), np.float64)
+    for subset in range(1 << top):
+        source, target, bits = start, top, known
+        if subset > 0:
+            target = _lowest_bit(subset)
+            rest = subset & (subset - 1)
+            source = _lowest_bit(rest) if rest else top
+            bits = np.full(1, together + target)
+        for place in range(len(bits) * planes):
+            odd = (len(bits) * planes - 1 - place) & 1
+            into = spare if odd else target
+            bit = bits[place // planes] + stride * (place % planes)
+            numbers[into] = split(
+                Strata(tables[source], begins[source], ends[source]),
+                numbers[source],
+                bit,
+                VARYING,
+                Strata(tables[into], begins[into], ends[into]),
+            )
+            source = into
+        here = tables[target]
+        sums[:] = 0.0
+        constant = 0.0
+        for stratum in range(numbers[target]):
+            begin, end = np.uint64(begins[target, stratum]), np.uint64(ends[target, stratum])
+            whole, bags = list_bags(here, begin, end, label, bag)
+            counts[:bags] = 0
+            for line in range(begin, end):
+                pattern = here[line, 0] & np.uint64(combinations - 1)
+                counts[bag[CELL, line - begin], pattern] += np.int64(here[line, -1])
+            for cell in range(1, whole):
+                with_in, with_out = bag[ALIKE_IN, cell], bag[ALIKE_OUT, cell]
+                for pattern in range(combinations):
+                    part = counts[cell, pattern]
+                    counts[whole, pattern] += part
+                    counts[with_in, pattern] += part
+                    counts[with_out, pattern] += part
+            for one in range(1, bags):
+                if bag[CANCELS, one] == 1:
+                    continue
+                sign = 1.0 - bag[CANCELS, one]
+                if one < whole and bag[LINE, one + 1] - bag[LINE, one] == 1:
+                    constant += sign * psi.value[bag[SIZE, one]]
+                    continue
+                for pattern in range(combinations):
+                    cube[corner[pattern]] = counts[one, pattern]
+                for line in range(len(summed)):
+                    cube[summed[line, 0]] = cube[summed[line, 1]] + cube[summed[line, 2]]
+                for place in range(len(cube)):
+                    sums[place] += sign * psi.value[cube[place]]
+        values[subset] += constant
+        for place in range(len(cube)):
+            values[subset, without[place]] += sums[place]
+    return values.ravel()
+
+
+@compiled
+def _lowest_bit(number: int) -> int:
+    place = 0
+    while not number >> place & 1:
+        place += 1
+    return place
+
+
+@compiled
+def _cube(sides: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The places of a cube with sides 0, 1 and their sum, the first side's the lowest digit.
+
+    Returns:
+        The place of each combination of zeros and ones; all other places, each with the two that it
+        is the sum of, those first that others need; and for each place the units whose codes are
+        not summed over, as bits.
+    """
+    corner = np.zeros(1 << sides, np.int64)
+    for pattern in range(1 << sides):
+        for side in range(sides):
+            corner[pattern] += (pattern >> side & 1) * 3**side
+    summed = np.zeros((3**sides - (1 << sides), 3), np.int64)
+    within = np.zeros(3**sides, np.int64)
+    found = 0
+    for side in range(sides):
+        for place in range(3**sides):
+            later = place // 3 ** (side + 1)
+            is_plain = True
+            while later:
+                is_plain = is_plain and later % 3 < 2
+                later //= 3
+            if place // 3**side % 3 == 2:
+                if is_plain:
+                    summed[found] = place, place - 3**side, place - 2 * 3**side
+                    found += 1
             else:
-                waiting += [_Node(each, node.units + 1, node.conditions) for each in branches]
-    information = conditioned.flatten() / rows.samples
-    return information.flip(0) - information[-1]
-
-
-class _Tails:
-    """All conditions that the last units make with a given condition, at once.
-
-    For each bag, how many samples have each combination of codes of these units makes a cube with a
-    side for each unit; with the sum over a side as one place more of it, it holds the bags of every
-    condition.
-    """
-
-    def __init__(self, rows: Rows, estimator: Estimator) -> None:
-        self.units = min(rows.units, int(log(_CELLS) / log(rows.levels + 1)))
-        self._levels = rows.levels
-        self._psi = psi_table(estimator, rows.largest, rows.codes.device)
-        exact = torch.float32 if rows.largest < LARGEST_EXACT else torch.float64
-        number = torch.zeros_like(rows.index)
-        for unit in range(rows.units - self.units, rows.units):
-            number = number * rows.levels + rows.codes[:, unit]
-        self._summands = rows.codes.new_zeros(
-            number.numel(), rows.levels**self.units + 1, dtype=exact
-        )
-        self._summands[:, -1] = 1
-        self._summands.scatter_(1, number.unsqueeze(1), rows.weight.to(exact).unsqueeze(1))
-
-    def add_to(self, conditioned: Tensor, strata: Strata) -> None:
-        """Add N I(X_in; X_out | S) of all conditions that the strata and the last units make.
-
-        Args:
-            conditioned: Float64 ``(conditions of the last units, conditions of the others)``.
-            strata: Strata of conditions of the other units, which are their leading indices.
-        """
-        bags = Bags.of(strata)
-        counts = bags.sums(self._summands, strata.row)
-        conditions, place = torch.unique(bags.index, return_inverse=True)
-        alone = (counts[:, -1] == 1).nonzero().squeeze(1)
-        size = counts[alone, :-1].sum(1).long()
-        constant = self._psi.new_zeros(conditions.numel(), 1)
-        constant[:, 0].index_add_(0, place[alone], self._psi[size] * bags.signs[alone])
-        sums = self._psi.new_zeros(conditions.numel(), (self._levels + 1) ** self.units)
-        several = (counts[:, -1] > 1).nonzero().squeeze(1)
-        for block in several.split(max(1, _ELEMENTS_AT_ONCE // sums.shape[1])):
-            cube = counts[block, :-1].reshape(block.numel(), *[self._levels] * self.units)
-            for side in range(1, self.units + 1):
-                cube = torch.cat([cube, cube.sum(side, keepdim=True)], dim=side)
-            places = cube.reshape(block.numel(), sums.shape[1]).long()
-            values = self._psi[places] * bags.signs[block].unsqueeze(1)
-            sums.index_add_(0, place[block], values)
-        cube = sums.reshape(conditions.numel(), *[self._levels + 1] * self.units)
-        for side in range(1, self.units + 1):
-            left_out = cube.narrow(side, self._levels, 1)
-            taken = cube.narrow(side, 0, self._levels).sum(side, keepdim=True)
-            cube = torch.cat([left_out, taken], dim=side)
-        last_unit_highest = cube.permute(0, *range(self.units, 0, -1)).reshape(len(sums), -1)
-        conditioned[:, conditions] += (last_unit_highest + constant).T
+                within[place] |= 1 << side
+    return corner, summed, within

@@ -371,8 +371,7 @@ def _order_at_end(report: RelayReport, layer: str, concept: str) -> NDArray[np.i
 def _open_at_end(report: RelayReport, layer: str, concept: str) -> frozenset[int]:
     """Units whose places in that order the data leave open."""
     relay, place = report.layers[layer].concepts[concept], _end(report, layer)
-    unsure = relay.ambiguous[place] | ~relay.resolved[place]
-    return frozenset(relay.units[place][unsure].tolist())
+    return frozenset(np.flatnonzero(relay.ambiguous[place] | ~relay.resolved[place]).tolist())
 
 
 def _end(report: RelayReport, layer: str) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format; a file of another one is refused."""
 
 CHANCE_LEVEL = 0.05
@@ -31,17 +31,20 @@ _MOST_NAMED = 12
 class ConceptRelay:
     """What one layer relays of one concept, at every analysed step.
 
+    What is said of a unit stands at its index.
+
     Attributes:
         information: Bits, float64 ``(step, unit + 1)``: entry 0 is I_R of all units, entry k that
             of the set that is left when k units have gone.
         units: Unit indices in the order in which they leave the set, least important first, int64
             ``(step, unit)``.
-        tied: Whether another unit was as good when the one at this place of ``units`` was chosen,
-            bool ``(step, unit)``.
-        ambiguous: Whether the data leave open the place of the unit at this place of ``units``,
-            bool ``(step, unit)``: at some removal or addition it was as good as another.
-        scores: Aggregated relay information by unit index, as a fraction of the largest at the
-            step, float64 ``(step, unit)``.
+        places: Place of each unit in the order, 0 for the least important, the mean over its tie
+            group, float64 ``(step, unit)``.
+        scores: Aggregated relay information of each unit, the mean over its tie group, as a
+            fraction of the largest at the step, float64 ``(step, unit)``.
+        groups: Tie group of each unit, named by its lowest unit, int64 ``(step, unit)``. The data
+            do not order the units of a group.
+        tied: Whether another unit was as good when the unit was chosen, bool ``(step, unit)``.
         mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64
             ``(step,)``.
         corrected: ``information`` by an estimator that corrects for the bias of small samples,
@@ -54,8 +57,17 @@ class ConceptRelay:
         distinct_states: Number of different states of the condition, int64 ``(step, unit + 1)``.
         alone: Fraction of the sequences that are alone in their state of the condition, float64
             ``(step, unit + 1)``.
-        resolved: Whether there are sequences enough for the place of the unit at this place of
-            ``units``, bool ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of the report.
+        resolved: Whether there are sequences enough for the place of each unit, bool
+            ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of the report.
+        share: Relay share of each unit, bits, float64 ``(step, unit)``: what it takes away when it
+            becomes known, the mean over random orders, beyond what a permuted copy would. None,
+            like the following, where shares were not measured.
+        share_error: Standard error of the share by the choice of orders, bits, float64
+            ``(step, unit)``; 0 where all orders were taken.
+        share_resolved: Fraction of the orders in which there were sequences enough at the turn of
+            the unit, float64 ``(step, unit)``.
+        unattributed: Relay information of all units minus the sum of their shares, bits, float64
+            ``(step,)``; noise can make it slightly negative.
         lower: Lower ends of bootstrap intervals of ``information``, bits, float64
             ``(step, unit + 1)``; None, like the following, where no resamples were asked for.
         upper: Upper ends, bits, float64 ``(step, unit + 1)``.
@@ -78,9 +90,10 @@ class ConceptRelay:
 
     information: NDArray[np.float64]
     units: NDArray[np.int64]
-    tied: NDArray[np.bool]
-    ambiguous: NDArray[np.bool]
+    places: NDArray[np.float64]
     scores: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    tied: NDArray[np.bool]
     mutual_information: NDArray[np.float64]
     corrected: NDArray[np.float64]
     gap: NDArray[np.float64]
@@ -88,6 +101,10 @@ class ConceptRelay:
     distinct_states: NDArray[np.int64]
     alone: NDArray[np.float64]
     resolved: NDArray[np.bool]
+    share: NDArray[np.float64] | None = None
+    share_error: NDArray[np.float64] | None = None
+    share_resolved: NDArray[np.float64] | None = None
+    unattributed: NDArray[np.float64] | None = None
     lower: NDArray[np.float64] | None = None
     upper: NDArray[np.float64] | None = None
     rank_lower: NDArray[np.float64] | None = None
@@ -97,6 +114,17 @@ class ConceptRelay:
     chance_p_values: NDArray[np.float64] | None = None
     unexplained_p_values: NDArray[np.float64] | None = None
     movable: NDArray[np.float64] | None = None
+
+    @property
+    def ambiguous(self) -> NDArray[np.bool]:
+        """Whether the data leave the place of each unit open, bool ``(step, unit)``.
+
+        That is so in a tie group of several units.
+        """
+        sizes = np.zeros_like(self.groups)
+        np.add.at(sizes, (np.arange(len(sizes))[:, np.newaxis], self.groups), 1)
+        alike: NDArray[np.bool] = np.take_along_axis(sizes, self.groups, axis=1) > 1
+        return alike
 
     @property
     def beyond_chance(self) -> NDArray[np.bool] | None:
@@ -127,16 +155,15 @@ class ConceptRelay:
             the data do not resolve stand in brackets, in the order of their indices; where they
             are more than 12, their number does.
         """
-        order = list(
-            zip(self.units[place], self.ambiguous[place], self.resolved[place], strict=True)
-        )
+        ambiguous, resolved = self.ambiguous[place], self.resolved[place]
+        order = [(unit, ambiguous[unit], resolved[unit]) for unit in self.units[place]]
         words: list[str] = []
         left = count
-        for resolved, group in groupby(reversed(order), key=itemgetter(2)):
+        for is_resolved, group in groupby(reversed(order), key=itemgetter(2)):
             if left <= 0:
                 break
             some = list(group)
-            if resolved:
+            if is_resolved:
                 some = some[:left]
                 words += [f"{'≈' if tied else ''}{unit}" for unit, tied, _ in some]
             elif len(some) > _MOST_NAMED:
@@ -205,6 +232,8 @@ class RelayReport:
         estimator: Estimator of the entropies.
         min_coverage: Conditions with a lower coverage resolve nothing.
         max_gap: Nor do those whose corrected and plug-in information differ by more, bits.
+        n_orders: Number of random orders for relay shares, or, as a float, the standard error aimed
+            at, bits; 0 where shares were not measured.
         n_permutations: Number of permutations for chance levels.
         n_bootstraps: Number of resamples for intervals.
         inputs_end: Step at which the last input was presented, or these steps by module name; None
@@ -228,6 +257,7 @@ class RelayReport:
     estimator: str
     min_coverage: float
     max_gap: float
+    n_orders: int | float = 0
     n_permutations: int = 0
     n_bootstraps: int = 0
     inputs_end: int | Mapping[str, int] | None = None
@@ -277,7 +307,7 @@ class RelayReport:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file holds no relay report, or one of a later format.
+            ValueError: If the file holds no relay report, or one of another format.
         """
         with opened(path, "relay", FORMAT) as (header, file):
             header["layers"] = {

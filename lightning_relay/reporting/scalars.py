@@ -30,6 +30,8 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
       X_out, whichever is lower, fraction of 1.
     - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
     - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
+    - ``{layer}/{concept}/unattributed``, with shares: mean of I_R of all units minus the sum of
+      their relay shares, bits: what the data do not attribute to any unit.
     - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
       exceeds by chance with the probability .05, bits.
     - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units of
@@ -82,6 +84,8 @@ def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.flo
         "resolved": relay.resolved.mean(1),
         "tied": relay.tied.mean(1),
     }
+    if relay.unattributed is not None:
+        values["unattributed"] = relay.unattributed
     if relay.chance_level is not None:
         values["chance_level"] = relay.chance_level[:, 0]
     if relay.beyond_chance is not None:

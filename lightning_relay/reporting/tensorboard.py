@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_relay.figures import relay_image
 from lightning_relay.report import CHANCE_LEVEL
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from lightning_relay.report import ConceptRelay, RelayReport
 
 _UNITS_IN_TABLE = 10
+_SHARES_IN_TABLE = 5
+
+_SHARES = "largest shares, bits"
+_UNITS = "units"
 
 
 def write_relay_report(
@@ -43,7 +49,7 @@ def write_relay_report(
 
 
 def relay_table(report: RelayReport, layer: str, concept: str) -> str:
-    """Markdown table with a row for each analysed step: evidence, information, order."""
+    """Markdown table with a row for each analysed step: evidence, information, shares, order."""
     results = report.layers[layer]
     relay = results.concepts[concept]
     units = relay.units.shape[1]
@@ -64,7 +70,8 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         "tied": [f"{number} of {units}" for number in relay.tied.sum(1)],
         "resolved": [f"{number} of {units}" for number in relay.resolved.sum(1)],
         **_alone_column(relay),
-        "units": [relay.most_important(step, shown) for step in steps],
+        **_share_columns(relay),
+        _UNITS: [relay.most_important(step, shown) for step in steps],
     }
     note = (
         f"{report.samples} of {report.samples_seen} sequences analysed; {report.discretization}, "
@@ -75,10 +82,10 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         "place. Units in brackets are not ranked: their places rest on joint states with a "
         f"coverage below {report.min_coverage:g}, or with corrected and plug-in information more "
         f"than {report.max_gap:g} bits apart. Coverage is that of the states of all units. "
-        f"{_chance(report, relay)}{_intervals(report, relay)}"
+        f"{_shares(report, relay)}{_chance(report, relay)}{_intervals(report, relay)}"
         "At a step marked * the states had not seen all input."
     )
-    rules = ["---:"] * (len(columns) - 1) + [":---"]
+    rules = [":---" if name in (_SHARES, _UNITS) else "---:" for name in columns]
     rows = [columns, rules, *zip(*columns.values(), strict=True)]
     return "\n".join([note, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
@@ -120,6 +127,37 @@ def _alone_column(relay: ConceptRelay) -> dict[str, list[str]]:
         else:
             words.append(f"{beyond} of {number} tested" if number else "none tested")
     return {"units beyond chance": words}
+
+
+def _share_columns(relay: ConceptRelay) -> dict[str, list[str]]:
+    """What is not attributed, and the largest shares; nothing where shares were not measured."""
+    if relay.share is None or relay.share_error is None or relay.unattributed is None:
+        return {}
+    largest = np.argsort(-relay.share, axis=1, kind="stable")[:, :_SHARES_IN_TABLE]
+    return {
+        "unattributed, bits": [f"{bits:z.3f}" for bits in relay.unattributed],
+        _SHARES: [
+            ", ".join(f"{unit}: {share[unit]:z.3f} ± {error[unit]:.3f}" for unit in units)
+            for units, share, error in zip(largest, relay.share, relay.share_error, strict=True)
+        ],
+    }
+
+
+def _shares(report: RelayReport, relay: ConceptRelay) -> str:
+    if relay.share is None:
+        return ""
+    number = report.n_orders
+    orders = f"{number} random orders"
+    if isinstance(number, float):
+        orders = f"as many random orders as a standard error of {number:g} bits takes"
+    shown = min(_SHARES_IN_TABLE, relay.share.shape[1])
+    return (
+        f"Shares: the {shown} units with the largest relay share. That is what a unit takes away "
+        "when it becomes known, beyond what a permuted copy would. It is the mean over "
+        f"{orders}, or all where there are no more, ± its standard error by the choice of orders. "
+        "Unattributed: I_R minus the sum of all shares; where it is large, a small share does not "
+        "say that a unit is unimportant. "
+    )
 
 
 def _chance(report: RelayReport, relay: ConceptRelay) -> str:

@@ -143,6 +143,7 @@ def test_options_reach_the_analysis() -> None:
         "estimator": "grassberger",
         "min_coverage": 0.5,
         "max_gap": 0.3,
+        "n_orders": 8,
         "n_permutations": 19,
         "n_bootstraps": 40,
         "seed": 3,
@@ -155,8 +156,9 @@ def test_options_reach_the_analysis() -> None:
     expected = relay_report(recorder.states, LABELS, predicted, **options)
     (report,) = callback.reports
     assert_equal(report.layers, expected.layers)
-    for name in ("estimator", "min_coverage", "max_gap", "n_permutations", "n_bootstraps"):
+    for name in ("estimator", "min_coverage", "max_gap", "n_orders"):
         assert getattr(report, name) == options[name]
+    assert (report.n_permutations, report.n_bootstraps) == (19, 40)
 
 
 def test_per_class_concepts_know_classes_that_do_not_occur() -> None:
@@ -420,6 +422,7 @@ def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) ->
         "rnn.l0/joint/coverage",
         "rnn.l0/joint/resolved",
         "rnn.l0/joint/tied",
+        "rnn.l0/joint/unattributed",
         "rnn.l0/distinct_states",
         "samples",
         "samples_seen",
@@ -693,6 +696,8 @@ def test_arguments_are_checked_in_the_constructor() -> None:
         ({"estimator": "bayes"}, r"estimator: got 'bayes'; it takes 'plugin'"),
         ({"min_coverage": 90}, r"min_coverage: got 90; it takes a fraction from 0 to 1"),
         ({"max_gap": -1}, r"max_gap: got -1; it takes bits from 0"),
+        ({"n_orders": 2}, r"n_orders: got 2; it takes at least 4, so that errors are known"),
+        ({"n_orders": -0.1}, r"n_orders: got -0.1; an error aimed at is above 0 bits"),
         ({"n_permutations": 5}, r"with n_permutations=5 no p-value is below 1/6; it takes"),
         ({"n_bootstraps": 5}, r"n_bootstraps: got 5; for a confidence of 0.95 it takes at least"),
         ({"prefix": ""}, r"prefix: got ''; it takes the first part of the tags"),
@@ -704,6 +709,8 @@ def test_arguments_are_checked_in_the_constructor() -> None:
         RelayInformationCallback("rnn")
     with pytest.raises(TypeError, match=r"inputs_end: got 1.5; it takes a step index"):
         RelayInformationCallback(inputs_end=1.5)
+    with pytest.raises(TypeError, match=r"n_orders: got '16'; it takes a number of orders, an int"):
+        RelayInformationCallback(n_orders="16")
 
 
 class Plain(Classifier):

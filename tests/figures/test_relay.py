@@ -71,22 +71,17 @@ def has(pixels: NDArray[np.int64], colour: tuple[int, int, int]) -> NDArray[np.b
     return found
 
 
-def by_unit(layer: LayerRelay, by_place: NDArray[np.bool]) -> NDArray[np.bool]:
-    values = np.empty_like(by_place)
-    np.put_along_axis(values, layer.concepts["joint"].units, by_place, axis=1)
-    return values
-
-
 def test_dots_mark_ambiguous_units_and_stripes_unresolved_ones() -> None:
     random = np.random.default_rng(0)
-    ambiguous, resolved = random.random((2, 6, 5)) < 0.5
+    resolved = random.random((6, 5)) < 0.5
+    groups = np.array([[0, 0, 2, 3, 4], [0, 1, 2, 1, 2], [0, 1, 2, 3, 0]] * 2)
+    ambiguous = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 1], [1, 0, 0, 0, 1]] * 2, dtype=bool)
     scores = random.random((6, 5))
-    layer = changed(LAYER, ambiguous=ambiguous, resolved=resolved, scores=scores)
-    pixels = of_cells(layer)
+    pixels = of_cells(changed(LAYER, groups=groups, resolved=resolved, scores=scores))
     dots = np.where(scores > 0.5, has(pixels, (255,) * 3), has(pixels, (90,) * 3))
     stripes = np.where(scores > 0.5, has(pixels, (200,) * 3), has(pixels, (150,) * 3))
-    np.testing.assert_array_equal(dots, by_unit(layer, ambiguous))
-    np.testing.assert_array_equal(stripes, ~by_unit(layer, resolved))
+    np.testing.assert_array_equal(dots, ambiguous)
+    np.testing.assert_array_equal(stripes, ~resolved)
     colours = np.array([[len(np.unique(cell, axis=0)) for cell in row] for row in pixels])
     np.testing.assert_array_equal(colours, 1 + dots + stripes)
 
@@ -100,7 +95,8 @@ def test_the_smallest_striped_cell_has_a_stripe() -> None:
 def test_small_cells_are_blended_towards_grey_where_unresolved() -> None:
     steps, units = 100, 128
     resolved = np.random.default_rng(0).random((steps, units)) < 0.5
-    layer = large(steps, units, ambiguous=np.ones((steps, units), dtype=bool), resolved=resolved)
+    one_group = np.zeros((steps, units), dtype=np.int64)
+    layer = large(steps, units, groups=one_group, resolved=resolved)
     scores = layer.concepts["joint"].scores
     pixels = of_cells(layer, 3, 2)
     assert (pixels == pixels[:, :, :1]).all()
@@ -200,15 +196,16 @@ def test_numbers_of_the_axis_do_not_lie_on_each_other() -> None:
 
 
 def large(steps: int, units: int, **fields: Any) -> LayerRelay:
-    """Results of any size, of which every second unit is tied."""
+    """Results of any size, of which every second unit is tied with the first."""
     order = np.tile(np.arange(units), (steps, 1))
     ones = np.ones((steps, units + 1))
     parts = {
         "information": ones,
         "units": order,
-        "tied": order % 2 == 0,
-        "ambiguous": order % 2 == 0,
+        "places": order.astype(np.float64),
         "scores": order / units,
+        "groups": np.where(order % 2 == 0, 0, order),
+        "tied": order % 2 == 0,
         "mutual_information": np.ones(steps),
         "corrected": 0.9 * ones,
         "gap": 0 * ones,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import log2
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,10 +58,10 @@ def conditional_information(
 
 def shrinking_order(
     x_in: Sequence[int], x_out: Sequence[int], hidden: Sequence[Sequence[int]]
-) -> tuple[list[int], list[float], list[bool], list[bool], list[float]]:
-    """Units, information, ties, ambiguity and scores of the published algorithm."""
+) -> Order:
+    """The published algorithm."""
     left = list(range(len(hidden[0])))
-    rivals: set[int] = set()
+    ties: list[set[int]] = []
     units, information, tied = [], [relay_information(x_in, x_out, hidden, left)], []
     while left:
         values = {
@@ -73,17 +73,17 @@ def shrinking_order(
         units.append(as_good[0])
         information.append(values[as_good[0]])
         tied.append(len(as_good) > 1)
-        rivals |= set(as_good) if tied[-1] else set()
+        ties.append(set(as_good))
         left.remove(as_good[0])
-    return units, information, tied, [u in rivals for u in units], scores(units, information)
+    return Order.of(units, information, tied, ties)
 
 
 def growing_order(
     x_in: Sequence[int], x_out: Sequence[int], hidden: Sequence[Sequence[int]]
-) -> tuple[list[int], list[float], list[bool], list[bool], list[float]]:
+) -> Order:
     """As ``shrinking_order``, found by adding the most important unit first."""
     chosen: list[int] = []
-    rivals: set[int] = set()
+    ties: list[set[int]] = []
     total = conditional_information(x_in, x_out, rows_of(hidden, []))
     information, tied = [0.0], []
     while len(chosen) < len(hidden[0]):
@@ -97,17 +97,41 @@ def growing_order(
         chosen.append(as_good[0])
         information.append(total - values[as_good[0]])
         tied.append(len(as_good) > 1)
-        rivals |= set(as_good) if tied[-1] else set()
-    units, information = chosen[::-1], information[::-1]
-    ambiguous = [unit in rivals for unit in units]
-    return units, information, tied[::-1], ambiguous, scores(units, information)
+        ties.append(set(as_good))
+    return Order.of(chosen[::-1], information[::-1], tied[::-1], ties)
 
 
-def scores(units: list[int], information: list[float]) -> list[float]:
-    sums = [0.0] * len(units)
-    total = 0.0
-    for unit, after in zip(units, information[1:], strict=True):
-        total += information[0] - after
-        sums[unit] = total
-    largest = max(sums)
-    return [value / largest if largest > TIE * len(units) else 0.0 for value in sums]
+class Order(NamedTuple):
+    """An order, and what it says of each unit, by unit index."""
+
+    units: list[int]
+    information: list[float]
+    places: list[float]
+    scores: list[float]
+    groups: list[int]
+    tied: list[bool]
+
+    @classmethod
+    def of(
+        cls, units: list[int], information: list[float], tied: list[bool], ties: list[set[int]]
+    ) -> Order:
+        groups = [{unit} for unit in range(len(units))]
+        for tie in ties:
+            together = set().union(*(groups[unit] for unit in tie))
+            for unit in together:
+                groups[unit] = together
+        places = [float(units.index(unit)) for unit in range(len(units))]
+        sums = [
+            sum(information[0] - left for left in information[1 : int(place) + 2])
+            for place in places
+        ]
+        means = [sum(sums[unit] for unit in group) / len(group) for group in groups]
+        largest = max(means)
+        return cls(
+            units,
+            information,
+            [sum(places[unit] for unit in group) / len(group) for group in groups],
+            [mean / largest if largest > TIE * len(units) else 0.0 for mean in means],
+            [min(group) for group in groups],
+            [tied[units.index(unit)] for unit in range(len(units))],
+        )

@@ -3,7 +3,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_relay.information import (
@@ -24,14 +24,15 @@ REFERENCES = {"shrink": reference.shrinking_order, "grow": reference.growing_ord
 @given(discrete_data(), st.sampled_from(["shrink", "grow"]))
 def test_equals_the_reference(data: Data, direction: Direction) -> None:
     order = relay_order(*data, direction=direction)
-    units, information, tied, ambiguous, scores = REFERENCES[direction](
-        data.x_in.tolist(), data.x_out.tolist(), data.hidden.tolist()
-    )
-    assert order.units.tolist() == units
-    assert order.information.tolist() == pytest.approx(information, abs=1e-12)
-    assert order.tied.tolist() == tied
-    assert order.ambiguous.tolist() == ambiguous
-    assert order.scores.tolist() == pytest.approx(scores, abs=1e-6)
+    expected = REFERENCES[direction](data.x_in.tolist(), data.x_out.tolist(), data.hidden.tolist())
+    assert order.units.tolist() == expected.units
+    assert order.information.tolist() == pytest.approx(expected.information, abs=1e-12)
+    assert order.tied.tolist() == expected.tied
+    assert order.groups.tolist() == expected.groups
+    assert order.places.tolist() == pytest.approx(expected.places, abs=1e-12)
+    assert order.scores.tolist() == pytest.approx(expected.scores, abs=1e-6)
+    sizes = [expected.groups.count(group) for group in expected.groups]
+    assert order.ambiguous.tolist() == [size > 1 for size in sizes]
 
 
 @given(discrete_data())
@@ -66,6 +67,7 @@ def test_order_of_samples_and_names_of_states_do_not_matter(
         direction=direction,
     )
     assert torch.equal(order.units, renamed.units)
+    assert torch.equal(order.groups, renamed.groups)
     assert torch.equal(order.tied, renamed.tied)
     torch.testing.assert_close(order.information, renamed.information, atol=1e-12, rtol=0)
 
@@ -75,7 +77,7 @@ def test_order_of_units_does_not_matter_up_to_ties(data: Data, more: st.DataObje
     moved = torch.tensor(more.draw(st.permutations(range(data.hidden.shape[1]))))
     order = relay_order(*data)
     again = relay_order(data.x_in, data.x_out, data.hidden[:, moved])
-    certain = (order.tied.long().cumsum(0) == 0).sum()
+    certain = (order.tied[order.units].long().cumsum(0) == 0).sum()
     assert torch.equal(moved[again.units][:certain], order.units[:certain])
 
 
@@ -85,7 +87,9 @@ def test_the_copy_leaves_last_and_the_others_are_tied() -> None:
     assert order.units.tolist() == [0, 2, 1]
     assert order.information.tolist() == [1.0, 1.0, 1.0, 0.0]
     assert order.tied.tolist() == [True, False, False]
-    assert order.ambiguous.tolist() == [True, True, False]
+    assert order.ambiguous.tolist() == [True, False, True]
+    assert order.groups.tolist() == [0, 1, 0]
+    assert order.places.tolist() == [0.5, 2.0, 0.5]
     assert order.scores.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -96,6 +100,8 @@ def test_of_two_copies_the_lower_leaves_first_and_is_tied() -> None:
     assert order.information.tolist() == [1.0, 0.0, 0.0]
     assert order.tied.tolist() == [True, False]
     assert order.ambiguous.tolist() == [True, True]
+    assert order.places.tolist() == [0.5, 0.5]
+    assert order.scores.tolist() == [1.0, 1.0]
 
 
 def test_a_rival_of_a_tied_unit_is_ambiguous_though_its_own_removal_is_not_tied() -> None:
@@ -154,7 +160,7 @@ def test_every_leading_index_has_its_own_order() -> None:
             alone = relay_order(labels[counted], labels[counted], hidden[a, b][counted])
             assert torch.equal(together.units[a, b], alone.units)
             assert torch.equal(together.tied[a, b], alone.tied)
-            assert torch.equal(together.ambiguous[a, b], alone.ambiguous)
+            assert torch.equal(together.groups[a, b], alone.groups)
             torch.testing.assert_close(
                 together.information[a, b], alone.information, atol=1e-12, rtol=0
             )
@@ -231,7 +237,7 @@ def test_units_are_resolved_while_the_conditions_are_covered(direction: Directio
         expected = good.flip(0).long().cumprod(0).flip(0)[:-1].bool()
         assert expected[-3:].all()
         assert sorted(order.units[-3:].tolist()) == [20, 21, 22]
-    assert torch.equal(order.resolved, expected)
+    assert torch.equal(order.resolved[order.units], expected)
     strict = relay_order(label, label, hidden, direction=direction, min_coverage=1.0, max_gap=0.0)
     assert int(strict.resolved.sum()) < int(order.resolved.sum())
     lax = relay_order(label, label, hidden, direction=direction, min_coverage=0.0, max_gap=9.0)
@@ -274,25 +280,8 @@ def test_units_of_many_levels_are_tried_one_by_one() -> None:
         expected = reference.shrinking_order(
             labels.tolist(), labels.tolist(), hidden[step].tolist()
         )
-        assert order.units[step].tolist() == expected[0]
-        assert order.information[step].tolist() == pytest.approx(expected[1], abs=1e-12)
-
-
-@pytest.mark.parametrize("estimator", ["plugin", "miller_madow", "grassberger", "chao_shen"])
-def test_bits_of_the_state_are_renumbered_in_time(
-    estimator: Estimator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(4, (100,), generator=generator)
-    hidden = torch.randint(3, (3, 100, 9), generator=generator)
-    expected = relay_order(labels, labels.flip(0), hidden, estimator=estimator)
-    monkeypatch.setattr("lightning_relay.information.strata.KEY_BITS", 16)
-    monkeypatch.setattr("lightning_relay.information.condition._ELEMENTS_AT_ONCE", 30)
-    monkeypatch.setattr("lightning_relay.information.condition._SMALL_BAG", 10)
-    monkeypatch.setattr("lightning_relay.information.condition._FEW_ELEMENTS", 0)
-    found = relay_order(labels, labels.flip(0), hidden, estimator=estimator)
-    torch.testing.assert_close(found.information, expected.information, atol=1e-12, rtol=0)
-    assert torch.equal(found.units, expected.units)
+        assert order.units[step].tolist() == expected.units
+        assert order.information[step].tolist() == pytest.approx(expected.information, abs=1e-12)
 
 
 def test_counts_beyond_the_precision_of_float32_are_exact() -> None:
@@ -332,20 +321,30 @@ def test_tensors_need_not_be_contiguous() -> None:
     assert torch.equal(found.units, expected.units)
 
 
-def test_large_and_small_samples_take_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(6, (3000,), generator=generator)
-    answers = torch.where(torch.rand(3000, generator=generator) < 0.2, labels.flip(0), labels)
-    hidden = torch.randint(2, (2, 3000, 8), generator=generator)
-    expected = relay_order(labels, answers, hidden)
-    monkeypatch.setattr("lightning_relay.information.strata._LARGE", 0)
-    monkeypatch.setattr("lightning_relay.information.condition._FEW_ELEMENTS", 0)
-    monkeypatch.setattr("lightning_relay.information.condition._PRUNE", 1.0)
-    monkeypatch.setattr("lightning_relay.information.ordering._ELEMENTS_AT_ONCE", 1)
-    found = relay_order(labels, answers, hidden)
-    assert torch.equal(found.units, expected.units)
-    torch.testing.assert_close(found.information, expected.information, atol=1e-12, rtol=0)
-    torch.testing.assert_close(found.gap, expected.gap, atol=1e-12, rtol=0)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 8, 9]), st.sampled_from(["shrink", "grow"])
+)
+@settings(max_examples=30)
+def test_counts_of_all_sizes_are_those_of_the_reference(
+    seed: int, levels: int, direction: Direction
+) -> None:
+    """Bags of more samples than a byte counts beside small ones, and rows that stand for many."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (120,), generator=generator)
+    answers = torch.where(torch.rand(120, generator=generator) < 0.2, labels.flip(0), labels)
+    hidden = torch.randint(levels, (120, 3), generator=generator)
+    hidden[:, 0] = labels % levels
+    weights = torch.randint(1, 400, (120,), generator=generator) ** torch.randint(
+        2, (120,), generator=generator
+    )
+    found = relay_order(labels, answers, hidden, weights=weights, direction=direction)
+    repeated = [
+        part.repeat_interleave(weights, dim=0).tolist() for part in (labels, answers, hidden)
+    ]
+    expected = REFERENCES[direction](*repeated)
+    assert found.units.tolist() == expected.units
+    assert found.information.tolist() == pytest.approx(expected.information, abs=1e-11)
+    assert found.groups.tolist() == expected.groups
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -9,7 +9,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lightning_relay.information import permutation
 from lightning_relay.information.permutation import ChanceLevel, Within, chance_level
 from tests.information import reference
 from tests.information.strategies import Data, discrete_data
@@ -291,20 +290,6 @@ def test_more_units_than_a_machine_word_has_bits(within: Within) -> None:
     assert chance.information.tolist() == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("within", WITHIN)
-def test_how_the_work_is_cut_does_not_matter(
-    within: Within, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = random_data(samples=90, units=3, seed=31, labels=5, steps=2)
-    expected = chance_level(*data, within=within)
-    monkeypatch.setattr(permutation, "_ELEMENTS_AT_ONCE", 1000)
-    monkeypatch.setattr(permutation, "_CELLS_PER_SAMPLE", 0)
-    monkeypatch.setattr(permutation, "_KEY_RANGE", 3)
-    cut = chance_level(*data, within=within)
-    torch.testing.assert_close(cut.mean, expected.mean, rtol=0, atol=1e-12)
-    assert cut.family_p_values.tolist() == expected.family_p_values.tolist()
-
-
 def test_the_seed_decides_and_no_other_generator_is_touched() -> None:
     data = random_data(samples=50, units=3, seed=37)
     torch.manual_seed(0)
@@ -464,10 +449,12 @@ def test_arguments_are_checked_by_name() -> None:
         chance_level(bit[:2], bit, hidden)
     with pytest.raises(TypeError, match=r"valid: got torch\.int64"):
         chance_level(bit, bit, hidden, valid=bit)
-    with pytest.raises(ValueError, match=r"valid: no sample is valid; leave"):
+    with pytest.raises(ValueError, match=r"valid, weights: no sample is counted; leave"):
         chance_level(bit, bit, hidden, valid=bit > 1)
     valid = torch.tensor([[True] * 3, [False] * 3])
-    with pytest.raises(ValueError, match=r"valid: no sample is valid at leading index \(1,\)"):
+    with pytest.raises(
+        ValueError, match=r"valid, weights: no sample is counted at leading index \(1,\)"
+    ):
         chance_level(bit, bit, hidden, valid=valid)
 
 

@@ -49,9 +49,7 @@ def test_estimators_and_weights(data: Data, estimator: Estimator, numbers: list[
 
 
 @pytest.mark.parametrize("levels", [2, 3, 40, 200])
-def test_blocks_leading_indices_and_masks(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_relay.information.subsets._MEMBERS_AT_ONCE", 256)
-    monkeypatch.setattr("lightning_relay.information.strata.KEY_BITS", 24)
+def test_leading_indices_masks_and_levels(levels: int) -> None:
     generator = torch.Generator().manual_seed(levels)
     labels = torch.randint(4, (60,), generator=generator)
     hidden = torch.randint(levels, (2, 60, 7), generator=generator)

@@ -26,6 +26,7 @@ from lightning_relay.recurrent import adapters
 from tests.hooks import hook_count
 from tests.knockout import reference as knockout_reference
 from tests.knockout.reference import Run, holding, positions, trajectory
+from tests.machine import skip_without_bfloat16_lstm
 from tests.recurrent.matrix import CELLS, CHANNELS, FUSED, UNITS, VARIATIONS, Variation
 
 if TYPE_CHECKING:
@@ -447,6 +448,8 @@ OTHER_NUMBERS = {
 @pytest.mark.parametrize("kind", [*FUSED, *CELLS])
 @pytest.mark.parametrize("name", OTHER_NUMBERS)
 def test_other_kinds_of_numbers_are_as_exact_as_they_can_be(kind: str, name: str) -> None:
+    if kind == "nn.LSTM" and OTHER_NUMBERS[name].autocast is not None:
+        skip_without_bfloat16_lstm()
     bench = Bench(kind, OTHER_NUMBERS[name])
     units = units_of(bench, "first layer" if kind in CELLS else "several layers")
     for value, window in (("mean", "all steps"), ("tensor (step, unit)", "middle slice")):

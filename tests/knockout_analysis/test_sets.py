@@ -152,7 +152,10 @@ def test_orders_of_many_units_are_thinned_in_no_time() -> None:
     order = np.random.default_rng(0).permutation(512)
     units = np.tile(order, (len(relay.units), 1))
     wide = dataclasses.replace(
-        relay, units=units, ambiguous=units < 0, resolved=np.ones_like(units, dtype=bool)
+        relay,
+        units=units,
+        groups=np.tile(np.arange(512), (len(units), 1)),
+        resolved=np.ones_like(units, dtype=bool),
     )
     layer = dataclasses.replace(report.layers[LAYER], concepts={"joint": wide})
     begun = time.monotonic()
@@ -172,14 +175,17 @@ def test_too_few_sets_for_the_orders() -> None:
     assert len(along_orders(wide_report(), {LAYER: 5}, max_sets=1).sets) == 1  # all at once
 
 
-def with_ties(ambiguous: list[bool], resolved: list[bool]) -> RelayReport:
-    """A report of four units in the order 2, 0, 3, 1, the last the most important."""
+def with_ties(groups: list[int], resolved: list[bool]) -> RelayReport:
+    """A report of four units in the order 2, 0, 3, 1, the last the most important.
+
+    Tie groups and what is resolved are given by unit.
+    """
     report = wide_report(4, "joint")
     relay = report.layers[LAYER].concepts["joint"]
     last = dataclasses.replace(
         relay,
         units=np.tile([2, 0, 3, 1], (3, 1)),
-        ambiguous=np.tile(ambiguous, (3, 1)),
+        groups=np.tile(groups, (3, 1)),
         resolved=np.tile(resolved, (3, 1)),
     )
     layer = dataclasses.replace(report.layers[LAYER], concepts={"joint": last})
@@ -187,11 +193,11 @@ def with_ties(ambiguous: list[bool], resolved: list[bool]) -> RelayReport:
 
 
 def test_units_whose_places_are_open_are_named() -> None:
-    report = with_ties([True, False, True, False], [True, True, True, True])
+    report = with_ties([0, 1, 2, 2], [True, True, True, True])
     top, *random = top_relays(report, {LAYER: 4}, top=3).sets
     assert (top.units[LAYER], top.ambiguous) == ((1, 3, 0), (3,))
     assert {some.ambiguous for some in random} == {()}
-    unresolved = with_ties([False] * 4, [True, True, False, False])
+    unresolved = with_ties([0, 1, 2, 3], [True, False, True, False])
     top, *_ = top_relays(unresolved, {LAYER: 4}, top=3).sets
     assert top.ambiguous == (1, 3)
     found = {some.units[LAYER]: some.ambiguous for some in along_orders(report, {LAYER: 4}).sets}

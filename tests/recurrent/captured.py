@@ -9,10 +9,14 @@ step. Prints the largest difference of each row.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from tests.recurrent.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PAGE = Path(__file__).parents[2] / "docs" / "recurrent.md"
 BEGIN, END = "<!-- table of tests/recurrent/captured.py -->\n", "<!-- end of the table -->\n"
@@ -30,14 +34,14 @@ def captured(kind: str, variation: Variation) -> tuple[str, float]:
     return "hidden, cell" if any(key.endswith(".cell") for key in found) else "hidden", largest
 
 
-def table() -> str:
-    """The table, in Markdown."""
+def table(variations: Mapping[str, Variation] = VARIATIONS) -> str:
+    """The table, in Markdown, of these rows."""
     kinds = (*FUSED, *CELLS)
     lines = [
         f"| | {' | '.join(kinds)} | to within |",
         f"| :--- |{' :--- |' * len(kinds)} ---: |",
     ]
-    for name, variation in VARIATIONS.items():
+    for name, variation in variations.items():
         cells = [captured(kind, variation) for kind in kinds]
         print(f"{name:42}{max(largest for _, largest in cells):.1e}")
         lines.append(

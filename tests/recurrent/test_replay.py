@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from itertools import product
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from lightning_relay import HiddenStateRecorder
+from tests.machine import has_bfloat16_lstm, skip_without_bfloat16_lstm
 from tests.recurrent.captured import PAGE, table, with_table
 from tests.recurrent.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
 
@@ -30,12 +32,22 @@ def _nothing_compiled() -> None:
     ],
 )
 def test_all_states_of_all_layers_equal_the_reference(kind: str, variation: Variation) -> None:
+    if kind == "nn.LSTM" and variation.autocast is not None:
+        skip_without_bfloat16_lstm()
     assert max(differences(kind, variation).values()) <= variation.tolerance
 
 
 def test_the_table_of_the_documentation_is_what_is_measured() -> None:
     page = PAGE.read_text()
-    assert with_table(page, table()) == page
+    if not has_bfloat16_lstm():  # the row cannot be measured here; the others are compared
+        page, rows = re.subn(r"^\| autocast to bfloat16 \|.*\n", "", page, flags=re.MULTILINE)
+        assert rows == 1
+    measured = {
+        name: variation
+        for name, variation in VARIATIONS.items()
+        if variation.autocast is None or has_bfloat16_lstm()
+    }
+    assert with_table(page, table(measured)) == page
 
 
 @pytest.mark.parametrize("kind", FUSED)
@@ -123,16 +135,21 @@ def test_parametrized_weights_are_those_of_the_call_and_not_computed_again() -> 
 
 
 def test_a_replay_runs_in_the_precision_of_the_call() -> None:
+    skip_without_bfloat16_lstm()
     model = nn.LSTM(8, 32, num_layers=2)
-    inputs = torch.randn(20, 4, 8)
     recorder = HiddenStateRecorder(model, layers="all", states=("hidden", "cell"))
     with torch.no_grad(), recorder:
         with torch.autocast("cpu", torch.bfloat16):
-            _, (final, _) = model(inputs)
+            _, (final, _) = model(torch.randn(20, 4, 8))
         assert recorder.states["l0"].values.dtype == torch.bfloat16
         assert torch.equal(recorder.states["l0"].values[:, -1], final[0])
-        recorder.clear()
-        _, (_, cell) = model(inputs)
+
+
+def test_a_replay_does_not_run_in_the_precision_in_which_it_is_read() -> None:
+    model = nn.LSTM(8, 32, num_layers=2)
+    recorder = HiddenStateRecorder(model, layers="all", states=("hidden", "cell"))
+    with torch.no_grad(), recorder:
+        _, (_, cell) = model(torch.randn(20, 4, 8))
         with torch.autocast("cpu", torch.bfloat16):
             states = recorder.states
         assert states["l0.cell"].values.dtype == torch.float32

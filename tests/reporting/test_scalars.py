@@ -11,6 +11,7 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
     report = small_report(inputs_end=2)
     relay = report.layers["rnn.l0"].concepts["joint"]
     scalars = relay_scalars(report)
+    assert relay.unattributed is not None
     assert scalars == {
         "joint/mutual_information": report.mutual_information["joint"],
         "rnn.l0/joint/information": pytest.approx(float(relay.information[2:, 0].mean())),
@@ -19,6 +20,7 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
         "rnn.l0/joint/coverage": pytest.approx(float(relay.coverage[2:, -1].mean())),
         "rnn.l0/joint/resolved": pytest.approx(float(relay.resolved[2:].mean())),
         "rnn.l0/joint/tied": pytest.approx(float(relay.tied[2:].mean())),
+        "rnn.l0/joint/unattributed": pytest.approx(float(relay.unattributed[2:].mean())),
         "rnn.l0/distinct_states": float(report.layers["rnn.l0"].distinct_states.max()),
         "samples": 80.0,
         "samples_seen": 80.0,
@@ -36,6 +38,7 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
         corrected=np.array([[2.5, 9], [0.5, 9], [7.0, 9]]),
         coverage=np.array([[1.0, 0.5], [1.0, 0.25], [1.0, 0.0]]),
         resolved=np.array([[True, False], [True, True], [False, False]]),
+        unattributed=np.array([0.25, 1.0, 9.0]),
     )
     layer = dataclasses.replace(
         layer,
@@ -51,6 +54,7 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
     assert scalars["rnn.l0/joint/corrected"] == pytest.approx((60 * 2.5 + 30 * 0.5) / 90)
     assert scalars["rnn.l0/joint/coverage"] == pytest.approx((60 * 0.5 + 30 * 0.25) / 90)
     assert scalars["rnn.l0/joint/resolved"] == pytest.approx((60 * 0.5 + 30 * 1.0) / 90)
+    assert scalars["rnn.l0/joint/unattributed"] == pytest.approx((60 * 0.25 + 30 * 1.0) / 90)
     growing = dataclasses.replace(small_report(direction="grow"), layers={"rnn.l0": layer})
     assert relay_scalars(growing)["rnn.l0/joint/coverage"] == 1.0
     without = dataclasses.replace(layer, time_steps=np.array([2, 5, -4]))
@@ -83,6 +87,11 @@ def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> No
     assert scalars["rnn.l0/joint/chance_level"] == (40 * 12 + 20 * 18 + 20 * 24 + 20 * 30) / 100
     assert scalars["rnn.l0/joint/units_above_chance"] == (40 * 2 + 20 * 1) / 100
     assert scalars["rnn.l0/joint/rank_stability"] == pytest.approx((20 + 5 + 20 + 5) / 100)
+
+
+def test_what_is_not_attributed_is_known_only_with_shares() -> None:
+    scalars = relay_scalars(small_report(n_orders=0))
+    assert set(relay_scalars(small_report())) - set(scalars) == {"rnn.l0/joint/unattributed"}
 
 
 def test_an_end_of_inputs_after_every_step_is_refused() -> None:

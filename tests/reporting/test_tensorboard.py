@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_relay.figures import relay_image
+from lightning_relay.report import ConceptRelay
 from lightning_relay.reporting.tensorboard import relay_table, write_relay_report
 from tests.images import decoded
 from tests.reports import EVIDENCE, small_report
@@ -33,21 +34,34 @@ def read(table: str) -> tuple[str, list[dict[str, str]]]:
         [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
         for line in lines
     ]
-    assert rule == ["---:"] * (len(header) - 1) + [":---"]
+    words = ("largest shares, bits", "units")
+    assert rule == [":---" if name in words else "---:" for name in header]
     return note, [dict(zip(header, row, strict=True)) for row in rows]
 
 
+def largest_shares(relay: ConceptRelay, step: int) -> str:
+    assert relay.share is not None
+    assert relay.share_error is not None
+    rows = sorted(
+        zip(-relay.share[step], range(len(relay.share[step])), relay.share_error[step], strict=True)
+    )
+    return ", ".join(f"{unit}: {-less:.3f} ± {error:.3f}" for less, unit, error in rows[:5])
+
+
 @pytest.mark.parametrize("direction", ["shrink", "grow"])
-def test_the_table_shows_evidence_order_and_ties(direction: str) -> None:
+def test_the_table_shows_evidence_order_ties_and_shares(direction: str) -> None:
     report = small_report(steps=3, units=12, inputs_end=1, direction=direction)
     layer = report.layers["rnn.l0"]
     relay = layer.concepts["joint"]
+    assert relay.unattributed is not None
     full = {"shrink": -1, "grow": 0}[direction]
     note, rows = read(relay_table(report, "rnn.l0", "joint"))
     assert note.startswith(
         f"80 of 80 sequences analysed; kmeans, {direction} order, plugin estimate."
     )
     assert "the 10 most important of 12" in note
+    assert "the 5 units with the largest relay share." in note
+    assert "the mean over 16 random orders, or all" in note
     assert (
         "Units in brackets are not ranked: their places rest on joint states with a coverage below "
         "0.9, or with corrected and plug-in information more than 0.1 bits apart."
@@ -65,6 +79,8 @@ def test_the_table_shows_evidence_order_and_ties(direction: str) -> None:
             "I_R corrected, bits": f"{relay.corrected[step, 0]:.3f}",
             "tied": f"{relay.tied[step].sum()} of 12",
             "resolved": f"{relay.resolved[step].sum()} of 12",
+            "unattributed, bits": f"{relay.unattributed[step]:.3f}",
+            "largest shares, bits": largest_shares(relay, step),
             "units": relay.most_important(step, 10),
         }
         for step in range(3)
@@ -72,6 +88,29 @@ def test_the_table_shows_evidence_order_and_ties(direction: str) -> None:
     assert all("(" in row["units"] for row in rows)
     note, _ = read(relay_table(small_report(min_coverage=0.5, max_gap=0.25), "rnn.l0", "joint"))
     assert "a coverage below 0.5, or with corrected and plug-in information more than 0.25" in note
+
+
+def test_the_table_shows_shares_where_they_were_asked_for() -> None:
+    report = small_report(steps=1, units=3, inputs_end=None, n_orders=0.25)
+    layer = report.layers["rnn.l0"]
+    relay = dataclasses.replace(
+        layer.concepts["joint"],
+        share=np.array([[0.25, 1.23456, -0.0001]]),
+        share_error=np.array([[0.0, 0.0126, 1.0]]),
+        unattributed=np.array([-1e-9]),
+    )
+    layer = dataclasses.replace(layer, concepts={"joint": relay})
+    changed = dataclasses.replace(report, layers={"rnn.l0": layer})
+    note, (row,) = read(relay_table(changed, "rnn.l0", "joint"))
+    assert row["largest shares, bits"] == "1: 1.235 ± 0.013, 0: 0.250 ± 0.000, 2: 0.000 ± 1.000"
+    assert row["unattributed, bits"] == "0.000"
+    assert "the 3 units with the largest relay share." in note
+    assert "as many random orders as a standard error of 0.25 bits takes, or all" in note
+    note, (row,) = read(
+        relay_table(small_report(steps=1, inputs_end=None, n_orders=0), "rnn.l0", "joint")
+    )
+    assert not {"unattributed, bits", "largest shares, bits"} & set(row)
+    assert "share" not in note
 
 
 def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for() -> None:
