@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lightning_relay.information.permutation import ChanceLevel as ChanceLevel
     from lightning_relay.information.permutation import chance_level as chance_level
     from lightning_relay.information.relay import relay_information as relay_information
+    from lightning_relay.information.share import RelayShare as RelayShare
+    from lightning_relay.information.share import relay_share as relay_share
     from lightning_relay.information.subsets import (
         relay_information_of_all_subsets as relay_information_of_all_subsets,
     )
@@ -60,6 +62,7 @@ _HOMES = {
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
     "RelayOrder": "lightning_relay.information.ordering",
     "RelayReport": "lightning_relay.report",
+    "RelayShare": "lightning_relay.information.share",
     "ScoreAgreement": "lightning_relay.report",
     "bootstrap": "lightning_relay.information.bootstrapping",
     "chance_level": "lightning_relay.information.permutation",
@@ -72,6 +75,7 @@ _HOMES = {
     "relay_information_of_all_subsets": "lightning_relay.information.subsets",
     "relay_order": "lightning_relay.information.ordering",
     "relay_report": "lightning_relay.analysis",
+    "relay_share": "lightning_relay.information.share",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

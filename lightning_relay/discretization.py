@@ -29,9 +29,6 @@ _ELEMENTS_AT_ONCE = 2**17
 _UNITS_AT_ONCE = 8
 """A block has at least so many units: fewer of many are slow to gather."""
 
-_SUMMED_AT_ONCE = 2**14
-"""Torch, whose cumulative sum is several times faster than NumPy's, starts threads for more."""
-
 _TIE = 1e-12
 """Splits whose sums of squares differ by less, relatively, are as good."""
 
@@ -183,7 +180,7 @@ def fit_thresholds(
     threads = min(torch.get_num_threads(), worthwhile)
     if threads < 2:
         list(map(fit, blocks))
-    else:  # a pool of this call alone, for the process may fork later
+    else:  # threads end with the call, so that the process may fork at any other time
         with ThreadPoolExecutor(threads, "lightning_relay") as pool:
             list(pool.map(fit, blocks))
     if np.isnan(cuts).any():
@@ -281,9 +278,9 @@ def _between_clusters(ordered: Array, size: Array, count: Array) -> Array:
     values -= values.sum(-1, keepdims=True) / count
     if padding.any():
         np.copyto(values, 0.0, where=padding)
-    rows = torch.from_numpy(values).flatten(0, 1)
-    for few in rows.split(max(1, _SUMMED_AT_ONCE // len(size))):
-        few.cumsum_(-1)
+    # Torch sums several times faster than NumPy, but starts threads of its own for many rows.
+    for rows in torch.from_numpy(values).flatten(0, 1).split(max(1, 2**14 // len(size))):
+        rows.cumsum_(-1)
     np.square(values, out=values)
     values *= count / (size * np.maximum(count - size, 1))
     return values

@@ -306,6 +306,24 @@ def test_shares_are_those_of_the_codes_with_the_same_orders_at_all_steps(
         np.testing.assert_allclose(found, values, atol=1e-12)
 
 
+@pytest.mark.parametrize(("levels", "dtype"), [(3, torch.uint8), (300, torch.int32)])
+def test_codes_are_as_narrow_as_their_number_allows(
+    levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+
+    def order(x_in: Tensor, x_out: Tensor, hidden: Tensor, **options: Any) -> Any:
+        given.append(hidden)
+        return relay_order(x_in, x_out, hidden, **options)
+
+    monkeypatch.setattr("lightning_relay.analysis.relay_order", order)
+    options: dict[str, Any] = {"discretization": "quantile", "levels": levels}
+    relay_report(STATES, X_IN, X_OUT, time_steps=[1], **options)
+    (codes,) = given
+    assert codes.dtype == dtype
+    assert torch.equal(codes[0].long(), discretize(VALUES[:, 1], "quantile", levels=levels))
+
+
 def test_shares_may_be_left_out_and_are_where_the_estimator_gives_none() -> None:
     for options in ({"n_orders": 0}, {"estimator": "chao_shen", "n_orders": 0.01}):
         report = relay_report(STATES, X_IN, X_OUT, time_steps=[1], **options)

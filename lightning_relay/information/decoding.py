@@ -116,8 +116,8 @@ def decoded_information(
     shuffled = torch.randperm(len(label), generator=generator, device="cpu").numpy()
     fold = np.empty_like(label)
     fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(len(label)) % folds
-    # More threads slow small fits down. A decoder may be any, also of a fit that ended early or of
-    # as many classes as samples: its loss is measured on others.
+    # More threads slow small fits down. Only the weakest penalties end early, or classes outnumber
+    # half the samples: such a fit is a decoder like any other, and its loss decides.
     tried = [chosen[:, :0], chosen, answer, np.hstack([chosen, answer])]
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -186,7 +186,7 @@ def _losses(features: _Floats, label: _Integers, training: NDArray[np.bool_]) ->
     deviation = train.std(0)
     scaled = features.clip(train.min(0), train.max(0)) - train.mean(0)
     scaled /= np.where(deviation > 1e-12, deviation, np.inf)
-    model = LogisticRegression(C=1 / (_FIRST_PENALTY * len(known)), max_iter=1000, warm_start=True)
+    model = LogisticRegression(C=1 / (_FIRST_PENALTY * len(known)), max_iter=200, warm_start=True)
     used = np.linalg.norm(model.fit(scaled[training], known).coef_, axis=0)
     scaled *= used / max(np.sqrt(np.square(used).mean()), 1e-100)
     added = np.where(counts > 0, 1e-3, 0.5)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -53,6 +54,13 @@ def test_noise_units_leave_three_bits_and_the_relays_take_them() -> None:
     assert given_noise == pytest.approx(3, abs=0.02)
     assert given_all == pytest.approx(0, abs=0.02)
     assert given_noise - given_all == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 24])
+def test_fewer_noise_units_leave_three_bits_too(width: int) -> None:
+    label, states = eight_classes()
+    value = decoded_information(label, label, states, NOISE[:width])
+    assert value == pytest.approx(3, abs=0.02)
 
 
 def test_noise_units_do_not_hide_what_a_single_relay_says() -> None:
@@ -150,6 +158,24 @@ def test_is_finite_for_rare_classes_constant_units_and_extreme_states() -> None:
     assert decoded_information(label, said, states, [0]) == empty
 
 
+@pytest.mark.parametrize(
+    "label",
+    [torch.arange(4) // 2, torch.arange(20) // 19, torch.arange(20) // 3, torch.arange(15)],
+    ids=["tiny", "one of a class", "fewer of a class than folds", "all distinct"],
+)
+def test_classes_too_rare_for_the_folds_are_taken(label: Tensor) -> None:
+    states = torch.randn(len(label), 2, generator=generator())
+    value = decoded_information(label, label, states, [0, 1], folds=3)
+    assert abs(value) <= 2 * math.log2(2 * len(label))
+
+
+def test_squares_of_extreme_states_do_not_overflow() -> None:
+    label = torch.arange(60) % 2
+    states = (2 * label - 1).unsqueeze(1) * torch.tensor([1e308, 1e-308], dtype=torch.float64)
+    for unit in (0, 1):
+        assert decoded_information(label, label, states, [unit]) == pytest.approx(0, abs=0.01)
+
+
 def test_units_of_any_scale_and_order_give_the_same() -> None:
     label, states = eight_classes()
     value = decoded_information(label, label, states, [0, 1, 5, 6])
@@ -185,6 +211,15 @@ def test_takes_states_that_require_gradients() -> None:
     unit = noisy_unit(bit, 1.0).requires_grad_()
     assert math.isfinite(decoded_information(bit, bit, unit, [0]))
     assert unit.grad is None
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.exceptions", None)
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"estimator='decoder' needs scikit-learn; pip install 'lightning_relay\[decoders\]'",
+    ):
+        decoded_information(coins(20), coins(20), coins(20, 2), [0])
 
 
 def test_what_it_cannot_take_is_refused() -> None:
