@@ -1,0 +1,69 @@
+"""Compiled loops: in threads, in forked and spawned processes, and kept on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from lightning_relay.information import relay_order
+from lightning_relay.information.compiled import in_threads
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def order_of(seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(4, (200,), generator=generator)
+    hidden = torch.randint(2, (3, 200, 6), generator=generator)
+    return relay_order(label, label, hidden).units.tolist()
+
+
+def test_items_keep_their_order_and_errors_come_through() -> None:
+    assert in_threads(lambda item: item * item, range(20)) == [item * item for item in range(20)]
+    assert in_threads(str, []) == []
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda item: 1 // item, [1, 0, 2])
+
+
+def test_several_threads_use_the_loops_at_once() -> None:
+    expected = [order_of(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(order_of, range(8))) == expected
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_other_processes_use_the_loops_after_a_first_use_here(start: str) -> None:
+    expected = [order_of(seed) for seed in range(3)]
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system does not {start} processes")
+    context = multiprocessing.get_context(start)
+    with context.Pool(2) as pool:
+        found = pool.map_async(order_of, range(3)).get(timeout=200)
+    assert found == expected
+
+
+def test_compilation_is_announced_once_and_kept_where_the_user_says(tmp_path: Path) -> None:
+    """Also where the package's own folder cannot be written to."""
+    code = (
+        "import torch; from lightning_relay.information import entropy\n"
+        "for _ in range(2): entropy(torch.tensor([[0], [1]]))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"NUMBA_CACHE_DIR": str(tmp_path), "PATH": ""},
+        ).stderr.count("compiling its counting loops, once on this machine")
+        for _ in range(2)
+    ]
+    assert said == [1, 0]
