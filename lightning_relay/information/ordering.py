@@ -51,7 +51,8 @@ class RelayOrder:
 
     Units that were as good as each other at some step, chosen or not, and units that were as good
     as one of these, are not ordered by the data: they are a *tie group*, and share the means of
-    their places and of their sums of relayed information.
+    their places and of their sums of relayed information. Under redundancy a group can be large and
+    hold units that do nothing: ``relay_share`` tells these from copies.
 
     Attributes:
         units: Unit indices in the order in which they leave R, least important first, int64
