@@ -49,18 +49,19 @@ class RelayOrder:
     is what its value was conditioned on: the first k units of a shrinking order, the others of a
     growing one. What is said of a unit stands at its index.
 
-    Units that were as good as each other at some step, chosen or not, and units that were as good
-    as one of these, are not ordered by the data: they are a *tie group*, and share the means of
-    their places and of their sums of relayed information. Under redundancy a group can be large and
-    hold units that do nothing: ``relay_share`` tells these from copies.
+    Units that are as good as the one that is chosen at a step, and are in no group yet, are a *tie
+    group* with it. The data do not order them, so they share one place and one score, whatever
+    happens to them later. Groups stand in the order in which they were formed. Where several units
+    could go first at no cost, a group can hold units that do nothing beside units that matter later:
+    ``relay_share`` tells them apart.
 
     Attributes:
         units: Unit indices in the order in which they leave R, least important first, int64
             ``(…, units)``.
         information: Bits, float64 ``(…, units + 1)``: entry 0 is that of all units, entry k that
             of the set that is left when k units have gone.
-        places: Place of each unit in the order, 0 for the least important, the mean over its tie
-            group, float64 ``(…, units)``.
+        places: Place of each unit, 0 for the least important, the mean over its tie group, float64
+            ``(…, units)``.
         scores: Aggregated relay information of each unit, the mean over its tie group, as a
             fraction of the largest, float64 ``(…, units)``; 0 for all units where no unit's sum is
             positive. Synergy makes some negative, without bound.
@@ -257,18 +258,16 @@ def _ordered(
     backwards = slice(None, None, 1 if direction == "shrink" else -1)
     units = grown.units[backwards]
     information = information_of_sets(grown.conditioned, direction)
-    places = np.empty(rows.units)
-    places[units] = np.arange(rows.units)
-    sums = np.empty(rows.units)
-    sums[units] = (information[0] - information[1:]).cumsum()
-    sums = _means(sums, grown.groups)
+    _, lowest, group, sizes = np.unique(grown.groups, True, True, True)
+    places = (sizes.cumsum() - (sizes + 1) / 2)[group]
+    sums = np.bincount(group[units], (information[0] - information[1:]).cumsum()) / sizes
     largest = sums.max()
     return {
         "units": units,
         "information": information,
-        "places": _means(places, grown.groups),
-        "scores": sums / largest if largest > TIE * rows.units else np.zeros(rows.units),
-        "groups": grown.groups,
+        "places": places if direction == "shrink" else rows.units - 1 - places,
+        "scores": (sums / largest if largest > TIE * rows.units else np.zeros_like(sums))[group],
+        "groups": lowest[group],
         "tied": grown.tied,
         "coverage": evidence.coverage[backwards],
         "distinct_states": evidence.distinct_states[backwards],
@@ -277,13 +276,6 @@ def _ordered(
         "gap": gap[backwards],
         "resolved": resolved,
     }
-
-
-def _means(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The mean over the group of each unit."""
-    sums, sizes = np.bincount(groups, values), np.bincount(groups)
-    means: NDArray[np.float64] = sums[groups] / sizes[groups]
-    return means
 
 
 def information_of_sets(
@@ -306,7 +298,8 @@ class Grown(NamedTuple):
 
     Attributes:
         units: Units in the order in which they joined, int64 ``(units,)``.
-        groups: Tie group of each unit, named by its lowest unit, int64 ``(units,)``.
+        groups: Tie group of each unit: the step at which it was as good as the one that joined, for
+            the first time, int64 ``(units,)``.
         tied: Whether each unit was tied when it joined, by unit, bool ``(units,)``.
         conditioned: I(X_in; X_out | S) before the first joined and after each, bits, float64
             ``(units + 1,)``.
@@ -377,7 +370,7 @@ def _grown(
     outs, samples, planes, stride = sizes
     units = len(candidates)
     order = np.empty(units, np.int64)
-    group = np.arange(units)
+    group = np.full(units, -1)
     tied = np.zeros(units, np.bool_)
     conditioned = np.zeros(units + 1, np.float64)
     compared = np.zeros(units + 1, np.float64)
@@ -421,11 +414,13 @@ def _grown(
             while abs(value[taken] - best) > TIE:
                 taken += 1
         unit = left[taken]
-        for place in range(len(left)):
-            if place != taken and abs(value[place] - value[taken]) <= TIE:
-                tied[unit] = True
-                _join(group, unit, left[place])
         order[step] = unit
+        begins_group = group[unit] < 0
+        for place in range(len(left)):
+            if abs(value[place] - value[taken]) <= TIE:
+                tied[unit] |= place != taken
+                if begins_group and group[left[place]] < 0:
+                    group[left[place]] = step
         for place in range(taken, len(left) - 1):
             left[place] = left[place + 1]
         if by_sets:
@@ -435,24 +430,7 @@ def _grown(
                 if number > 0:
                     number = split(strata, number, plane * stride + unit, VARYING, other)
                     strata, other = other, strata
-    for unit in range(units):
-        group[unit] = _lowest(group, unit)
     return order, group, tied, conditioned, compared
-
-
-@compiled
-def _lowest(group: NDArray[np.int64], unit: int) -> int:
-    """The lowest unit that is in the group of another."""
-    while group[unit] != unit:
-        unit = group[unit]
-    return unit
-
-
-@compiled
-def _join(group: NDArray[np.int64], first: int, second: int) -> None:
-    """Make the groups of two units one."""
-    one, two = _lowest(group, first), _lowest(group, second)
-    group[max(one, two)] = min(one, two)
 
 
 def _best_chain(

@@ -75,7 +75,7 @@ def shrinking_order(
         tied.append(len(as_good) > 1)
         ties.append(set(as_good))
         left.remove(as_good[0])
-    return Order.of(units, information, tied, ties)
+    return Order.of(units, information, tied, ties, growing=False)
 
 
 def growing_order(
@@ -98,7 +98,7 @@ def growing_order(
         information.append(total - values[as_good[0]])
         tied.append(len(as_good) > 1)
         ties.append(set(as_good))
-    return Order.of(chosen[::-1], information[::-1], tied[::-1], ties)
+    return Order.of(chosen[::-1], information[::-1], tied[::-1], ties, growing=True)
 
 
 class Order(NamedTuple):
@@ -113,25 +113,39 @@ class Order(NamedTuple):
 
     @classmethod
     def of(
-        cls, units: list[int], information: list[float], tied: list[bool], ties: list[set[int]]
+        cls,
+        units: list[int],
+        information: list[float],
+        tied: list[bool],
+        ties: list[set[int]],
+        *,
+        growing: bool,
     ) -> Order:
-        groups = [{unit} for unit in range(len(units))]
-        for tie in ties:
-            together = set().union(*(groups[unit] for unit in tie))
-            for unit in together:
-                groups[unit] = together
-        places = [float(units.index(unit)) for unit in range(len(units))]
+        groups: list[set[int]] = []
+        for chosen, tie in zip(units[::-1] if growing else units, ties, strict=True):
+            if not any(chosen in group for group in groups):
+                groups.append(tie.difference(*groups))
+        group_of = {unit: group for group in groups for unit in group}
+        ordered = [unit for group in groups for unit in group]
+        if growing:
+            ordered.reverse()
         sums = [
-            sum(information[0] - left for left in information[1 : int(place) + 2])
-            for place in places
+            sum(information[0] - left for left in information[1 : units.index(unit) + 2])
+            for unit in range(len(units))
         ]
-        means = [sum(sums[unit] for unit in group) / len(group) for group in groups]
-        largest = max(means)
+
+        def means(values: list[float]) -> list[float]:
+            return [
+                sum(values[other] for other in group_of[unit]) / len(group_of[unit])
+                for unit in range(len(units))
+            ]
+
+        largest = max(means(sums))
         return cls(
             units,
             information,
-            [sum(places[unit] for unit in group) / len(group) for group in groups],
-            [mean / largest if largest > TIE * len(units) else 0.0 for mean in means],
-            [min(group) for group in groups],
+            means([float(ordered.index(unit)) for unit in range(len(units))]),
+            [mean / largest if largest > TIE * len(units) else 0.0 for mean in means(sums)],
+            [min(group_of[unit]) for unit in range(len(units))],
             [tied[units.index(unit)] for unit in range(len(units))],
         )

@@ -104,6 +104,19 @@ def test_of_two_copies_the_lower_leaves_first_and_is_tied() -> None:
     assert order.scores.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("columns", list(permutations("ccb")) + list(permutations("cbn")))
+def test_a_unit_that_does_nothing_is_not_tied_with_copies_wherever_it_stands(
+    columns: tuple[str, ...],
+) -> None:
+    bit = torch.tensor([0, 1, 0, 1])
+    states = {"c": bit, "b": torch.zeros_like(bit), "n": 1 - bit}
+    order = relay_order(
+        bit, bit, torch.stack([states[name] for name in columns], dim=1), direction="grow"
+    )
+    assert order.scores.tolist() == [0.0 if name == "b" else 1.0 for name in columns]
+    assert order.places.tolist() == [0.0 if name == "b" else 1.5 for name in columns]
+
+
 def test_a_rival_of_a_tied_unit_is_ambiguous_though_its_own_removal_is_not_tied() -> None:
     rare, fair = (torch.arange(200) % 10 == 0).long(), (torch.arange(200) // 10) % 2
     label = rare + 2 * fair
