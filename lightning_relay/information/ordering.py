@@ -52,8 +52,8 @@ class RelayOrder:
     Units that are as good as the one that is chosen at a step, and are in no group yet, are a *tie
     group* with it. The data do not order them, so they share one place and one score, whatever
     happens to them later. Groups stand in the order in which they were formed. Where several units
-    could go first at no cost, a group can hold units that do nothing beside units that matter later:
-    ``relay_share`` tells them apart.
+    could go first at no cost, a group can hold units that do nothing beside units that matter
+    later: ``relay_share`` tells them apart.
 
     Attributes:
         units: Unit indices in the order in which they leave R, least important first, int64
