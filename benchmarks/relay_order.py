@@ -42,7 +42,13 @@ from lightning_relay.information import (
     relay_order,
     relay_share,
 )
-from lightning_relay.information.counting import VARYING, one_stratum, room_for_strata, split
+from lightning_relay.information.counting import (
+    CHANGED,
+    begin_with,
+    find_changed,
+    room_for_strata,
+    split,
+)
 from lightning_relay.information.rows import Samples
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 
@@ -207,17 +213,18 @@ def _status(name: str) -> int:
 def bytes_touched(case: Case, order: list[int]) -> int:
     """Bytes of rows that an order reads and writes.
 
-    At each step every row that still matters is read once to be counted, and read twice and written
-    once when its stratum is split.
+    When a unit varies in a stratum, the rows of this are read and written to be split, then read to
+    see what varies in the new ones, and read to be counted.
     """
     rows = Samples.of(case.x_in, case.x_out, case.hidden).rows(0)
-    strata, number = one_stratum(rows.table, VARYING)
-    other = room_for_strata(rows.table)
+    strata = room_for_strata(rows.table)
+    begin_with(rows.table, strata)
     lines = 0
     for unit in order:
-        lines += int((strata.end[:number] - strata.begin[:number]).sum())
-        number = split(strata, number, unit, VARYING, other)
-        strata, other = other, strata
+        find_changed(strata, unit, rows.planes, 8 * rows.bytes)
+        changed = strata.changed[: strata.tally[CHANGED]]
+        lines += int((strata.end[changed] - strata.begin[changed]).sum())
+        split(strata, unit, rows.planes, 8 * rows.bytes, True)
     return int(4 * lines * rows.table.shape[1] * rows.table.itemsize)
 
 

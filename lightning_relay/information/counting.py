@@ -8,11 +8,13 @@ alike in S, X_in and X_out (*cells*), in S and X_in, in S and X_out, and in S al
 .. math:: N I(X_{in}; X_{out} | S) = \sum_{in, out, s} \psi(c) + \sum_s \psi(c)
     - \sum_{in, s} \psi(c) - \sum_{out, s} \psi(c)
 
-Rows stand in the order of stratum, X_in and X_out, and are moved when a stratum is split, so that
-every loop walks through memory. A stratum in which X_in or X_out is constant adds 0 for ever and is
-dropped; a bag alike in X_in (or X_out) that holds a single cell cancels with it; a bag of one row
-adds the same whatever joins S. How often each unit is 1 in a bag is counted for eight units at
-once, in the bytes of one machine word, and in whole numbers where a byte is too small.
+S grows by one unit at a time. Rows of a stratum stand side by side, in the order of X_in and X_out,
+and are moved when a unit that joins S splits it. A unit that is the same in all rows of a stratum
+changes nothing there: only strata that were split are counted again. A stratum in which X_in or
+X_out is constant adds 0 for ever; a bag alike in X_in (or X_out) that holds a single cell cancels
+with it; a bag of one row adds the same whatever joins S. How often each unit is 1 in a bag is
+counted for eight units at once, in the bytes of one machine word, and in whole numbers where a byte
+is too small.
 """
 
 from __future__ import annotations
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from lightning_relay.information.compiled import Integer
     from lightning_relay.information.estimators import Psi
 
-VARYING, SEVERAL = 0, 1
-"""Strata that a split keeps: those in which X_in and X_out vary, or all of several rows."""
-
 _BYTE = 255
 """Counts up to here fit into a byte."""
 
@@ -44,23 +43,61 @@ SPREAD = np.array(
 """Each bit of a byte in a byte of its own."""
 
 
+HOLE, CONSTANT, COUNTED = range(3)
+"""Kinds of strata: none, those in which X_in or X_out is constant, and all others."""
+
+USED, HOLES, CHANGED, SINGLE, ALONE, ALONE_IN, ALONE_OUT = range(7)
+"""What is tallied of strata.
+
+- ``USED``: All strata are at places below this.
+- ``HOLES``: Number of these places at which none is.
+- ``CHANGED``: Number of strata that are listed as changed.
+- ``SINGLE``: Number of strata of a single row, which are at no place.
+- ``ALONE``: Number of samples in these that are alone in their state of S.
+- ``ALONE_IN``, ``ALONE_OUT``: Number of samples in all other strata that are alone in their state
+  of S and X_in, or of S and X_out.
+"""
+
+
 class Strata(NamedTuple):
-    """Rows by the state of a condition; see ``Rows.table`` for its lines.
+    """Rows by the state of a condition S; see ``Rows.table`` for their columns.
 
     Attributes:
         table: The rows, those of a stratum side by side in rising order of X_in and X_out, uint64
             ``(rows, words + 2)``.
-        begin: First line of each stratum, uint32 ``(strata,)``; the rest of it is room.
+        spare: Room for as many.
+        begin: First line of each stratum, uint32 ``(places,)``.
         end: Line after its last, likewise.
+        kind: Whether it is one, and which, uint8 ``(places,)``.
+        fresh: Whether it is to be counted, because it is new, bool ``(places,)``.
+        varies: Bits that are not the same in all its rows, uint64 ``(words + 1, places)``.
+        alone: How many of its samples are alone in S and X_in, and in S and X_out, int64
+            ``(places, 2)``.
+        value: What it adds to N I(X_in; X_out | S), bits, float64 ``(places,)``.
+        other: What it adds by the estimator that this is compared with, likewise.
+        hole: Places at which no stratum is, uint32 ``(places,)``.
+        changed: Places of strata that are about to be split, or were, some of them twice, uint32
+            ``(rows,)``.
+        tally: See ``USED``, int64 ``(7,)``.
     """
 
     table: NDArray[np.uint64]
+    spare: NDArray[np.uint64]
     begin: NDArray[np.uint32]
     end: NDArray[np.uint32]
+    kind: NDArray[np.uint8]
+    fresh: NDArray[np.bool_]
+    varies: NDArray[np.uint64]
+    alone: NDArray[np.int64]
+    value: NDArray[np.float64]
+    other: NDArray[np.float64]
+    hole: NDArray[np.uint32]
+    changed: NDArray[np.uint32]
+    tally: NDArray[np.int64]
 
 
-LINE, CELL, ALIKE_IN, ALIKE_OUT, SIZE, CANCELS, CELLS_WITH, BAG_WITH = range(8)
-"""What is known of the bags of one stratum: lines of a table, uint32 ``(8, room)``.
+LINE, CELL, ALIKE_IN, ALIKE_OUT, SIZE, CANCELS, CELLS_WITH, BAG_WITH, LOOKED_AT = range(9)
+"""What is known of the bags of one stratum: lines of a table, uint32 ``(9, room)``.
 
 Its bags are: none, the cells, the stratum itself, and those of several cells. Bag 0 stands for no
 bag, so that loops need not ask: what has no other bag is put there, and it is never looked at.
@@ -72,6 +109,7 @@ bag, so that loops need not ask: what has no other bag is put there, and it is n
 - ``SIZE``: Number of samples in each bag.
 - ``CANCELS``: A bag enters the sum with the sign 1 - ``CANCELS``.
 - ``CELLS_WITH``, ``BAG_WITH``: Number of cells with each X_out, and their bag; 0 between strata.
+- ``LOOKED_AT``: Bags whose numbers of ones are looked at.
 """
 
 
@@ -91,81 +129,168 @@ class Counters(NamedTuple):
 
 @compiled
 def room_for_strata(table: NDArray[np.uint64]) -> Strata:
-    """Room for strata of these rows; no stratum."""
-    strata = len(table) // 2 + 1
-    return Strata(np.empty_like(table), np.empty(strata, np.uint32), np.empty(strata, np.uint32))
+    """Room for strata of these rows."""
+    places = len(table) // 2 + 1
+    return Strata(
+        np.empty_like(table),
+        np.empty_like(table),
+        np.empty(places, np.uint32),
+        np.empty(places, np.uint32),
+        np.empty(places, np.uint8),
+        np.empty(places, np.bool_),
+        np.empty((table.shape[1] - 1, places), np.uint64),
+        np.empty((places, 2), np.int64),
+        np.empty(places, np.float64),
+        np.empty(places, np.float64),
+        np.empty(places, np.uint32),
+        np.empty(len(table) + 1, np.uint32),
+        np.empty(7, np.int64),
+    )
 
 
 @compiled
-def one_stratum(table: NDArray[np.uint64], keep: int) -> tuple[Strata, int]:
-    """All rows as one stratum, that of the empty condition; and 1, or 0 if it is not kept."""
-    strata = room_for_strata(table)
-    strata.table[:] = table
+def begin_with(table: NDArray[np.uint64], strata: Strata) -> None:
+    """Make all rows one stratum, that of the empty condition."""
+    strata.table[:], strata.tally[:] = table, 0
+    if len(table) == 1:
+        strata.tally[SINGLE], strata.tally[ALONE] = 1, table[0, -1] == 1
+        return
+    strata.tally[USED] = strata.tally[CHANGED] = 1
     strata.begin[0], strata.end[0] = 0, len(table)
-    return strata, int(_is_kept(table, np.uint64(0), np.uint64(len(table)), keep))
+    strata.fresh[0], strata.alone[0], strata.changed[0] = True, 0, 0
+    strata.kind[0] = _kind(table, np.uint64(0), np.uint64(len(table)), strata.varies, 0)
 
 
 @compiled
-def split(strata: Strata, number: int, bit: int, keep: int, into: Strata) -> int:
-    """Split strata by one more bit.
+def copy(strata: Strata, into: Strata) -> None:
+    """Copy where strata are, but not what they add."""
+    used = strata.tally[USED]
+    into.table[:], into.tally[:] = strata.table, strata.tally
+    into.begin[:used], into.end[:used] = strata.begin[:used], strata.end[:used]
+    into.kind[:used], into.hole[:used] = strata.kind[:used], strata.hole[:used]
+    into.varies[:, :used] = strata.varies[:, :used]
+
+
+@compiled
+def find_changed(strata: Strata, unit: int, planes: int, stride: int) -> None:
+    """List the strata in which a unit varies, which change when it joins the condition.
 
     Args:
         strata: The strata.
-        number: Number of them.
-        bit: The bit.
-        keep: Which of the new strata are kept.
-        into: Where they go.
-
-    Returns:
-        The number of new strata.
+        unit: The unit.
+        planes: Number of bits of a unit.
+        stride: How far they are apart.
     """
-    table, begin, end = strata
-    new, new_begin, new_end = into
-    word, place, one = bit // 64, np.uint64(bit % 64), np.uint64(1)
-    found = 0
-    for stratum in range(number):
-        first, last = np.uint64(begin[stratum]), np.uint64(end[stratum])
-        ones = np.uint64(0)
-        for line in range(first, last):
-            ones += (table[line, word] >> place) & one
-        middle = last - ones
-        low, high = first, middle
-        for line in range(first, last):
-            is_one = (table[line, word] >> place) & one
-            target = high if is_one else low
-            for column in range(table.shape[1]):
-                new[target, column] = table[line, column]
-            high += is_one
-            low += one - is_one
-        if _is_kept(new, first, middle, keep):
-            new_begin[found], new_end[found] = first, middle
-            found += 1
-        if _is_kept(new, middle, last, keep):
-            new_begin[found], new_end[found] = middle, last
-            found += 1
-    return found
+    tally, varies, changed = strata.tally, strata.varies, strata.changed
+    found = np.uint64(0)
+    for here in range(tally[USED]):
+        varying = np.uint64(0)
+        for plane in range(planes):
+            bit = plane * stride + unit
+            varying |= varies[bit >> 6, here] >> np.uint64(bit & 63)
+        changed[found] = here
+        found += varying & np.uint64(1)
+    tally[CHANGED] = found
 
 
 @compiled
-def _is_kept(table: NDArray[np.uint64], first: np.uint64, last: np.uint64, keep: int) -> bool:
-    if last < first + np.uint64(2):
-        return False
-    if keep == SEVERAL:
-        return True
-    labels, half = table.shape[1] - 2, np.uint64(32)
-    if table[first, labels] >> half == table[last - np.uint64(1), labels] >> half:
-        return False
-    x_out = table[first, labels] & _OUT
-    line = first + np.uint64(1)
-    while line < last and table[line, labels] & _OUT == x_out:
-        line += np.uint64(1)
-    return bool(line < last)
+def split(strata: Strata, unit: int, planes: int, stride: int, keep_all: bool) -> None:
+    """Let a unit join the condition, whose strata that change are listed.
+
+    Args:
+        strata: The strata.
+        unit: The unit.
+        planes: Number of bits of a unit.
+        stride: How far they are apart.
+        keep_all: Whether strata in which X_in or X_out is constant are split and kept, as evidence
+            needs them; or dropped.
+    """
+    table, spare, tally, alone = strata.table, strata.spare, strata.tally, strata.alone
+    varies, kind, changed, hole = strata.varies, strata.kind, strata.changed, strata.hole
+    one = np.uint64(1)
+    for plane in range(planes):
+        bit = plane * stride + unit
+        word, shift = bit >> 6, np.uint64(bit & 63)
+        for number in range(tally[CHANGED]):
+            here = changed[number]
+            if not (varies[word, here] >> shift) & one or (kind[here] == CONSTANT and not keep_all):
+                continue
+            first, last = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
+            low, ones = first, np.uint64(0)
+            for line in range(first, last):
+                is_one = (table[line, word] >> shift) & one
+                for column in range(table.shape[1]):
+                    part = table[line, column]
+                    table[low, column] = spare[ones, column] = part
+                low += one - is_one
+                ones += is_one
+            for line in range(ones):
+                for column in range(table.shape[1]):
+                    table[low + line, column] = spare[line, column]
+            tally[ALONE_IN] -= alone[here, 0]
+            tally[ALONE_OUT] -= alone[here, 1]
+            begin, end, place = first, low, here
+            for _ in range(2):
+                if end - begin == one:
+                    tally[SINGLE] += 1
+                    tally[ALONE] += table[begin, -1] == one
+                else:
+                    kind[place] = _kind(table, begin, end, varies, place)
+                    if kind[place] == COUNTED or keep_all:
+                        strata.begin[place], strata.end[place] = begin, end
+                        strata.fresh[place], alone[place] = True, 0
+                        if tally[HOLES]:
+                            tally[HOLES] -= 1
+                            place = hole[tally[HOLES]]
+                        else:
+                            place = np.uint32(tally[USED])
+                            tally[USED] += 1
+                        changed[tally[CHANGED]] = place
+                        tally[CHANGED] += 1
+                begin, end = low, last
+            kind[place], varies[:, place] = HOLE, 0
+            hole[tally[HOLES]] = place
+            tally[HOLES] += 1
+    if tally[HOLES] == tally[USED]:
+        tally[HOLES] = tally[USED] = 0
+
+
+@compiled
+def _kind(
+    table: NDArray[np.uint64],
+    first: np.uint64,
+    last: np.uint64,
+    varies: NDArray[np.uint64],
+    place: Integer,
+) -> int:
+    """Kind of a stratum, from what varies in it, which is written."""
+    for word in range(len(varies)):
+        differ = np.uint64(0)
+        for line in range(first, last):
+            differ |= table[line, word] ^ table[first, word]
+        varies[word, place] = differ
+    labels = varies[-1, place]
+    return COUNTED if labels >> np.uint64(32) and labels & _OUT else CONSTANT
+
+
+@compiled
+def evidence_of(strata: Strata, samples: int) -> tuple[float, float, int]:
+    """Evidence for the condition, if constant strata were kept and all have been counted.
+
+    Returns:
+        The Good-Turing coverage of (X_in, S) or (X_out, S), whichever is lower; the fraction of the
+        samples that are alone in their state of S; and the number of different states.
+    """
+    tally = strata.tally
+    missed = tally[ALONE] + max(tally[ALONE_IN], tally[ALONE_OUT])
+    states = tally[USED] - tally[HOLES] + tally[SINGLE]
+    return 1 - missed / samples, tally[ALONE] / samples, states
 
 
 @compiled
 def room_for_bags(rows: int, outs: int) -> NDArray[np.uint32]:
     """Room for the bags of strata of so many rows and labels of X_out."""
-    return np.zeros((8, max(2 * rows + 3, outs)), np.uint32)
+    return np.zeros((9, max(2 * rows + 3, outs)), np.uint32)
 
 
 @compiled
@@ -244,81 +369,123 @@ def room_for_counters(bags: int, units: int, planes: int) -> Counters:
 @compiled
 def count(
     strata: Strata,
-    number: int,
     candidates: NDArray[np.uint32],
     planes: int,
     psi: Psi,
     label: NDArray[np.uint64],
     bag: NDArray[np.uint32],
     counters: Counters,
+    parts: NDArray[np.float64],
     sums: NDArray[np.float64],
 ) -> tuple[float, float]:
     """Sums over bags for a condition S, and for S with each candidate.
 
     Args:
-        strata: The rows by the state of S.
-        number: Number of strata.
+        strata: The rows by the state of S: what they add is written.
         candidates: Units that may join S, in any order, uint32 ``(candidates,)``.
         planes: Number of bits of a unit: 1, or one for each level.
         psi: What a bag adds.
         label: Room for labels of the cells of the largest stratum, uint64.
         bag: Room for its bags.
         counters: Room to count in them.
-        sums: N I(X_in; X_out | S and the candidate) of each, in bits, float64 ``(candidates,)``: is
+        parts: What each stratum adds with each unit in S, float64 ``(places, units)``: is kept from
+            condition to condition.
+        sums: N I(X_in; X_out | S and the unit) in bits of each candidate, float64 ``(units,)``: is
             written.
 
     Returns:
         N I(X_in; X_out | S) in bits, and the same by the estimator that it is compared with.
     """
-    table = strata.table
+    table, tally, varies, alone = strata.table, strata.tally, strata.varies, strata.alone
+    kind, fresh, strata_value, strata_other = strata.kind, strata.fresh, strata.value, strata.other
     value, other, pairs = psi.value, psi.other, psi.pairs
     eight, spilled = counters.eight, counters.spilled
     byte = eight.view(np.uint8)
     stride = byte.shape[1] // planes
-    looked_at = np.empty(bag.shape[1], np.uint32)
-    total = compared = constant = 0.0
-    sums[:] = 0.0
-    for stratum in range(number):
-        first, last = np.uint64(strata.begin[stratum]), np.uint64(strata.end[stratum])
-        whole, bags = list_bags(table, first, last, label, bag)
-        looks = 0
-        for here in range(1, bags):
-            if bag[CANCELS, here] == 1:
-                continue
-            sign, samples = 1.0 - bag[CANCELS, here], bag[SIZE, here]
-            total += sign * value[samples]
-            compared += sign * other[samples]
-            if here < whole and bag[LINE, here + 1] - bag[LINE, here] == 1:
-                constant += sign * value[samples]
-            else:
-                looked_at[looks] = here
-                looks += 1
-        if len(sums) == 0:
+    labels = table.shape[1] - 2
+    for number in range(tally[CHANGED]):
+        here = strata.changed[number]
+        if not fresh[here] or kind[here] == HOLE:
             continue
-        if bag[SIZE, whole] <= _BYTE:
-            _count_few(table, first, last, whole, bags, bag, eight)
+        fresh[here] = False
+        first, last = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
+        if kind[here] == CONSTANT:
+            lone = _lone_cells(table, first, last)
+            alone[here, 0] = lone if varies[labels, here] >> np.uint64(32) else 0
+            alone[here, 1] = lone if varies[labels, here] & _OUT else 0
         else:
-            _count_many(table, whole, bags, bag, counters)
-        for look in range(looks):
-            here = looked_at[look]
-            sign, samples = 1.0 - bag[CANCELS, here], np.int64(bag[SIZE, here])
-            if planes == 1 and samples <= _BYTE:
-                at = samples * (samples + 1) >> 1
-                for place in range(len(sums)):
-                    sums[place] += sign * pairs[at + byte[here, candidates[place]]]
-            elif planes == 1:
-                for place in range(len(sums)):
-                    ones = spilled[here, candidates[place]] + byte[here, candidates[place]]
-                    sums[place] += sign * (value[ones] + value[samples - ones])
+            whole, bags = list_bags(table, first, last, label, bag)
+            looks = 0
+            constant = total = compared = 0.0
+            for one in range(1, bags):
+                if bag[CANCELS, one] == 1:
+                    continue
+                sign, samples = 1.0 - bag[CANCELS, one], bag[SIZE, one]
+                total += sign * value[samples]
+                compared += sign * other[samples]
+                if one < whole and bag[LINE, one + 1] - bag[LINE, one] == 1:
+                    constant += sign * value[samples]
+                else:
+                    bag[LOOKED_AT, looks] = one
+                    looks += 1
+            strata_value[here], strata_other[here] = total, compared
+            for cell in range(1, whole):
+                if bag[SIZE, cell] == 1:
+                    alone[here, 0] += bag[ALIKE_IN, cell] == 0
+                    alone[here, 1] += bag[ALIKE_OUT, cell] == 0
+            if len(candidates) == 0:
+                pass
+            elif bag[SIZE, whole] <= _BYTE:
+                _count_few(table, first, last, whole, bags, bag, eight)
             else:
-                for place in range(len(sums)):
-                    for bit in range(candidates[place], byte.shape[1], stride):
-                        held = np.int64(byte[here, bit])
-                        if samples > _BYTE:
-                            held += spilled[here, bit]
-                        sums[place] += sign * value[held]
-    sums += constant
+                _count_many(table, whole, bags, bag, counters)
+            for place in range(len(candidates)):
+                parts[here, candidates[place]] = constant
+            for look in range(looks if len(candidates) else 0):
+                one = bag[LOOKED_AT, look]
+                sign, samples = 1.0 - bag[CANCELS, one], np.int64(bag[SIZE, one])
+                if planes == 1 and samples <= _BYTE:
+                    at = samples * (samples + 1) >> 1
+                    for place in range(len(candidates)):
+                        unit = candidates[place]
+                        parts[here, unit] += sign * pairs[at + byte[one, unit]]
+                elif planes == 1:
+                    for place in range(len(candidates)):
+                        unit = candidates[place]
+                        ones = spilled[one, unit] + byte[one, unit]
+                        parts[here, unit] += sign * (value[ones] + value[samples - ones])
+                else:
+                    for place in range(len(candidates)):
+                        unit = candidates[place]
+                        for bit in range(unit, byte.shape[1], stride):
+                            held = np.int64(byte[one, bit])
+                            if samples > _BYTE:
+                                held += spilled[one, bit]
+                            parts[here, unit] += sign * value[held]
+        tally[ALONE_IN] += alone[here, 0]
+        tally[ALONE_OUT] += alone[here, 1]
+    total = compared = 0.0
+    sums[:] = 0.0
+    for here in range(tally[USED]):
+        if kind[here] == COUNTED:
+            total += strata_value[here]
+            compared += strata_other[here]
+            for unit in range(len(sums)):
+                sums[unit] += parts[here, unit]
     return total, compared
+
+
+@compiled
+def _lone_cells(table: NDArray[np.uint64], first: np.uint64, last: np.uint64) -> int:
+    """Number of cells of a single sample in a stratum."""
+    labels, lone = table.shape[1] - 2, 0
+    begins = True
+    for line in range(first, last):
+        ends = line + np.uint64(1) == last
+        ends = ends or table[line + np.uint64(1), labels] != table[line, labels]
+        lone += begins and ends and table[line, labels + 1] == 1
+        begins = ends
+    return lone
 
 
 @compiled

@@ -10,17 +10,17 @@ import torch
 
 from lightning_relay.information.compiled import compiled
 from lightning_relay.information.counting import (
-    VARYING,
+    begin_with,
     count,
+    evidence_of,
+    find_changed,
     list_bags,
-    one_stratum,
     room_for_bags,
     room_for_counters,
     room_for_strata,
     split,
 )
 from lightning_relay.information.estimators import Psi, check_estimator, psi_of
-from lightning_relay.information.evidence import evidence_along
 from lightning_relay.information.given import information_given, information_of
 from lightning_relay.information.rows import Samples
 
@@ -247,12 +247,11 @@ def _ordered(
     """Fields of a ``RelayOrder`` of one leading index."""
     chosen = [] if beam_width == 1 else _best_chain(rows, direction, beam_width, estimator)
     grown = grow(rows, direction, estimator, chosen=chosen)
-    evidence = evidence_along(rows, grown.units)
     plugin, corrected = grown.conditioned, grown.compared
     if estimator != "plugin":
         plugin, corrected = corrected, plugin
     gap = corrected - plugin
-    good = (evidence.coverage >= min_coverage) & (np.abs(gap) <= max_gap)
+    good = (grown.coverage >= min_coverage) & (np.abs(gap) <= max_gap)
     resolved = np.empty(rows.units, dtype=np.bool_)
     resolved[grown.units] = np.logical_and.accumulate(good)[1:]
     backwards = slice(None, None, 1 if direction == "shrink" else -1)
@@ -269,9 +268,9 @@ def _ordered(
         "scores": (sums / largest if largest > TIE * rows.units else np.zeros_like(sums))[group],
         "groups": lowest[group],
         "tied": grown.tied,
-        "coverage": evidence.coverage[backwards],
-        "distinct_states": evidence.distinct_states[backwards],
-        "alone": evidence.alone[backwards],
+        "coverage": grown.coverage[backwards],
+        "distinct_states": grown.distinct_states[backwards],
+        "alone": grown.alone[backwards],
         "corrected": information_of_sets(corrected, direction),
         "gap": gap[backwards],
         "resolved": resolved,
@@ -304,6 +303,9 @@ class Grown(NamedTuple):
         conditioned: I(X_in; X_out | S) before the first joined and after each, bits, float64
             ``(units + 1,)``.
         compared: The same by the corrected estimator, or by the plug-in if that is corrected.
+        coverage: Good–Turing coverage of (X_in, S) or (X_out, S), whichever is lower, likewise.
+        alone: Fraction of the samples that are alone in their state of S, likewise.
+        distinct_states: Number of different states of S, int64, likewise.
     """
 
     units: NDArray[np.int64]
@@ -311,6 +313,9 @@ class Grown(NamedTuple):
     tied: NDArray[np.bool_]
     conditioned: NDArray[np.float64]
     compared: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    alone: NDArray[np.float64]
+    distinct_states: NDArray[np.int64]
 
 
 def grow(
@@ -365,6 +370,9 @@ def _grown(
     NDArray[np.bool_],
     NDArray[np.float64],
     NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.int64],
 ]:
     """Fields of ``Grown``: all candidates are counted at once, or each in a set of its own."""
     outs, samples, planes, stride = sizes
@@ -374,30 +382,37 @@ def _grown(
     tied = np.zeros(units, np.bool_)
     conditioned = np.zeros(units + 1, np.float64)
     compared = np.zeros(units + 1, np.float64)
+    coverage = np.zeros(units + 1, np.float64)
+    alone = np.zeros(units + 1, np.float64)
+    distinct_states = np.zeros(units + 1, np.int64)
+    sums = np.empty(units, np.float64)
     values = np.empty(units, np.float64)
-    strata, number = one_stratum(table, VARYING)
-    other = room_for_strata(table)
+    strata = room_for_strata(table)
+    begin_with(table, strata)
     label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
-    most = 0
-    if number > 0 and not by_sets:
-        most = list_bags(table, np.uint64(0), np.uint64(len(table)), label, bag)[1]
-    counters = room_for_counters(most, units, planes)
+    most = list_bags(table, np.uint64(0), np.uint64(len(table)), label, bag)[1]
+    counters = room_for_counters(0 if by_sets else most, units, planes)
+    parts = np.zeros((0 if by_sets else len(strata.begin), units), np.float64)
     condition = np.zeros(table.shape[1] - 2, np.uint64)
     for step in range(units + 1):
         left = candidates[: units - step]
         value = values[: units - step]
-        if by_sets:
-            for place in range(len(left)):
+        total, compare = count(
+            strata, left[: 0 if by_sets else units], planes, psi, label, bag, counters, parts, sums
+        )
+        total, compare = total / samples, compare / samples
+        coverage[step], alone[step], distinct_states[step] = evidence_of(strata, samples)
+        for place in range(len(left)):
+            if by_sets:
                 mask = condition | masks[left[place]]
                 value[place] = information_of(table, by_out, samples, mask, psi)
+            else:
+                value[place] = sums[left[place]] / samples
+        if by_sets:
             total = information_of(table, by_out, samples, condition, psi)
             compare = information_of(
                 table, by_out, samples, condition, Psi(psi.other, psi.value, psi.pairs, True)
             )
-        else:
-            total, compare = count(strata, number, left, planes, psi, label, bag, counters, value)
-            value /= samples
-            total, compare = total / samples, compare / samples
         conditioned[step], compared[step] = total, compare
         if step == units:
             break
@@ -425,12 +440,9 @@ def _grown(
             left[place] = left[place + 1]
         if by_sets:
             condition |= masks[unit]
-        else:
-            for plane in range(planes):
-                if number > 0:
-                    number = split(strata, number, plane * stride + unit, VARYING, other)
-                    strata, other = other, strata
-    return order, group, tied, conditioned, compared
+        find_changed(strata, unit, planes, stride)
+        split(strata, unit, planes, stride, True)
+    return order, group, tied, conditioned, compared, coverage, alone, distinct_states
 
 
 def _best_chain(

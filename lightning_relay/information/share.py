@@ -15,11 +15,16 @@ import torch
 from lightning_relay.information.compiled import compiled, in_threads
 from lightning_relay.information.counting import (
     CANCELS,
+    CHANGED,
+    COUNTED,
     SIZE,
-    VARYING,
+    begin_with,
+    count,
+    evidence_of,
+    find_changed,
     list_bags,
-    one_stratum,
     room_for_bags,
+    room_for_counters,
     room_for_strata,
     split,
 )
@@ -29,7 +34,6 @@ from lightning_relay.information.estimators import (
     is_additive,
     psi_of,
 )
-from lightning_relay.information.evidence import measure_evidence
 from lightning_relay.information.given import information_given
 from lightning_relay.information.ordering import check_evidence_rule
 from lightning_relay.information.rows import MOST_COUNTED, Samples
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_relay.information.compiled import Integer
-    from lightning_relay.information.counting import Strata
     from lightning_relay.information.estimators import Psi
     from lightning_relay.information.rows import Rows
 
@@ -53,8 +56,11 @@ _SHIFT = 4
 _FEWEST_BLOCKS = 4
 """A standard error is taken of at least so many blocks of orders, if there are that many pairs."""
 
-_SMALL = 25
+_SMALL = 64
 """Means of psi over permutations are kept for strata of fewer samples."""
+
+_NOTHING = 1e-18
+"""Numbers of holders that are less likely, relative to the likeliest, add nothing."""
 
 _MOST_ORDERS = 2**14
 """No error is aimed at with more orders."""
@@ -342,127 +348,123 @@ def _taken(
     Returns:
         Float64 and bool ``(orders, units)``.
     """
-    outs, samples, _, planes, stride = sizes
+    outs, samples, levels, planes, stride = sizes
     units = orders.shape[1]
     gains = np.zeros(orders.shape, np.float64)
     resolved = np.zeros(orders.shape, np.bool_)
     label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
-    strata, other = room_for_strata(table), room_for_strata(table)
-    start, first = one_stratum(table, VARYING)
+    none, nothing = np.empty(0, np.uint32), np.empty((0, 0), np.float64)
+    counters = room_for_counters(0, 0, 1)
+    strata = room_for_strata(table)
+    holders = np.empty(levels, np.int64)
     for place in range(len(orders)):
-        order = orders[place]
-        coverage = _coverage(table, samples, order, planes, stride, limits[0])
-        strata.table[:], strata.begin[:], strata.end[:] = start.table, start.begin, start.end
-        number = first
-        before = 0.0
+        begin_with(table, strata)
         is_resolved = True
+        before = 0.0
         for turn in range(units + 1):
-            unit = order[min(turn, units - 1)]
-            total, compared, permuted = _sums(strata, number, unit, sizes, psi, means, label, bag)
-            gap = abs(compared - total) / samples
-            is_resolved = is_resolved and coverage[turn] >= limits[0] and gap <= limits[1]
+            total, compared = count(
+                strata, none, planes, psi, label, bag, counters, nothing, nothing[0]
+            )
+            if is_resolved:
+                coverage = evidence_of(strata, samples)[0]
+                gap = abs(compared - total) / samples
+                is_resolved = coverage >= limits[0] and gap <= limits[1]
             if turn > 0:
-                gains[place, order[turn - 1]] = (before - total) / samples
-                resolved[place, order[turn - 1]] = is_resolved
-            before = permuted if len(means) else total
-            if number > 0 and turn < units:
-                for plane in range(planes):
-                    number = split(strata, number, plane * stride + unit, VARYING, other)
-                    strata, other = other, strata
+                gains[place, orders[place, turn - 1]] = (before - total) / samples
+                resolved[place, orders[place, turn - 1]] = is_resolved
+            if turn == units:
+                break
+            unit = orders[place, turn]
+            before = total
+            find_changed(strata, unit, planes, stride)
+            for here in strata.changed[: strata.tally[CHANGED] if len(means) else 0]:
+                if strata.kind[here] == COUNTED:
+                    begin, end = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
+                    _count_holders(strata.table, begin, end, unit, planes, stride, holders)
+                    bags = list_bags(strata.table, begin, end, label, bag)
+                    before += _permuted(bag, bags, holders, psi.value, means) - strata.value[here]
+            split(strata, unit, planes, stride, is_resolved)
     return gains, resolved
 
 
 @compiled
-def _coverage(
-    table: NDArray[np.uint64],
-    samples: int,
-    order: NDArray[np.int64],
-    planes: int,
-    stride: int,
-    lowest: float,
-) -> NDArray[np.float64]:
-    """Coverage of each condition until it is too low, then 0, float64 ``(units + 1,)``."""
-    coverage = np.zeros(len(order) + 1, np.float64)
-    known = min(16, len(order))
-    while True:
-        found = measure_evidence(table, samples, order[:known], planes, stride)[0]
-        coverage[: known + 1] = found
-        if found[-1] < lowest or known == len(order):
-            return coverage
-        known = min(4 * known, len(order))
-
-
-@compiled
-def _sums(
-    strata: Strata,
-    number: int,
-    unit: int,
-    sizes: tuple[int, int, int, int, int],
-    psi: Psi,
-    means: NDArray[np.float64],
-    label: NDArray[np.uint64],
+def _permuted(
     bag: NDArray[np.uint32],
-) -> tuple[float, float, float]:
-    """Sums over the bags of a condition S.
+    bags: tuple[int, int],
+    holders: NDArray[np.int64],
+    value: NDArray[np.float64],
+    means: NDArray[np.float64],
+) -> float:
+    """What a stratum adds on average when a permuted copy of a unit joins the condition.
 
-    Returns:
-        N I(X_in; X_out | S) in bits, the same by the estimator that it is compared with, and what
-        is left of it when a permuted copy of the unit joins S.
+    Args:
+        bag: Its bags.
+        bags: Which of them is the stratum, and how many there are.
+        holders: How many samples have each level of the unit, int64 ``(levels,)``.
+        value: psi of counts.
+        means: Its means for few samples.
     """
-    table, value, other = strata.table, psi.value, psi.other
-    _, _, levels, planes, stride = sizes
-    holders = np.empty(levels, np.int64)
-    total = compared = permuted = 0.0
-    for stratum in range(number):
-        begin, end = np.uint64(strata.begin[stratum]), np.uint64(strata.end[stratum])
-        whole, bags = list_bags(table, begin, end, label, bag)
-        if len(means):
-            holders[:] = 0
-            for line in range(begin, end):
-                holders[_level(table, line, unit, levels, planes, stride)] += table[line, -1]
-        samples = np.int64(bag[SIZE, whole])
-        for here in range(1, bags):
-            if bag[CANCELS, here] == 1:
-                continue
-            sign, drawn = 1.0 - bag[CANCELS, here], np.int64(bag[SIZE, here])
-            total += sign * value[drawn]
-            compared += sign * other[drawn]
-            if len(means) == 0:
-                continue
-            if samples < len(means):
-                for level in range(levels):
-                    permuted += sign * means[samples, holders[level], drawn]
-            elif levels == 2:
-                permuted += sign * _expected(value, samples, holders[1], drawn, True)
-            else:
-                for level in range(levels):
-                    permuted += sign * _expected(value, samples, holders[level], drawn, False)
-    return total, compared, permuted
+    permuted = 0.0
+    samples = np.int64(bag[SIZE, bags[0]])
+    for here in range(1, bags[1]):
+        if bag[CANCELS, here] == 1:
+            continue
+        sign, drawn = 1.0 - bag[CANCELS, here], np.int64(bag[SIZE, here])
+        if samples < len(means):
+            for held in holders:
+                permuted += sign * means[samples, held, drawn]
+        elif len(holders) == 2:
+            permuted += sign * _expected(value, samples, holders[1], drawn, True)
+        else:
+            for held in holders:
+                permuted += sign * _expected(value, samples, held, drawn, False)
+    return permuted
 
 
 @lru_cache(maxsize=4)
 def _small_means(estimator: Estimator) -> NDArray[np.float64]:
     """Mean of psi by the number of samples, holders, and those drawn, for few samples."""
+    return _means_of(psi_of(estimator, _SMALL).value)
+
+
+@compiled
+def _means_of(value: NDArray[np.float64]) -> NDArray[np.float64]:
     means = np.zeros((_SMALL, _SMALL, _SMALL))
-    value = psi_of(estimator, _SMALL).value
     for samples in range(_SMALL):
-        for holders in range(samples + 1):
+        for held in range(samples + 1):
             for drawn in range(samples + 1):
-                means[samples, holders, drawn] = _expected(value, samples, holders, drawn, False)
+                means[samples, held, drawn] = _expected(value, samples, held, drawn, False)
     return means
 
 
 @compiled
-def _level(
-    table: NDArray[np.uint64], line: Integer, unit: int, levels: int, planes: int, stride: int
-) -> int:
-    """Level of a unit in a row."""
-    level = 0
-    for plane in range(planes):
-        bit = plane * stride + unit
-        if (table[line, bit >> 6] >> np.uint64(bit & 63)) & np.uint64(1):
-            level += plane if 2 < levels <= MOST_COUNTED else 1 << plane
-    return level
+def _count_holders(
+    table: NDArray[np.uint64],
+    first: np.uint64,
+    last: np.uint64,
+    unit: int,
+    planes: int,
+    stride: int,
+    holders: NDArray[np.int64],
+) -> None:
+    """Count the samples of a stratum that have each level of a unit, int64 ``(levels,)``."""
+    one, weights = np.uint64(1), table.shape[1] - 1
+    holders[:] = 0
+    if planes == 1:
+        word, shift = unit >> 6, np.uint64(unit & 63)
+        ones = samples = np.uint64(0)
+        for line in range(first, last):
+            samples += table[line, weights]
+            ones += table[line, weights] * ((table[line, word] >> shift) & one)
+        holders[0], holders[1] = samples - ones, ones
+        return
+    for line in range(first, last):
+        level = 0
+        for plane in range(planes):
+            bit = plane * stride + unit
+            if (table[line, bit >> 6] >> np.uint64(bit & 63)) & one:
+                level += plane if len(holders) <= MOST_COUNTED else 1 << plane
+        holders[level] += np.int64(table[line, weights])
 
 
 @compiled
@@ -479,21 +481,22 @@ def _expected(
     """
     lowest, highest = max(0, drawn + holders - samples), min(drawn, holders)
     mode = (drawn + 1) * (holders + 1) // (samples + 2)
-    others = samples - holders - drawn
+    held, taken, others = float(holders), float(drawn), float(samples - holders - drawn)
     total = weights = 0.0
-    for step in (1, -1):
-        count = mode if step > 0 else mode - 1
-        weight = 1.0
-        if step < 0:
-            weight = mode * (others + mode) / ((holders - mode + 1.0) * (drawn - mode + 1.0))
-        while lowest <= count <= highest and weight > 1e-18:
-            total += weight * (value[count] + (value[drawn - count] if both else 0.0))
-            weights += weight
-            if step > 0:
-                weight *= (holders - count) * (drawn - count)
-                weight /= (count + 1.0) * (others + count + 1.0)
-            else:
-                weight *= count * (others + count)
-                weight /= (holders - count + 1.0) * (drawn - count + 1.0)
-            count += step
+    weight, c = 1.0, float(mode)
+    for n in range(mode, highest + 1):
+        total += weight * (value[n] + (value[drawn - n] if both else 0.0))
+        weights += weight
+        weight *= (held - c) * (taken - c) / ((c + 1.0) * (others + c + 1.0))
+        c += 1.0
+        if weight < _NOTHING:
+            break
+    weight, c = 1.0, float(mode)
+    for n in range(mode - 1, lowest - 1, -1):
+        weight *= c * (others + c) / ((held - c + 1.0) * (taken - c + 1.0))
+        c -= 1.0
+        if weight < _NOTHING:
+            break
+        total += weight * (value[n] + (value[drawn - n] if both else 0.0))
+        weights += weight
     return total / weights

@@ -13,12 +13,14 @@ from lightning_relay.information.counting import (
     ALIKE_OUT,
     CANCELS,
     CELL,
+    COUNTED,
     LINE,
     SIZE,
-    VARYING,
-    Strata,
+    USED,
+    begin_with,
+    copy,
+    find_changed,
     list_bags,
-    one_stratum,
     room_for_bags,
     room_for_strata,
     split,
@@ -166,15 +168,12 @@ def _with_subsets_of(
     """
     outs, planes, stride = sizes
     top = units - together
-    strata = room_for_strata(table)
-    tables = np.empty((top + 3, *table.shape), np.uint64)
-    begins = np.empty((top + 3, len(strata.begin)), np.uint32)
-    ends = np.empty((top + 3, len(strata.begin)), np.uint32)
-    numbers = np.zeros(top + 3, np.int64)
-    start, spare = top + 2, top + 1
-    start = start if len(known) else top
-    first, numbers[start] = one_stratum(table, VARYING)
-    tables[start], begins[start], ends[start] = first.table, first.begin, first.end
+    start = top + 1
+    levels = [room_for_strata(table) for _ in range(top + 2)]
+    begin_with(table, levels[start])
+    for unit in known:
+        find_changed(levels[start], unit, planes, stride)
+        split(levels[start], unit, planes, stride, False)
     label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
     combinations = 1 << together
     counts = np.empty((2 * len(table) + 3, combinations), np.int64)
@@ -183,29 +182,23 @@ def _with_subsets_of(
     sums = np.empty(3**together, np.float64)
     values = np.zeros((1 << top, combinations), np.float64)
     for subset in range(1 << top):
-        source, target, bits = start, top, known
+        source, target = start, top
         if subset > 0:
             target = _lowest_bit(subset)
             rest = subset & (subset - 1)
             source = _lowest_bit(rest) if rest else top
-            bits = np.full(1, together + target)
-        for place in range(len(bits) * planes):
-            odd = (len(bits) * planes - 1 - place) & 1
-            into = spare if odd else target
-            bit = bits[place // planes] + stride * (place % planes)
-            numbers[into] = split(
-                Strata(tables[source], begins[source], ends[source]),
-                numbers[source],
-                bit,
-                VARYING,
-                Strata(tables[into], begins[into], ends[into]),
-            )
-            source = into
-        here = tables[target]
+        strata = levels[target]
+        copy(levels[source], strata)
+        if subset > 0:
+            find_changed(strata, together + target, planes, stride)
+            split(strata, together + target, planes, stride, False)
+        here = strata.table
         sums[:] = 0.0
         constant = 0.0
-        for stratum in range(numbers[target]):
-            begin, end = np.uint64(begins[target, stratum]), np.uint64(ends[target, stratum])
+        for stratum in range(strata.tally[USED]):
+            if strata.kind[stratum] != COUNTED:
+                continue
+            begin, end = np.uint64(strata.begin[stratum]), np.uint64(strata.end[stratum])
             whole, bags = list_bags(here, begin, end, label, bag)
             counts[:bags] = 0
             for line in range(begin, end):
