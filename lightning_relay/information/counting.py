@@ -63,9 +63,8 @@ class Strata(NamedTuple):
     """Rows by the state of a condition S; see ``Rows.table`` for their columns.
 
     Attributes:
-        table: The rows, those of a stratum side by side in rising order of X_in and X_out, uint64
-            ``(rows, words + 2)``.
-        spare: Room for as many.
+        table: The rows, uint64 ``(2 * rows, words + 2)``: those of a stratum side by side in rising
+            order of X_in and X_out, in one half of the lines. A split moves them to the other.
         begin: First line of each stratum, uint32 ``(places,)``.
         end: Line after its last, likewise.
         kind: Whether it is one, and which, uint8 ``(places,)``.
@@ -82,7 +81,6 @@ class Strata(NamedTuple):
     """
 
     table: NDArray[np.uint64]
-    spare: NDArray[np.uint64]
     begin: NDArray[np.uint32]
     end: NDArray[np.uint32]
     kind: NDArray[np.uint8]
@@ -132,8 +130,7 @@ def room_for_strata(table: NDArray[np.uint64]) -> Strata:
     """Room for strata of these rows."""
     places = len(table) // 2 + 1
     return Strata(
-        np.empty_like(table),
-        np.empty_like(table),
+        np.empty((2 * len(table), table.shape[1]), np.uint64),
         np.empty(places, np.uint32),
         np.empty(places, np.uint32),
         np.empty(places, np.uint8),
@@ -151,7 +148,7 @@ def room_for_strata(table: NDArray[np.uint64]) -> Strata:
 @compiled
 def begin_with(table: NDArray[np.uint64], strata: Strata) -> None:
     """Make all rows one stratum, that of the empty condition."""
-    strata.table[:], strata.tally[:] = table, 0
+    strata.table[: len(table)], strata.tally[:] = table, 0
     if len(table) == 1:
         strata.tally[SINGLE], strata.tally[ALONE] = 1, table[0, -1] == 1
         return
@@ -163,12 +160,17 @@ def begin_with(table: NDArray[np.uint64], strata: Strata) -> None:
 
 @compiled
 def copy(strata: Strata, into: Strata) -> None:
-    """Copy where strata are, but not what they add."""
+    """Copy strata that are to be counted, but not what they add."""
     used = strata.tally[USED]
-    into.table[:], into.tally[:] = strata.table, strata.tally
+    into.tally[:] = strata.tally
     into.begin[:used], into.end[:used] = strata.begin[:used], strata.end[:used]
     into.kind[:used], into.hole[:used] = strata.kind[:used], strata.hole[:used]
     into.varies[:, :used] = strata.varies[:, :used]
+    for here in range(used):
+        if strata.kind[here] == COUNTED:
+            for line in range(np.uint64(strata.begin[here]), np.uint64(strata.end[here])):
+                for column in range(strata.table.shape[1]):
+                    into.table[line, column] = strata.table[line, column]
 
 
 @compiled
@@ -205,9 +207,9 @@ def split(strata: Strata, unit: int, planes: int, stride: int, keep_all: bool) -
         keep_all: Whether strata in which X_in or X_out is constant are split and kept, as evidence
             needs them; or dropped.
     """
-    table, spare, tally, alone = strata.table, strata.spare, strata.tally, strata.alone
+    table, tally, alone = strata.table, strata.tally, strata.alone
     varies, kind, changed, hole = strata.varies, strata.kind, strata.changed, strata.hole
-    one = np.uint64(1)
+    one, half = np.uint64(1), np.uint64(len(table) // 2)
     for plane in range(planes):
         bit = plane * stride + unit
         word, shift = bit >> 6, np.uint64(bit & 63)
@@ -216,28 +218,30 @@ def split(strata: Strata, unit: int, planes: int, stride: int, keep_all: bool) -
             if not (varies[word, here] >> shift) & one or (kind[here] == CONSTANT and not keep_all):
                 continue
             first, last = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
-            low, ones = first, np.uint64(0)
+            ones = np.uint64(0)
+            for line in range(first, last):
+                ones += (table[line, word] >> shift) & one
+            low = first + half if first < half else first - half
+            middle, end = low + last - first - ones, low + last - first
+            begin, high = low, middle
             for line in range(first, last):
                 is_one = (table[line, word] >> shift) & one
+                into = high if is_one else low
                 for column in range(table.shape[1]):
-                    part = table[line, column]
-                    table[low, column] = spare[ones, column] = part
+                    table[into, column] = table[line, column]
+                high += is_one
                 low += one - is_one
-                ones += is_one
-            for line in range(ones):
-                for column in range(table.shape[1]):
-                    table[low + line, column] = spare[line, column]
             tally[ALONE_IN] -= alone[here, 0]
             tally[ALONE_OUT] -= alone[here, 1]
-            begin, end, place = first, low, here
+            place, stop = here, middle
             for _ in range(2):
-                if end - begin == one:
+                if stop - begin == one:
                     tally[SINGLE] += 1
                     tally[ALONE] += table[begin, -1] == one
                 else:
-                    kind[place] = _kind(table, begin, end, varies, place)
+                    kind[place] = _kind(table, begin, stop, varies, place)
                     if kind[place] == COUNTED or keep_all:
-                        strata.begin[place], strata.end[place] = begin, end
+                        strata.begin[place], strata.end[place] = begin, stop
                         strata.fresh[place], alone[place] = True, 0
                         if tally[HOLES]:
                             tally[HOLES] -= 1
@@ -247,7 +251,7 @@ def split(strata: Strata, unit: int, planes: int, stride: int, keep_all: bool) -
                             tally[USED] += 1
                         changed[tally[CHANGED]] = place
                         tally[CHANGED] += 1
-                begin, end = low, last
+                begin, stop = middle, end
             kind[place], varies[:, place] = HOLE, 0
             hole[tally[HOLES]] = place
             tally[HOLES] += 1
@@ -403,6 +407,7 @@ def count(
     byte = eight.view(np.uint8)
     stride = byte.shape[1] // planes
     labels = table.shape[1] - 2
+    part = np.empty(len(candidates), np.float64)
     for number in range(tally[CHANGED]):
         here = strata.changed[number]
         if not fresh[here] or kind[here] == HOLE:
@@ -413,6 +418,19 @@ def count(
             lone = _lone_cells(table, first, last)
             alone[here, 0] = lone if varies[labels, here] >> np.uint64(32) else 0
             alone[here, 1] = lone if varies[labels, here] & _OUT else 0
+        elif last - first == np.uint64(2):
+            one, two = table[first, labels + 1], table[first + np.uint64(1), labels + 1]
+            total = value[one + two] - value[one] - value[two]
+            strata_value[here], strata_other[here] = (
+                total,
+                other[one + two] - other[one] - other[two],
+            )
+            alone[here] = (one == 1) + (two == 1)
+            for unit in candidates:
+                differ = np.uint64(0)
+                for bit in range(unit, byte.shape[1], stride):
+                    differ |= varies[bit >> 6, here] >> np.uint64(bit & 63)
+                parts[here, unit] = 0.0 if differ & np.uint64(1) else total
         else:
             whole, bags = list_bags(table, first, last, label, bag)
             looks = 0
@@ -439,29 +457,27 @@ def count(
                 _count_few(table, first, last, whole, bags, bag, eight)
             else:
                 _count_many(table, whole, bags, bag, counters)
-            for place in range(len(candidates)):
-                parts[here, candidates[place]] = constant
-            for look in range(looks if len(candidates) else 0):
+            part[:] = constant
+            for look in range(looks if len(part) else 0):
                 one = bag[LOOKED_AT, look]
                 sign, samples = 1.0 - bag[CANCELS, one], np.int64(bag[SIZE, one])
                 if planes == 1 and samples <= _BYTE:
                     at = samples * (samples + 1) >> 1
-                    for place in range(len(candidates)):
-                        unit = candidates[place]
-                        parts[here, unit] += sign * pairs[at + byte[one, unit]]
+                    for place in range(len(part)):
+                        part[place] += sign * pairs[at + byte[one, candidates[place]]]
                 elif planes == 1:
-                    for place in range(len(candidates)):
-                        unit = candidates[place]
-                        ones = spilled[one, unit] + byte[one, unit]
-                        parts[here, unit] += sign * (value[ones] + value[samples - ones])
+                    for place in range(len(part)):
+                        ones = spilled[one, candidates[place]] + byte[one, candidates[place]]
+                        part[place] += sign * (value[ones] + value[samples - ones])
                 else:
-                    for place in range(len(candidates)):
-                        unit = candidates[place]
-                        for bit in range(unit, byte.shape[1], stride):
+                    for place in range(len(part)):
+                        for bit in range(candidates[place], byte.shape[1], stride):
                             held = np.int64(byte[one, bit])
                             if samples > _BYTE:
                                 held += spilled[one, bit]
-                            parts[here, unit] += sign * value[held]
+                            part[place] += sign * value[held]
+            for place in range(len(part)):
+                parts[here, candidates[place]] = part[place]
         tally[ALONE_IN] += alone[here, 0]
         tally[ALONE_OUT] += alone[here, 1]
     total = compared = 0.0
