@@ -18,7 +18,6 @@ from lightning_relay.information import (
     Estimator,
     bootstrap,
     chance_level,
-    distinct_states,
     mutual_information,
     relay_order,
     relay_share,
@@ -339,21 +338,21 @@ def _measured(
     codes: Mapping[str, tuple[Tensor, Tensor]], hidden: Tensor, valid: Tensor, options: _Options
 ) -> tuple[NDArray[np.int64], dict[str, ConceptRelay]]:
     """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
-    relays = {}
+    relays, counted = {}, None if bool(valid.all()) else valid
     for name, (concept_in, concept_out) in codes.items():
         order = relay_order(
             concept_in,
             concept_out,
             hidden,
             direction=options.direction,
-            valid=valid,
+            valid=counted,
             estimator=options.estimator,
             min_coverage=options.min_coverage,
             max_gap=options.max_gap,
         )
         information = mutual_information(
-            concept_in, concept_out, valid=valid, estimator=options.estimator
-        )
+            concept_in, concept_out, valid=counted, estimator=options.estimator
+        ).expand(len(hidden))
         measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
         relays[name] = ConceptRelay(
             mutual_information=information.cpu().numpy(),
@@ -361,16 +360,18 @@ def _measured(
         )
         if options.n_orders and not isinstance(options.n_orders, float):
             relays[name] = _with_shares(
-                relays[name], (concept_in, concept_out), hidden, valid, options
+                relays[name], (concept_in, concept_out), hidden, counted, options
             )
-    return distinct_states(hidden, valid=valid).cpu().numpy(), relays
+        everything = -1 if options.direction == "shrink" else 0
+        distinct_states = relays[name].distinct_states[:, everything]
+    return distinct_states, relays
 
 
 def _with_shares(
     relay: ConceptRelay,
     labels: tuple[Tensor, Tensor],
     hidden: Tensor,
-    valid: Tensor,
+    valid: Tensor | None,
     options: _Options,
 ) -> ConceptRelay:
     """The results with relay shares, codes ``(step, batch, unit)``."""

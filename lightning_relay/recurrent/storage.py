@@ -83,13 +83,20 @@ class Blocks:
                 shape = (self._slots, len(group.columns), self.width)
                 group.blocks.append(_zeros(shape, self.dtype))
             here = numbers == number
-            group.blocks[number][slots[here] % self._slots, inside] = rows[here]
+            some, given = slots[here] % self._slots, rows[here]
+            first, last = int(some[0]), int(some[-1]) + 1
+            if torch.equal(some, torch.arange(first, last)):
+                group.blocks[number][first:last, inside] = given
+            else:
+                group.blocks[number][some, inside] = given
 
     def column(self, column: int, slots: Tensor) -> Tensor:
         """One column of some slots, ``(row, width)``; zeros where nothing was written."""
         found = torch.zeros(len(slots), self.width, dtype=self.dtype)
         for group in self._groups:
             if column in group.columns:
+                if len(group.blocks) == 1:
+                    return group.blocks[0][slots, column - group.columns.start]
                 for number, block in enumerate(group.blocks):
                     here = slots // self._slots == number
                     found[here] = block[slots[here] % self._slots, column - group.columns.start]

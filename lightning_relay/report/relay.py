@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any
@@ -115,7 +116,7 @@ class ConceptRelay:
     unexplained_p_values: NDArray[np.float64] | None = None
     movable: NDArray[np.float64] | None = None
 
-    @property
+    @cached_property
     def ambiguous(self) -> NDArray[np.bool]:
         """Whether the data leave the place of each unit open, bool ``(step, unit)``.
 
