@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -208,10 +208,39 @@ def relay_order(
     check_evidence_rule(min_coverage, max_gap)
     _check_beam_width(beam_width)
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
-    parts = samples.each(
-        lambda rows: _ordered(rows, direction, beam_width, estimator, min_coverage, max_gap)
-    )
-    return RelayOrder(**{name: samples.shaped([part[name] for part in parts]) for name in parts[0]})
+
+    def ordered(rows: Rows) -> Grown:
+        chosen = [] if beam_width == 1 else _best_chain(rows, direction, beam_width, estimator)
+        return grow(rows, direction, estimator, chosen=chosen)
+
+    grown = Grown(*map(np.stack, zip(*samples.each(ordered), strict=True)))
+    plugin, corrected = grown.conditioned, grown.compared
+    if estimator != "plugin":
+        plugin, corrected = corrected, plugin
+    gap = corrected - plugin
+    good = (grown.coverage >= min_coverage) & (np.abs(gap) <= max_gap)
+    resolved = np.empty_like(grown.tied)
+    np.put_along_axis(resolved, grown.units, np.logical_and.accumulate(good, 1)[:, 1:], 1)
+    information = information_of_sets(grown.conditioned, direction)
+    backwards = slice(None, None, 1 if direction == "shrink" else -1)
+    units = grown.units[:, backwards]
+    places, sums, groups = _in_groups(units, grown.groups, information)
+    largest = sums.max(1, keepdims=True)
+    fields = {
+        "units": units,
+        "information": information,
+        "places": places if direction == "shrink" else samples.units - 1 - places,
+        "scores": np.where(largest > TIE * samples.units, sums, 0) / np.where(largest, largest, 1),
+        "groups": groups,
+        "tied": grown.tied,
+        "coverage": grown.coverage[:, backwards],
+        "distinct_states": grown.distinct_states[:, backwards],
+        "alone": grown.alone[:, backwards],
+        "corrected": information_of_sets(corrected, direction),
+        "gap": gap[:, backwards],
+        "resolved": resolved,
+    }
+    return RelayOrder(**{name: samples.shaped(values) for name, values in fields.items()})
 
 
 def check_direction(direction: str) -> None:
@@ -236,45 +265,34 @@ def _check_beam_width(beam_width: int) -> None:
         raise ValueError(f"beam_width: got {beam_width!r}; it takes a number of orders from 1")
 
 
-def _ordered(
-    rows: Rows,
-    direction: Direction,
-    beam_width: int,
-    estimator: Estimator,
-    min_coverage: float,
-    max_gap: float,
-) -> dict[str, NDArray[Any]]:
-    """Fields of a ``RelayOrder`` of one leading index."""
-    chosen = [] if beam_width == 1 else _best_chain(rows, direction, beam_width, estimator)
-    grown = grow(rows, direction, estimator, chosen=chosen)
-    plugin, corrected = grown.conditioned, grown.compared
-    if estimator != "plugin":
-        plugin, corrected = corrected, plugin
-    gap = corrected - plugin
-    good = (grown.coverage >= min_coverage) & (np.abs(gap) <= max_gap)
-    resolved = np.empty(rows.units, dtype=np.bool_)
-    resolved[grown.units] = np.logical_and.accumulate(good)[1:]
-    backwards = slice(None, None, 1 if direction == "shrink" else -1)
-    units = grown.units[backwards]
-    information = information_of_sets(grown.conditioned, direction)
-    _, lowest, group, sizes = np.unique(grown.groups, True, True, True)
-    places = (sizes.cumsum() - (sizes + 1) / 2)[group]
-    sums = np.bincount(group[units], (information[0] - information[1:]).cumsum()) / sizes
-    largest = sums.max()
-    return {
-        "units": units,
-        "information": information,
-        "places": places if direction == "shrink" else rows.units - 1 - places,
-        "scores": (sums / largest if largest > TIE * rows.units else np.zeros_like(sums))[group],
-        "groups": lowest[group],
-        "tied": grown.tied,
-        "coverage": grown.coverage[backwards],
-        "distinct_states": grown.distinct_states[backwards],
-        "alone": grown.alone[backwards],
-        "corrected": information_of_sets(corrected, direction),
-        "gap": gap[backwards],
-        "resolved": resolved,
-    }
+def _in_groups(
+    units: NDArray[np.int64], formed: NDArray[np.int64], information: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """What the units of a tie group share, by unit, each ``(indices, units)``.
+
+    Args:
+        units: Units in the order in which they leave, int64 ``(indices, units)``.
+        formed: When the tie group of each unit was formed, from 0, likewise.
+        information: Information of the sets that are left, float64 ``(indices, units + 1)``.
+
+    Returns:
+        Their place, in the order in which groups were formed; the mean of their sums of lost
+        information; and the lowest of them.
+    """
+    index = np.arange(len(units))[:, np.newaxis]
+    group = index * units.shape[1] + formed
+    sizes = np.bincount(group.ravel(), minlength=units.size).reshape(units.shape)
+    places = sizes.cumsum(1) - (sizes + 1) / 2
+    lost = np.empty_like(places)
+    lost[index, units] = (information[:, :1] - information[:, 1:]).cumsum(1)
+    sums = np.bincount(group.ravel(), lost.ravel(), units.size).reshape(units.shape)
+    lowest = np.full_like(units, units.shape[1])
+    np.minimum.at(lowest, (index, formed), np.arange(units.shape[1]))
+    return (
+        places[index, formed],
+        (sums / np.maximum(sizes, 1))[index, formed],
+        lowest[index, formed],
+    )
 
 
 def information_of_sets(

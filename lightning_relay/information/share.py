@@ -360,15 +360,16 @@ def _taken(
     for place in range(len(orders)):
         begin_with(table, strata)
         is_resolved = True
-        before = 0.0
+        before = total = 0.0
         for turn in range(units + 1):
-            total, compared = count(
-                strata, none, planes, psi, label, bag, counters, nothing, nothing[0]
-            )
-            if is_resolved:
-                coverage = evidence_of(strata, samples)[0]
-                gap = abs(compared - total) / samples
-                is_resolved = coverage >= limits[0] and gap <= limits[1]
+            if turn == 0 or strata.tally[CHANGED]:
+                total, compared = count(
+                    strata, none, planes, psi, label, bag, counters, nothing, nothing[0]
+                )
+                if is_resolved:
+                    coverage = evidence_of(strata, samples)[0]
+                    gap = abs(compared - total) / samples
+                    is_resolved = coverage >= limits[0] and gap <= limits[1]
             if turn > 0:
                 gains[place, orders[place, turn - 1]] = (before - total) / samples
                 resolved[place, orders[place, turn - 1]] = is_resolved
@@ -383,7 +384,8 @@ def _taken(
                     _count_holders(strata.table, begin, end, unit, planes, stride, holders)
                     bags = list_bags(strata.table, begin, end, label, bag)
                     before += _permuted(bag, bags, holders, psi.value, means) - strata.value[here]
-            split(strata, unit, planes, stride, is_resolved)
+            if strata.tally[CHANGED]:
+                split(strata, unit, planes, stride, is_resolved)
     return gains, resolved
 
 
