@@ -4,6 +4,8 @@
 
 - Estimators: I(X_in; X_out | Y_0) of 8 classes that X_out copies from X_in, with coin flips in Y_0,
   so that the answer is 3 bits; 1000 samples, mean over data sets, and the coverage of Y_0.
+- Shares: of three exact relays of 3 bits and of coin flips beside them, with clean labels and with
+  a tenth of the answers drawn at random; of coin flips only; and of a wide layer.
 - Chance levels: how often the family-wise test at 5 % finds a relay where there is none. The rate
   should lie in the binomial interval around 5 %, which is printed beside it.
 - Intervals: how often a 95 % bootstrap interval of the information that all units relay holds the
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 import warnings
 from collections.abc import Callable
 from math import sqrt
@@ -28,6 +31,7 @@ from lightning_relay.information import (
     chance_level,
     mutual_information,
     relay_order,
+    relay_share,
 )
 
 Within = Literal["states", "everywhere"]
@@ -57,6 +61,58 @@ def known_answers(repeats: int) -> None:
         mean = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
         mean += [statistics.mean(decoded), statistics.mean(covered)]
         print(f"| {units} | " + " | ".join(f"{value:.2f}" for value in mean) + " |", flush=True)
+
+
+def relays_and_coins(
+    samples: int, relays: int, coins: int, noise: float, generator: torch.Generator
+) -> Data:
+    """Eight classes in three bits, some of which are units, and coin flips."""
+    label = torch.randint(8, (samples,), generator=generator)
+    drawn = torch.rand(samples, generator=generator) < noise
+    answer = torch.where(drawn, torch.randint(8, (samples,), generator=generator), label)
+    bits = label.unsqueeze(1) >> torch.arange(relays) & 1
+    return (
+        label,
+        answer,
+        torch.cat([bits, torch.randint(2, (samples, coins), generator=generator)], dim=-1),
+    )
+
+
+def shares(repeats: int) -> None:
+    """Print the shares of relays and of coin flips, all in bits, and the time they take."""
+    print(
+        f"\nShares over {repeats} data sets, 64 orders, bits.\n\n"
+        "| relays | coins | samples | noise | a relay | a coin, mean | a coin, largest mean "
+        "| a coin, largest of all | unattributed | standard error | time |\n|" + " ---: |" * 11
+    )
+    cases = [
+        (relays, coins, samples, noise)
+        for relays, all_coins in ((3, (4, 8, 16, 24, 45)), (0, (24,)), (3, (1021,)))
+        for coins in all_coins
+        for samples in (1000, 4000)
+        for noise in (0.0, 0.1)
+    ]
+    for relays, coins, samples, noise in cases:
+        generator = torch.Generator().manual_seed(coins)
+        found, errors, left, seconds = [], [], [], 0.0
+        for seed in range(repeats):
+            data = relays_and_coins(samples, relays, coins, noise, generator)
+            start = time.perf_counter()
+            share = relay_share(*data, seed=seed)
+            seconds += time.perf_counter() - start
+            found.append(share.share)
+            errors.append(float(share.standard_error.max()))
+            left.append(float(share.unattributed))
+        mean = torch.stack(found).mean(0)
+        of_relays = f"{float(mean[:relays].mean()):.3f}" if relays else ""
+        print(
+            f"| {relays} | {coins} | {samples:,} | {noise:.0%} | {of_relays} "
+            f"| {float(mean[relays:].mean()):.4f} | {float(mean[relays:].max()):.4f} "
+            f"| {float(torch.stack(found)[:, relays:].max()):.4f} "
+            f"| {statistics.mean(left):.3f} | {statistics.mean(errors):.4f} "
+            f"| {seconds / repeats * 1e3:.0f} ms |",
+            flush=True,
+        )
 
 
 def independent(samples: int, generator: torch.Generator) -> Data:
@@ -147,6 +203,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", "chance_level: ")
     known_answers(repeats=20)
+    shares(repeats=20)
     false_positives(arguments.datasets)
     interval_coverage(arguments.datasets)
 

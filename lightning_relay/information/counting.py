@@ -1,4 +1,4 @@
-r"""The counting engine: for every stratum, for every bag, for every candidate.
+r"""The counting engine: for every stratum that changed, for every bag, for every candidate.
 
 Everything the project measures asks one question again and again: what is
 :math:`I(X_{in}; X_{out} | S)`, and what does it become when one more unit joins the condition S?

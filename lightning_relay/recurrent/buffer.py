@@ -210,14 +210,15 @@ class SequenceBuffer:
         held, checked = torch.arange(len(self._kept)), self._checked.slots()
         draws = torch.rand(len(x_in), dtype=torch.float64, generator=self._generator)
         rows, slots = self._kept.place(draws)
-        checked_rows, checked_slots = self._checked.place(draws)
+        if self._options.codes_follow:
+            checked_places = self._checked.place(draws)
         for key, layer_states in states.items():
             layer = self._layers.setdefault(key, KeptLayer(key, self._options))
             if fitted:
                 layer.fit(held, checked, self.expected)
             layer.write(layer_states, rows, slots, self.expected)
             if self._options.codes_follow:
-                layer.write_checked(layer_states, checked_rows, checked_slots, self.expected)
+                layer.write_checked(layer_states, *checked_places, self.expected)
         self._x_in.write(slots, x_in.cpu()[rows])
         self._x_out.write(slots, x_out.cpu()[rows])
 
