@@ -43,7 +43,10 @@ from lightning_relay.information import (
     relay_share,
 )
 from lightning_relay.information.counting import (
+    CHANGE_COUNT,
     CHANGED,
+    FIRST,
+    LAST,
     begin_with,
     find_changed,
     room_for_strata,
@@ -222,9 +225,9 @@ def bytes_touched(case: Case, order: list[int]) -> int:
     lines = 0
     for unit in order:
         find_changed(strata, unit, rows.planes, 8 * rows.bytes)
-        changed = strata.changed[: strata.tally[CHANGED]]
-        lines += int((strata.end[changed] - strata.begin[changed]).sum())
-        split(strata, unit, rows.planes, 8 * rows.bytes, True)
+        changed = strata.about[CHANGED, : strata.tally[CHANGE_COUNT]]
+        lines += int((strata.about[LAST, changed] - strata.about[FIRST, changed]).sum())
+        split(strata, unit, rows.planes, 8 * rows.bytes)
     return int(4 * lines * rows.table.shape[1] * rows.table.itemsize)
 
 

@@ -46,17 +46,33 @@ SPREAD = np.array(
 HOLE, CONSTANT, COUNTED = range(3)
 """Kinds of strata: none, those in which X_in or X_out is constant, and all others."""
 
-USED, HOLES, CHANGED, SINGLE, ALONE, ALONE_IN, ALONE_OUT = range(7)
+FIRST, LAST, KIND, FRESH, LONE_IN, LONE_OUT, HOLES, CHANGED = range(8)
+"""What is known of the strata at their places: lines of a table, uint32 ``(8, rows + 1)``.
+
+- ``FIRST``, ``LAST``: First line of the rows, and the line after the last.
+- ``KIND``: Whether it is a stratum, and of which kind.
+- ``FRESH``: Whether it is still to be counted.
+- ``LONE_IN``, ``LONE_OUT``: Number of its samples that are alone in S and X_in (X_out).
+- ``HOLES``: A list of places at which no stratum is.
+- ``CHANGED``: A list of places of strata that are about to be split, or are new.
+"""
+
+USED, HOLE_COUNT, CHANGE_COUNT, SINGLE, ALONE, ALONE_IN, ALONE_OUT, KEEPS = range(8)
 """What is tallied of strata.
 
 - ``USED``: All strata are at places below this.
-- ``HOLES``: Number of these places at which none is.
-- ``CHANGED``: Number of strata that are listed as changed.
+- ``HOLE_COUNT``, ``CHANGE_COUNT``: Lengths of the lists.
 - ``SINGLE``: Number of strata of a single row, which are at no place.
 - ``ALONE``: Number of samples in these that are alone in their state of S.
 - ``ALONE_IN``, ``ALONE_OUT``: Number of samples in all other strata that are alone in their state
   of S and X_in, or of S and X_out.
+- ``KEEPS``: 1 if strata in which X_in or X_out is constant are split and kept, as evidence needs
+  them; 0 if they are dropped.
 """
+
+VALUE, OTHER = range(2)
+"""What a stratum adds to N I(X_in; X_out | S), bits, by the estimator and by that it is compared
+with."""
 
 
 class Strata(NamedTuple):
@@ -65,32 +81,16 @@ class Strata(NamedTuple):
     Attributes:
         table: The rows, uint64 ``(2 * rows, words + 2)``: those of a stratum side by side in rising
             order of X_in and X_out, in one half of the lines. A split moves them to the other.
-        begin: First line of each stratum, uint32 ``(places,)``.
-        end: Line after its last, likewise.
-        kind: Whether it is one, and which, uint8 ``(places,)``.
-        fresh: Whether it is to be counted, because it is new, bool ``(places,)``.
-        varies: Bits that are not the same in all its rows, uint64 ``(words + 1, places)``.
-        alone: How many of its samples are alone in S and X_in, and in S and X_out, int64
-            ``(places, 2)``.
-        value: What it adds to N I(X_in; X_out | S), bits, float64 ``(places,)``.
-        other: What it adds by the estimator that this is compared with, likewise.
-        hole: Places at which no stratum is, uint32 ``(places,)``.
-        changed: Places of strata that are about to be split, or were, some of them twice, uint32
-            ``(rows,)``.
-        tally: See ``USED``, int64 ``(7,)``.
+        about: See ``FIRST``, uint32 ``(8, rows + 1)``.
+        varies: Bits that are not the same in all rows of a stratum, uint64 ``(words + 1, places)``.
+        adds: See ``VALUE``, float64 ``(2, places)``.
+        tally: See ``USED``, int64 ``(8,)``.
     """
 
     table: NDArray[np.uint64]
-    begin: NDArray[np.uint32]
-    end: NDArray[np.uint32]
-    kind: NDArray[np.uint8]
-    fresh: NDArray[np.bool_]
+    about: NDArray[np.uint32]
     varies: NDArray[np.uint64]
-    alone: NDArray[np.int64]
-    value: NDArray[np.float64]
-    other: NDArray[np.float64]
-    hole: NDArray[np.uint32]
-    changed: NDArray[np.uint32]
+    adds: NDArray[np.float64]
     tally: NDArray[np.int64]
 
 
@@ -128,53 +128,53 @@ class Counters(NamedTuple):
 @compiled
 def room_for_strata(table: NDArray[np.uint64]) -> Strata:
     """Room for strata of these rows."""
-    places = len(table) // 2 + 1
+    rows, places = len(table), len(table) // 2 + 1
     return Strata(
-        np.empty((2 * len(table), table.shape[1]), np.uint64),
-        np.empty(places, np.uint32),
-        np.empty(places, np.uint32),
-        np.empty(places, np.uint8),
-        np.empty(places, np.bool_),
+        np.empty((2 * rows, table.shape[1]), np.uint64),
+        np.empty((8, rows + 1), np.uint32),
         np.empty((table.shape[1] - 1, places), np.uint64),
-        np.empty((places, 2), np.int64),
-        np.empty(places, np.float64),
-        np.empty(places, np.float64),
-        np.empty(places, np.uint32),
-        np.empty(len(table) + 1, np.uint32),
-        np.empty(7, np.int64),
+        np.empty((2, places), np.float64),
+        np.empty(8, np.int64),
     )
 
 
 @compiled
 def begin_with(table: NDArray[np.uint64], strata: Strata) -> None:
     """Make all rows one stratum, that of the empty condition."""
-    strata.table[: len(table)], strata.tally[:] = table, 0
+    about, tally = strata.about, strata.tally
+    for line in range(len(table)):
+        for column in range(table.shape[1]):
+            strata.table[line, column] = table[line, column]
+    tally[:], tally[KEEPS] = 0, 1
     if len(table) == 1:
-        strata.tally[SINGLE], strata.tally[ALONE] = 1, table[0, -1] == 1
+        tally[SINGLE], tally[ALONE] = 1, table[0, -1] == 1
         return
-    strata.tally[USED] = strata.tally[CHANGED] = 1
-    strata.begin[0], strata.end[0] = 0, len(table)
-    strata.fresh[0], strata.alone[0], strata.changed[0] = True, 0, 0
-    strata.kind[0] = _kind(table, np.uint64(0), np.uint64(len(table)), strata.varies, 0)
+    place, last = np.uint32(0), np.uint64(len(table))
+    tally[USED] = tally[CHANGE_COUNT] = 1
+    about[FIRST, place], about[LAST, place], about[FRESH, place] = 0, last, 1
+    about[LONE_IN, place] = about[LONE_OUT, place] = about[CHANGED, 0] = 0
+    about[KIND, place] = _kind(table, np.uint64(0), last, strata.varies, place)
 
 
 @compiled
 def copy(strata: Strata, into: Strata) -> None:
     """Copy strata that are to be counted, but not what they add."""
-    used = strata.tally[USED]
-    into.tally[:] = strata.tally
-    into.begin[:used], into.end[:used] = strata.begin[:used], strata.end[:used]
-    into.kind[:used], into.hole[:used] = strata.kind[:used], strata.hole[:used]
-    into.varies[:, :used] = strata.varies[:, :used]
-    for here in range(used):
-        if strata.kind[here] == COUNTED:
-            for line in range(np.uint64(strata.begin[here]), np.uint64(strata.end[here])):
-                for column in range(strata.table.shape[1]):
-                    into.table[line, column] = strata.table[line, column]
+    about, table = strata.about, strata.table
+    for number in range(len(strata.tally)):
+        into.tally[number] = strata.tally[number]
+    for here in range(strata.tally[USED]):
+        for number in range(len(about)):
+            into.about[number, here] = about[number, here]
+        for word in range(len(strata.varies)):
+            into.varies[word, here] = strata.varies[word, here]
+        if about[KIND, here] == COUNTED:
+            for line in range(np.uint64(about[FIRST, here]), np.uint64(about[LAST, here])):
+                for column in range(table.shape[1]):
+                    into.table[line, column] = table[line, column]
 
 
 @compiled
-def find_changed(strata: Strata, unit: int, planes: int, stride: int) -> None:
+def find_changed(strata: Strata, unit: Integer, planes: int, stride: int) -> None:
     """List the strata in which a unit varies, which change when it joins the condition.
 
     Args:
@@ -183,41 +183,33 @@ def find_changed(strata: Strata, unit: int, planes: int, stride: int) -> None:
         planes: Number of bits of a unit.
         stride: How far they are apart.
     """
-    tally, varies, changed = strata.tally, strata.varies, strata.changed
+    about, tally, varies = strata.about, strata.tally, strata.varies
     found = np.uint64(0)
     for here in range(tally[USED]):
         varying = np.uint64(0)
         for plane in range(planes):
             bit = plane * stride + unit
             varying |= varies[bit >> 6, here] >> np.uint64(bit & 63)
-        changed[found] = here
+        about[CHANGED, found] = here
         found += varying & np.uint64(1)
-    tally[CHANGED] = found
+    tally[CHANGE_COUNT] = found
 
 
 @compiled
-def split(strata: Strata, unit: int, planes: int, stride: int, keep_all: bool) -> None:
-    """Let a unit join the condition, whose strata that change are listed.
-
-    Args:
-        strata: The strata.
-        unit: The unit.
-        planes: Number of bits of a unit.
-        stride: How far they are apart.
-        keep_all: Whether strata in which X_in or X_out is constant are split and kept, as evidence
-            needs them; or dropped.
-    """
-    table, tally, alone = strata.table, strata.tally, strata.alone
-    varies, kind, changed, hole = strata.varies, strata.kind, strata.changed, strata.hole
+def split(strata: Strata, unit: Integer, planes: int, stride: int) -> None:
+    """Let a unit join the condition, whose strata that change are listed; as ``find_changed``."""
+    table, about, varies, tally = strata.table, strata.about, strata.varies, strata.tally
     one, half = np.uint64(1), np.uint64(len(table) // 2)
     for plane in range(planes):
         bit = plane * stride + unit
         word, shift = bit >> 6, np.uint64(bit & 63)
-        for number in range(tally[CHANGED]):
-            here = changed[number]
-            if not (varies[word, here] >> shift) & one or (kind[here] == CONSTANT and not keep_all):
+        for number in range(tally[CHANGE_COUNT]):
+            here = about[CHANGED, number]
+            if not (varies[word, here] >> shift) & one:
                 continue
-            first, last = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
+            if about[KIND, here] == CONSTANT and not tally[KEEPS]:
+                continue
+            first, last = np.uint64(about[FIRST, here]), np.uint64(about[LAST, here])
             ones = np.uint64(0)
             for line in range(first, last):
                 ones += (table[line, word] >> shift) & one
@@ -231,32 +223,33 @@ def split(strata: Strata, unit: int, planes: int, stride: int, keep_all: bool) -
                     table[into, column] = table[line, column]
                 high += is_one
                 low += one - is_one
-            tally[ALONE_IN] -= alone[here, 0]
-            tally[ALONE_OUT] -= alone[here, 1]
+            tally[ALONE_IN] -= about[LONE_IN, here]
+            tally[ALONE_OUT] -= about[LONE_OUT, here]
             place, stop = here, middle
             for _ in range(2):
                 if stop - begin == one:
                     tally[SINGLE] += 1
                     tally[ALONE] += table[begin, -1] == one
                 else:
-                    kind[place] = _kind(table, begin, stop, varies, place)
-                    if kind[place] == COUNTED or keep_all:
-                        strata.begin[place], strata.end[place] = begin, stop
-                        strata.fresh[place], alone[place] = True, 0
-                        if tally[HOLES]:
-                            tally[HOLES] -= 1
-                            place = hole[tally[HOLES]]
+                    about[KIND, place] = _kind(table, begin, stop, varies, place)
+                    if about[KIND, place] == COUNTED or tally[KEEPS]:
+                        about[FIRST, place], about[LAST, place] = begin, stop
+                        about[FRESH, place] = 1
+                        about[LONE_IN, place] = about[LONE_OUT, place] = 0
+                        if tally[HOLE_COUNT]:
+                            tally[HOLE_COUNT] -= 1
+                            place = about[HOLES, tally[HOLE_COUNT]]
                         else:
                             place = np.uint32(tally[USED])
                             tally[USED] += 1
-                        changed[tally[CHANGED]] = place
-                        tally[CHANGED] += 1
+                        about[CHANGED, tally[CHANGE_COUNT]] = place
+                        tally[CHANGE_COUNT] += 1
                 begin, stop = middle, end
-            kind[place], varies[:, place] = HOLE, 0
-            hole[tally[HOLES]] = place
-            tally[HOLES] += 1
-    if tally[HOLES] == tally[USED]:
-        tally[HOLES] = tally[USED] = 0
+            about[KIND, place], varies[:, place] = HOLE, 0
+            about[HOLES, tally[HOLE_COUNT]] = place
+            tally[HOLE_COUNT] += 1
+    if tally[HOLE_COUNT] == tally[USED]:
+        tally[HOLE_COUNT] = tally[USED] = 0
 
 
 @compiled
@@ -265,7 +258,7 @@ def _kind(
     first: np.uint64,
     last: np.uint64,
     varies: NDArray[np.uint64],
-    place: Integer,
+    place: np.uint32,
 ) -> int:
     """Kind of a stratum, from what varies in it, which is written."""
     for word in range(len(varies)):
@@ -287,7 +280,7 @@ def evidence_of(strata: Strata, samples: int) -> tuple[float, float, int]:
     """
     tally = strata.tally
     missed = tally[ALONE] + max(tally[ALONE_IN], tally[ALONE_OUT])
-    states = tally[USED] - tally[HOLES] + tally[SINGLE]
+    states = tally[USED] - tally[HOLE_COUNT] + tally[SINGLE]
     return 1 - missed / samples, tally[ALONE] / samples, states
 
 
@@ -400,32 +393,29 @@ def count(
     Returns:
         N I(X_in; X_out | S) in bits, and the same by the estimator that it is compared with.
     """
-    table, tally, varies, alone = strata.table, strata.tally, strata.varies, strata.alone
-    kind, fresh, strata_value, strata_other = strata.kind, strata.fresh, strata.value, strata.other
+    table, about, varies, adds, tally = strata
     value, other, pairs = psi.value, psi.other, psi.pairs
     eight, spilled = counters.eight, counters.spilled
     byte = eight.view(np.uint8)
     stride = byte.shape[1] // planes
     labels = table.shape[1] - 2
     part = np.empty(len(candidates), np.float64)
-    for number in range(tally[CHANGED]):
-        here = strata.changed[number]
-        if not fresh[here] or kind[here] == HOLE:
+    for number in range(tally[CHANGE_COUNT]):
+        here = about[CHANGED, number]
+        if about[KIND, here] == HOLE or not about[FRESH, here]:
             continue
-        fresh[here] = False
-        first, last = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
-        if kind[here] == CONSTANT:
+        about[FRESH, here] = 0
+        first, last = np.uint64(about[FIRST, here]), np.uint64(about[LAST, here])
+        if about[KIND, here] == CONSTANT:
             lone = _lone_cells(table, first, last)
-            alone[here, 0] = lone if varies[labels, here] >> np.uint64(32) else 0
-            alone[here, 1] = lone if varies[labels, here] & _OUT else 0
+            about[LONE_IN, here] = lone if varies[labels, here] >> np.uint64(32) else 0
+            about[LONE_OUT, here] = lone if varies[labels, here] & _OUT else 0
         elif last - first == np.uint64(2):
             one, two = table[first, labels + 1], table[first + np.uint64(1), labels + 1]
             total = value[one + two] - value[one] - value[two]
-            strata_value[here], strata_other[here] = (
-                total,
-                other[one + two] - other[one] - other[two],
-            )
-            alone[here] = (one == 1) + (two == 1)
+            adds[VALUE, here] = total
+            adds[OTHER, here] = other[one + two] - other[one] - other[two]
+            about[LONE_IN, here] = about[LONE_OUT, here] = (one == 1) + (two == 1)
             for unit in candidates:
                 differ = np.uint64(0)
                 for bit in range(unit, byte.shape[1], stride):
@@ -446,11 +436,11 @@ def count(
                 else:
                     bag[LOOKED_AT, looks] = one
                     looks += 1
-            strata_value[here], strata_other[here] = total, compared
+            adds[VALUE, here], adds[OTHER, here] = total, compared
             for cell in range(1, whole):
                 if bag[SIZE, cell] == 1:
-                    alone[here, 0] += bag[ALIKE_IN, cell] == 0
-                    alone[here, 1] += bag[ALIKE_OUT, cell] == 0
+                    about[LONE_IN, here] += bag[ALIKE_IN, cell] == 0
+                    about[LONE_OUT, here] += bag[ALIKE_OUT, cell] == 0
             if len(candidates) == 0:
                 pass
             elif bag[SIZE, whole] <= _BYTE:
@@ -478,14 +468,14 @@ def count(
                             part[place] += sign * value[held]
             for place in range(len(part)):
                 parts[here, candidates[place]] = part[place]
-        tally[ALONE_IN] += alone[here, 0]
-        tally[ALONE_OUT] += alone[here, 1]
+        tally[ALONE_IN] += about[LONE_IN, here]
+        tally[ALONE_OUT] += about[LONE_OUT, here]
     total = compared = 0.0
     sums[:] = 0.0
     for here in range(tally[USED]):
-        if kind[here] == COUNTED:
-            total += strata_value[here]
-            compared += strata_other[here]
+        if about[KIND, here] == COUNTED:
+            total += adds[VALUE, here]
+            compared += adds[OTHER, here]
             for unit in range(len(sums)):
                 sums[unit] += parts[here, unit]
     return total, compared
@@ -557,7 +547,7 @@ def _count_many(
                 bits = (table[line, byte >> 3] >> np.uint64(8 * (byte & 7))) & np.uint64(_BYTE)
                 eight[cell, byte] += weight * SPREAD[bits]
             held[cell] += np.uint32(weight)
-        for into in (np.uint32(whole), bag[ALIKE_IN, cell], bag[ALIKE_OUT, cell]):
+        for into in (whole, np.int64(bag[ALIKE_IN, cell]), np.int64(bag[ALIKE_OUT, cell])):
             if into == 0:
                 continue
             if held[into] + held[cell] > _BYTE:

@@ -403,14 +403,14 @@ def _grown(
     coverage = np.zeros(units + 1, np.float64)
     alone = np.zeros(units + 1, np.float64)
     distinct_states = np.zeros(units + 1, np.int64)
-    sums = np.empty(units, np.float64)
+    sums = np.empty(0 if by_sets else units, np.float64)
     values = np.empty(units, np.float64)
     strata = room_for_strata(table)
     begin_with(table, strata)
     label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
     most = list_bags(table, np.uint64(0), np.uint64(len(table)), label, bag)[1]
     counters = room_for_counters(0 if by_sets else most, units, planes)
-    parts = np.zeros((0 if by_sets else len(strata.begin), units), np.float64)
+    parts = np.zeros((0 if by_sets else strata.adds.shape[1], units), np.float64)
     condition = np.zeros(table.shape[1] - 2, np.uint64)
     for step in range(units + 1):
         left = candidates[: units - step]
@@ -446,7 +446,7 @@ def _grown(
             taken = 0
             while abs(value[taken] - best) > TIE:
                 taken += 1
-        unit = left[taken]
+        unit = np.int64(left[taken])
         order[step] = unit
         begins_group = group[unit] < 0
         for place in range(len(left)):
@@ -459,7 +459,7 @@ def _grown(
         if by_sets:
             condition |= masks[unit]
         find_changed(strata, unit, planes, stride)
-        split(strata, unit, planes, stride, True)
+        split(strata, unit, planes, stride)
     return order, group, tied, conditioned, compared, coverage, alone, distinct_states
 
 

@@ -169,12 +169,14 @@ def chance_level(
     family = [[unit] for unit in range(samples.units)] if relay_units is None else relay_units
     others = ~_checked_family(family, samples.units)
 
+    everywhere = within == "everywhere"
+
     def tested(index: int) -> list[tuple[NDArray[np.float64], float, bool]]:
         rows, row = samples.merged(index)
         psi = psi_of("plugin", rows.samples).value
         key = np.uint64(seed % 2**64)
         return [
-            _permuted(rows.table, row, mask, psi, rows.samples, within, n_permutations, key)
+            _permuted(rows.table, row, mask, psi, rows.samples, everywhere, n_permutations, key)
             for mask in rows.masks(others)
         ]
 
@@ -207,7 +209,7 @@ def _permuted(
     mask: NDArray[np.uint64],
     psi: NDArray[np.float64],
     samples: int,
-    within: str,
+    everywhere: bool,
     n_permutations: int,
     key: np.uint64,
 ) -> tuple[NDArray[np.float64], float, bool]:
@@ -222,7 +224,7 @@ def _permuted(
         mask: Bits of the units in Y_0.
         psi: psi of the plug-in estimate.
         samples: Number of samples that count.
-        within: Where X_out is permuted.
+        everywhere: Whether X_out is permuted among all samples, not within states.
         n_permutations: Number of permutations.
         key: Seed of the random numbers.
 
@@ -230,7 +232,6 @@ def _permuted(
         Bits, float64 ``(1 + permutations,)``; the fraction of the samples that are in strata that
         are counted; and whether every stratum is a single sample.
     """
-    everywhere = within == "everywhere"
     half, low = np.uint64(32), np.uint64(2**32 - 1)
     row_state, states = number_states(table, mask)
     x_in = np.empty(samples, np.uint32)

@@ -366,8 +366,11 @@ def _merged(
             slot = (slot + np.uint64(1)) & last
         total[other] += weight[sample]
         row[sample] = other
-    by_out = sorted_by(x_out[first[:found]], outs, np.arange(found).astype(np.uint32))
-    order = sorted_by(x_in[first[:found]], ins, by_out)
+    row_in, row_out = np.empty(found, np.uint32), np.empty(found, np.uint32)
+    order = np.empty(found, np.uint32)
+    for line in range(found):
+        order[line], row_in[line], row_out[line] = line, x_in[first[line]], x_out[first[line]]
+    order = sorted_by(row_in, ins, sorted_by(row_out, outs, order))
     label = words.shape[1]
     rows = np.empty((found, label + 2), np.uint64)
     place = np.empty(found, np.int32)
@@ -399,7 +402,8 @@ def sorted_by(
     place = np.zeros(labels + 1, np.int64)
     for row in rows:
         place[label[row] + 1] += 1
-    place = np.cumsum(place)
+    for number in range(labels):
+        place[number + 1] += place[number]
     ordered = np.empty(len(rows), np.uint32)
     for row in rows:
         ordered[place[label[row]]] = row

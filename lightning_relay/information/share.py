@@ -15,9 +15,15 @@ import torch
 from lightning_relay.information.compiled import compiled, in_threads
 from lightning_relay.information.counting import (
     CANCELS,
+    CHANGE_COUNT,
     CHANGED,
     COUNTED,
+    FIRST,
+    KEEPS,
+    KIND,
+    LAST,
     SIZE,
+    VALUE,
     begin_with,
     count,
     evidence_of,
@@ -353,16 +359,17 @@ def _taken(
     gains = np.zeros(orders.shape, np.float64)
     resolved = np.zeros(orders.shape, np.bool_)
     label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
-    none, nothing = np.empty(0, np.uint32), np.empty((0, 0), np.float64)
+    none, nothing = np.empty(0, np.uint32), np.empty((1, 0), np.float64)
     counters = room_for_counters(0, 0, 1)
     strata = room_for_strata(table)
+    about = strata.about
     holders = np.empty(levels, np.int64)
     for place in range(len(orders)):
         begin_with(table, strata)
         is_resolved = True
         before = total = 0.0
         for turn in range(units + 1):
-            if turn == 0 or strata.tally[CHANGED]:
+            if turn == 0 or strata.tally[CHANGE_COUNT]:
                 total, compared = count(
                     strata, none, planes, psi, label, bag, counters, nothing, nothing[0]
                 )
@@ -378,14 +385,18 @@ def _taken(
             unit = orders[place, turn]
             before = total
             find_changed(strata, unit, planes, stride)
-            for here in strata.changed[: strata.tally[CHANGED] if len(means) else 0]:
-                if strata.kind[here] == COUNTED:
-                    begin, end = np.uint64(strata.begin[here]), np.uint64(strata.end[here])
+            for number in range(strata.tally[CHANGE_COUNT] if len(means) else 0):
+                here = about[CHANGED, number]
+                if about[KIND, here] == COUNTED:
+                    begin, end = np.uint64(about[FIRST, here]), np.uint64(about[LAST, here])
                     _count_holders(strata.table, begin, end, unit, planes, stride, holders)
                     bags = list_bags(strata.table, begin, end, label, bag)
-                    before += _permuted(bag, bags, holders, psi.value, means) - strata.value[here]
-            if strata.tally[CHANGED]:
-                split(strata, unit, planes, stride, is_resolved)
+                    before += (
+                        _permuted(bag, bags, holders, psi.value, means) - strata.adds[VALUE, here]
+                    )
+            if strata.tally[CHANGE_COUNT]:
+                strata.tally[KEEPS] = is_resolved
+                split(strata, unit, planes, stride)
     return gains, resolved
 
 
@@ -407,7 +418,7 @@ def _permuted(
         means: Its means for few samples.
     """
     permuted = 0.0
-    samples = np.int64(bag[SIZE, bags[0]])
+    samples, is_pair = np.int64(bag[SIZE, bags[0]]), len(holders) == 2
     for here in range(1, bags[1]):
         if bag[CANCELS, here] == 1:
             continue
@@ -415,11 +426,9 @@ def _permuted(
         if samples < len(means):
             for held in holders:
                 permuted += sign * means[samples, held, drawn]
-        elif len(holders) == 2:
-            permuted += sign * _expected(value, samples, holders[1], drawn, True)
         else:
-            for held in holders:
-                permuted += sign * _expected(value, samples, held, drawn, False)
+            for held in holders[: 1 if is_pair else len(holders)]:
+                permuted += sign * _expected(value, samples, held, drawn, is_pair)
     return permuted
 
 

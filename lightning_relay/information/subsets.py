@@ -14,9 +14,14 @@ from lightning_relay.information.counting import (
     CANCELS,
     CELL,
     COUNTED,
+    FIRST,
+    KEEPS,
+    KIND,
+    LAST,
     LINE,
     SIZE,
     USED,
+    Strata,
     begin_with,
     copy,
     find_changed,
@@ -169,11 +174,17 @@ def _with_subsets_of(
     outs, planes, stride = sizes
     top = units - together
     start = top + 1
-    levels = [room_for_strata(table) for _ in range(top + 2)]
-    begin_with(table, levels[start])
+    first = room_for_strata(table)
+    tables = np.empty((start + 1, *first.table.shape), np.uint64)
+    about = np.empty((start + 1, *first.about.shape), np.uint32)
+    varies = np.empty((start + 1, *first.varies.shape), np.uint64)
+    tallies = np.empty((start + 1, len(first.tally)), np.int64)
+    begin_with(table, first)
+    first.tally[KEEPS] = 0
     for unit in known:
-        find_changed(levels[start], unit, planes, stride)
-        split(levels[start], unit, planes, stride, False)
+        find_changed(first, unit, planes, stride)
+        split(first, unit, planes, stride)
+    copy(first, Strata(tables[start], about[start], varies[start], first.adds, tallies[start]))
     label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
     combinations = 1 << together
     counts = np.empty((2 * len(table) + 3, combinations), np.int64)
@@ -187,18 +198,22 @@ def _with_subsets_of(
             target = _lowest_bit(subset)
             rest = subset & (subset - 1)
             source = _lowest_bit(rest) if rest else top
-        strata = levels[target]
-        copy(levels[source], strata)
+        strata = Strata(tables[target], about[target], varies[target], first.adds, tallies[target])
+        copy(
+            Strata(tables[source], about[source], varies[source], first.adds, tallies[source]),
+            strata,
+        )
         if subset > 0:
             find_changed(strata, together + target, planes, stride)
-            split(strata, together + target, planes, stride, False)
+            split(strata, together + target, planes, stride)
         here = strata.table
         sums[:] = 0.0
         constant = 0.0
         for stratum in range(strata.tally[USED]):
-            if strata.kind[stratum] != COUNTED:
+            if about[target, KIND, stratum] != COUNTED:
                 continue
-            begin, end = np.uint64(strata.begin[stratum]), np.uint64(strata.end[stratum])
+            begin = np.uint64(about[target, FIRST, stratum])
+            end = np.uint64(about[target, LAST, stratum])
             whole, bags = list_bags(here, begin, end, label, bag)
             counts[:bags] = 0
             for line in range(begin, end):
