@@ -69,7 +69,7 @@ class _Announcement(event.Listener):  # type: ignore[misc]
             _log.addHandler(logging.StreamHandler())
         if _log.level == logging.NOTSET:
             _log.setLevel(logging.INFO)
-        _log.info("lightning_relay: compiling its counting loops, once on this machine (~10 s)")
+        _log.info("lightning_relay: compiling its counting loops, once on this machine (~20 s)")
 
     def on_end(self, event: Any) -> None:
         pass

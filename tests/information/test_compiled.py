@@ -67,3 +67,33 @@ def test_compilation_is_announced_once_and_kept_where_the_user_says(tmp_path: Pa
         for _ in range(2)
     ]
     assert said == [1, 0]
+
+
+def test_loops_stay_within_their_arrays(tmp_path: Path) -> None:
+    """Compiled loops do not look whether an index is in an array, unless numba is told to."""
+    code = """
+import torch
+from lightning_relay.information import *
+generator = torch.Generator().manual_seed(0)
+for samples, units, levels in ((1, 1, 2), (40, 9, 2), (40, 4, 3), (30, 3, 12), (400, 5, 2)):
+    label = torch.randint(4, (samples,), generator=generator)
+    answer = torch.randint(3, (samples,), generator=generator)
+    hidden = torch.randint(levels, (2, samples, units), generator=generator)
+    weights = torch.randint(1, 300, (samples,), generator=generator)
+    for direction in ("shrink", "grow"):
+        relay_order(label, answer, hidden, direction=direction, weights=weights)
+    relay_order(label, answer, hidden, estimator="chao_shen")
+    relay_share(label, answer, hidden, n_orders=8, weights=weights)
+    relay_information_of_all_subsets(label, answer, hidden, weights=weights, progress=False)
+    if samples > 1:
+        chance_level(label, answer, hidden, n_permutations=20)
+print("done")
+"""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_BOUNDSCHECK": "1", "PATH": ""},
+    )
+    assert found.stdout == "done\n", found.stderr
