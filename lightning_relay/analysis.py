@@ -352,19 +352,18 @@ def _measured(
         )
         information = mutual_information(
             concept_in, concept_out, valid=counted, estimator=options.estimator
-        ).expand(len(hidden))
+        ).expand(len(hidden))  # one for all steps where all sequences reach them
         measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
         relays[name] = ConceptRelay(
-            mutual_information=information.cpu().numpy(),
+            mutual_information=information.contiguous().cpu().numpy(),
             **{name: values.cpu().numpy() for name, values in measured.items()},
         )
         if options.n_orders and not isinstance(options.n_orders, float):
             relays[name] = _with_shares(
                 relays[name], (concept_in, concept_out), hidden, counted, options
             )
-        everything = -1 if options.direction == "shrink" else 0
-        distinct_states = relays[name].distinct_states[:, everything]
-    return distinct_states, relays
+    everything = -1 if options.direction == "shrink" else 0
+    return order.distinct_states[:, everything].cpu().numpy(), relays
 
 
 def _with_shares(
