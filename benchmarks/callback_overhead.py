@@ -1,6 +1,6 @@
 """What the relay callback adds to training: the same run with and without it, in turn.
 
-    python benchmarks/callback_overhead.py [--pairs 5] [--orders 16]
+    python benchmarks/callback_overhead.py [--pairs 5] [--orders 16] [--permutations 0]
 
 Both runs have a TensorBoardLogger; the callback writes its scalars, pictures, tables and reports.
 Prints, for each case, the median time of three epochs of training and validation without the
@@ -63,8 +63,8 @@ def seconds(case: Case, callbacks: list[Callback]) -> float:
 class Timed(RelayInformationCallback):
     """The callback, with the time spent in it."""
 
-    def __init__(self, orders: int) -> None:
-        super().__init__(n_orders=orders)
+    def __init__(self, orders: int, permutations: int) -> None:
+        super().__init__(n_orders=orders, n_permutations=permutations)
         self.seconds = 0.0
         for name in dir(self):
             if name.startswith("on_validation"):
@@ -84,16 +84,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--orders", type=int, default=16, help="of relay shares; 0 for none")
+    parser.add_argument("--permutations", type=int, default=0, help="for chance levels")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
 
-    seconds(Case(20, 2, 64), [Timed(arguments.orders)])
+    drawn = arguments.orders, arguments.permutations
+    seconds(Case(20, 2, 64), [Timed(*drawn)])
     print("units  steps  sequences  without, s  with / without (lowest to highest)  inside")
     for case in CASES:
         without, ratios, inside = [], [], []
         for _ in range(arguments.pairs):
-            callback = Timed(arguments.orders)
+            callback = Timed(*drawn)
             without.append(seconds(case, []))
             ratios.append(seconds(case, [callback]) / without[-1])
             inside.append(callback.seconds / without[-1])
