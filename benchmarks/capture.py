@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from lightning_relay import HiddenStateRecorder, HiddenStates
-from lightning_relay.recurrent import SequenceBuffer
 from lightning_relay.recurrent.layers import Layers, State
+from lightning_relay.sampling import SequenceBuffer
 
 SEQUENCES, STEPS, UNITS, BATCH = 100_000, 100, 256, 256
 

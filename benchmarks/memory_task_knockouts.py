@@ -45,7 +45,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from numpy.typing import NDArray
 
 from lightning_relay import KnockoutCallback, KnockoutReport, LayerRelay, RelayInformationCallback
-from lightning_relay.damage import rank_correlation
+from lightning_relay.ablation.damage import rank_correlation
 from lightning_relay.information.ordering import Direction
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 

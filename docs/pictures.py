@@ -12,7 +12,9 @@ from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
 from lightning_relay import KnockoutCallback, RelayInformationCallback
-from lightning_relay.figures import damage_image, deletion_image, relay_image
+from lightning_relay.ablation.curves import deletion_image
+from lightning_relay.ablation.maps import damage_image
+from lightning_relay.relay.picture import relay_image
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_relay import HiddenStateRecorder, RelayReport, recurrent_layers, relay_report
-from lightning_relay.figures import relay_image
+from lightning_relay.relay.picture import relay_image
 
 BITS, DELAY, UNITS = 3, 10, 16
 

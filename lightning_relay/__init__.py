@@ -10,15 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_relay.analysis import relay_report as relay_report
+    from lightning_relay.ablation.damage import Damage as Damage
+    from lightning_relay.ablation.report import DeletionCurve as DeletionCurve
+    from lightning_relay.ablation.report import KnockoutReport as KnockoutReport
+    from lightning_relay.ablation.report import KnockoutSet as KnockoutSet
+    from lightning_relay.ablation.report import ScoreAgreement as ScoreAgreement
     from lightning_relay.callbacks.knockout import KnockoutCallback as KnockoutCallback
     from lightning_relay.callbacks.relay_information import (
         RelayInformationCallback as RelayInformationCallback,
     )
-    from lightning_relay.damage import Damage as Damage
-    from lightning_relay.discretization import discretize as discretize
     from lightning_relay.information.bootstrapping import BootstrapIntervals as BootstrapIntervals
     from lightning_relay.information.bootstrapping import bootstrap as bootstrap
+    from lightning_relay.information.discretization import discretize as discretize
     from lightning_relay.information.mutual_information import (
         mutual_information as mutual_information,
     )
@@ -37,36 +40,33 @@ if TYPE_CHECKING:
     from lightning_relay.recurrent.layers import recurrent_layers as recurrent_layers
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
     from lightning_relay.recurrent.states import HiddenStates as HiddenStates
-    from lightning_relay.report import ConceptRelay as ConceptRelay
-    from lightning_relay.report import DeletionCurve as DeletionCurve
-    from lightning_relay.report import KnockoutReport as KnockoutReport
-    from lightning_relay.report import KnockoutSet as KnockoutSet
-    from lightning_relay.report import LayerRelay as LayerRelay
-    from lightning_relay.report import RelayReport as RelayReport
-    from lightning_relay.report import ScoreAgreement as ScoreAgreement
+    from lightning_relay.relay.analysis import relay_report as relay_report
+    from lightning_relay.relay.report import ConceptRelay as ConceptRelay
+    from lightning_relay.relay.report import LayerRelay as LayerRelay
+    from lightning_relay.relay.report import RelayReport as RelayReport
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BootstrapIntervals": "lightning_relay.information.bootstrapping",
     "ChanceLevel": "lightning_relay.information.permutation",
-    "ConceptRelay": "lightning_relay.report",
-    "Damage": "lightning_relay.damage",
-    "DeletionCurve": "lightning_relay.report",
+    "ConceptRelay": "lightning_relay.relay.report",
+    "Damage": "lightning_relay.ablation.damage",
+    "DeletionCurve": "lightning_relay.ablation.report",
     "HiddenStateRecorder": "lightning_relay.recurrent.recorder",
     "HiddenStates": "lightning_relay.recurrent.states",
     "KnockoutCallback": "lightning_relay.callbacks.knockout",
-    "KnockoutReport": "lightning_relay.report",
-    "KnockoutSet": "lightning_relay.report",
-    "LayerRelay": "lightning_relay.report",
+    "KnockoutReport": "lightning_relay.ablation.report",
+    "KnockoutSet": "lightning_relay.ablation.report",
+    "LayerRelay": "lightning_relay.relay.report",
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
     "RelayOrder": "lightning_relay.information.ordering",
-    "RelayReport": "lightning_relay.report",
+    "RelayReport": "lightning_relay.relay.report",
     "RelayShare": "lightning_relay.information.share",
-    "ScoreAgreement": "lightning_relay.report",
+    "ScoreAgreement": "lightning_relay.ablation.report",
     "bootstrap": "lightning_relay.information.bootstrapping",
     "chance_level": "lightning_relay.information.permutation",
-    "discretize": "lightning_relay.discretization",
+    "discretize": "lightning_relay.information.discretization",
     "knocked_out": "lightning_relay.knockout.context",
     "mutual_information": "lightning_relay.information.mutual_information",
     "recurrent_layers": "lightning_relay.recurrent.layers",
@@ -74,7 +74,7 @@ _HOMES = {
     "relay_information": "lightning_relay.information.relay",
     "relay_information_of_all_subsets": "lightning_relay.information.subsets",
     "relay_order": "lightning_relay.information.ordering",
-    "relay_report": "lightning_relay.analysis",
+    "relay_report": "lightning_relay.relay.analysis",
     "relay_share": "lightning_relay.information.share",
 }
 

@@ -15,29 +15,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lightning_relay.callbacks.evaluations import (
-    check_schedule,
-    is_due,
-    numbers_of_batches,
-    raise_empty,
-    suffix_of,
-)
-from lightning_relay.callbacks.progress import Progress
-from lightning_relay.callbacks.relay_information import RelayInformationCallback
-from lightning_relay.callbacks.reporting_callback import ReportingCallback
-from lightning_relay.concepts import JOINT, Concepts, check_concepts
-from lightning_relay.knockout.arguments import checked_steps, make_clamps
-from lightning_relay.knockout.clamps import check_within
-from lightning_relay.knockout.context import check_kind
-from lightning_relay.knockout_analysis.evaluation import MixedSequencesError
-from lightning_relay.knockout_analysis.passes import (
+from lightning_relay.ablation.passes import (
     OF_STATES,
     DataloaderPass,
     KnockoutPass,
     PassOptions,
 )
-from lightning_relay.knockout_analysis.results import Measured, knockout_report
-from lightning_relay.knockout_analysis.sets import (
+from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.ablation.results import Measured, knockout_report
+from lightning_relay.ablation.runs import MixedSequencesError
+from lightning_relay.ablation.scalars import knockout_scalars
+from lightning_relay.ablation.sets import (
     Sets,
     along_orders,
     at_steps,
@@ -50,6 +38,21 @@ from lightning_relay.knockout_analysis.sets import (
     single_units,
     top_relays,
 )
+from lightning_relay.ablation.tensorboard import write_knockout_report
+from lightning_relay.callbacks.evaluations import (
+    check_schedule,
+    is_due,
+    numbers_of_batches,
+    raise_empty,
+    suffix_of,
+)
+from lightning_relay.callbacks.progress import Progress
+from lightning_relay.callbacks.relay_information import RelayInformationCallback
+from lightning_relay.callbacks.reporting_callback import ReportingCallback
+from lightning_relay.knockout.arguments import checked_steps, make_clamps
+from lightning_relay.knockout.clamps import check_within
+from lightning_relay.knockout.context import check_kind
+from lightning_relay.reading.concepts import JOINT, Concepts, check_concepts
 from lightning_relay.recurrent.layers import (
     Layers,
     State,
@@ -61,9 +64,7 @@ from lightning_relay.recurrent.layers import (
     recurrent_modules,
     wanted_keys,
 )
-from lightning_relay.report import KnockoutReport, RelayReport
-from lightning_relay.reporting.knockout_scalars import knockout_scalars
-from lightning_relay.reporting.knockout_tensorboard import write_knockout_report
+from lightning_relay.relay.report import RelayReport
 from lightning_relay.rerun import Stage
 
 _TOP, _RANDOM, _BOOTSTRAPS, _REFERENCE = 3, 5, 100, 1024

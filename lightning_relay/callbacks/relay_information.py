@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_relay.analysis import check_evidence, relay_report
 from lightning_relay.callbacks.evaluations import (
     check_schedule,
     is_due,
@@ -20,14 +19,11 @@ from lightning_relay.callbacks.evaluations import (
     suffix_of,
 )
 from lightning_relay.callbacks.reporting_callback import ReportingCallback
-from lightning_relay.capture import EvaluationCapture
-from lightning_relay.concepts import check_concepts
-from lightning_relay.discretization import Method
-from lightning_relay.hooks import HOOK_GUARDS, ignores_new_hooks
+from lightning_relay.information.discretization import Method
 from lightning_relay.information.estimators import Estimator, check_estimator
 from lightning_relay.information.ordering import Direction, check_direction
-from lightning_relay.recurrent.buffer import SequenceBuffer, megabytes
-from lightning_relay.recurrent.kept import KeptStates, Storage
+from lightning_relay.reading.concepts import check_concepts
+from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
     Layers,
     State,
@@ -35,10 +31,14 @@ from lightning_relay.recurrent.layers import (
     check_modules,
     check_states,
 )
-from lightning_relay.report import RelayReport
-from lightning_relay.reporting.scalars import relay_scalars
-from lightning_relay.reporting.tensorboard import write_relay_report
+from lightning_relay.relay.analysis import check_evidence, relay_report
+from lightning_relay.relay.capture import EvaluationCapture
+from lightning_relay.relay.report import RelayReport
+from lightning_relay.relay.scalars import relay_scalars
+from lightning_relay.relay.tensorboard import write_relay_report
 from lightning_relay.rerun import Stage
+from lightning_relay.sampling.buffer import SequenceBuffer, megabytes
+from lightning_relay.sampling.kept import KeptStates, Storage
 
 
 class RelayInformationCallback(ReportingCallback[RelayReport]):

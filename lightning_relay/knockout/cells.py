@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_relay.hooks import TransientHook, is_compiled
 from lightning_relay.knockout.clamps import Clamp, Held, held_states
 from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
 from lightning_relay.recurrent.calls import given_state, is_zero
+from lightning_relay.recurrent.hooks import TransientHook, is_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

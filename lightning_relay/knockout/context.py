@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from lightning_relay.hooks import HOOK_GUARDS, ignores_new_hooks, own_forward
 from lightning_relay.knockout.arguments import KnockoutValue, make_clamps
 from lightning_relay.knockout.cells import hold_cell
 from lightning_relay.knockout.fused import FusedForward, hold_fused
 from lightning_relay.knockout.held import HeldModule, check_evaluated
 from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks, own_forward
 from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lightning_relay.hooks import TransientForward
 from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout, is_ordinary
 from lightning_relay.knockout.clamps import Constant, Held, Place, held_states
 from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
 from lightning_relay.knockout.running import run_clamped
+from lightning_relay.recurrent.hooks import TransientForward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_relay.hooks import HOOK_GUARDS
 from lightning_relay.knockout.clamps import check_within
+from lightning_relay.recurrent.hooks import HOOK_GUARDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from lightning_relay.hooks import HOOK_GUARDS, TransientHook, ignores_new_hooks, is_compiled
 from lightning_relay.recurrent.calls import Call, given_state, read_call
+from lightning_relay.recurrent.hooks import (
+    HOOK_GUARDS,
+    TransientHook,
+    ignores_new_hooks,
+    is_compiled,
+)
 from lightning_relay.recurrent.layers import (
     Layers,
     State,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from lightning_relay.hooks import own_forward
+from lightning_relay.recurrent.hooks import own_forward
 from lightning_relay.recurrent.layers import hidden_units
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torchmetrics import Metric
 
-from lightning_relay.hooks import TransientHook
-from lightning_relay.predictions import Prediction, PredictionReader, Predictions
+from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
+from lightning_relay.recurrent.hooks import TransientHook
 from lightning_relay.rerun.silence import QuietTrainer, silence
 from lightning_relay.rerun.streams import RandomStreams
 from lightning_relay.rerun.twin import Memo, twin_of

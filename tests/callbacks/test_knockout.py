@@ -35,10 +35,11 @@ from lightning_relay import (
     knocked_out,
     register_recurrent,
 )
-from lightning_relay.damage import area_under_curve, paired_accuracy, wilson_interval
+from lightning_relay.ablation.damage import area_under_curve, paired_accuracy, wilson_interval
 from tests.callbacks.test_relay_information import batch_of, quiet_trainer
-from tests.hooks import hook_count
-from tests.models import (
+from tests.relay.test_report import assert_equal
+from tests.support.hooks import hook_count
+from tests.support.models import (
     CLASSES,
     STEPS,
     Classifier,
@@ -50,13 +51,12 @@ from tests.models import (
     WithoutForward,
     loader,
 )
-from tests.reports import small_report
-from tests.test_report import assert_equal
+from tests.support.reports import small_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lightning_relay.damage import Damage
+    from lightning_relay.ablation.damage import Damage
 
 INPUTS, LABELS = loader().dataset.tensors
 UNITS = 6

@@ -16,7 +16,7 @@ from lightning_relay import KnockoutCallback
 from lightning_relay.callbacks import progress
 from lightning_relay.callbacks.progress import Progress
 from tests.callbacks.test_relay_information import quiet_trainer
-from tests.models import Classifier, loader
+from tests.support.models import Classifier, loader
 
 RUNS = 7 * 3
 """Six units and without, on three batches."""

@@ -22,10 +22,11 @@ from lightning_relay import (
     recurrent_layers,
     relay_report,
 )
-from lightning_relay.figures import relay_image
-from tests.hooks import hook_count
-from tests.images import decoded
-from tests.models import (
+from lightning_relay.relay.picture import relay_image
+from tests.relay.test_report import assert_equal
+from tests.support.hooks import hook_count
+from tests.support.images import decoded
+from tests.support.models import (
     CLASSES,
     STEPS,
     Classifier,
@@ -35,7 +36,6 @@ from tests.models import (
     WithoutForward,
     loader,
 )
-from tests.test_report import assert_equal
 
 INPUTS, LABELS = loader().dataset.tensors
 

@@ -24,9 +24,9 @@ from lightning_relay import (
 )
 from lightning_relay.knockout.lanes import KnockoutLanes
 from tests.callbacks.test_relay_information import INPUTS, LABELS, quiet_trainer
-from tests.hooks import hook_count
-from tests.models import Classifier, Stacked, Stepped, loader
-from tests.test_report import assert_equal
+from tests.relay.test_report import assert_equal
+from tests.support.hooks import hook_count
+from tests.support.models import Classifier, Stacked, Stepped, loader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -355,7 +355,7 @@ def test_an_exception_inside_a_run_leaves_the_model_as_it_was(
     if place == "lane":
         monkeypatch.setattr(KnockoutLanes, "lane", fail)
     elif place == "check":
-        monkeypatch.setattr("lightning_relay.knockout_analysis.evaluation.check_repeatable", fail)
+        monkeypatch.setattr("lightning_relay.ablation.runs.check_repeatable", fail)
     model, knockouts = Failing(), KnockoutCallback("each", **ALL)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises((error, SystemExit)):

@@ -14,7 +14,8 @@ from torchmetrics import Metric
 
 from lightning_relay import KnockoutCallback, RelayInformationCallback
 from tests.callbacks.test_relay_information import quiet_trainer
-from tests.models import (
+from tests.relay.test_report import assert_equal
+from tests.support.models import (
     Classifier,
     CompiledInPlace,
     CompiledLoop,
@@ -28,7 +29,6 @@ from tests.models import (
     WithoutForward,
     loader,
 )
-from tests.test_report import assert_equal
 
 MODELS: list[tuple[type[Classifier], dict[str, Any]]] = [
     (Classifier, {}),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_relay.information import Estimator, entropy, mutual_information, relay_order
-from tests.information.strategies import Data, discrete_data
+from tests.support.strategies import Data, discrete_data
 
 
 def digamma(n: float) -> float:

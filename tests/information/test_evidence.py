@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lightning_relay.information.ordering import Grown, grow
 from lightning_relay.information.rows import Rows, Samples
-from tests.information.reference import rows_of
-from tests.information.strategies import Data, discrete_data
+from tests.support.brute_force import rows_of
+from tests.support.strategies import Data, discrete_data
 
 
 def alone(*variables: list[object]) -> int:

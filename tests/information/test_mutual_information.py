@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 
 from lightning_relay.information import entropy, mutual_information
-from tests.information.reference import conditional_information, rows_of
-from tests.information.strategies import Data, discrete_data
+from tests.support.brute_force import conditional_information, rows_of
+from tests.support.strategies import Data, discrete_data
 
 
 @given(discrete_data())

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_relay.information.permutation import ChanceLevel, Within, chance_level
-from tests.information import reference
-from tests.information.strategies import Data, discrete_data
+from tests.support import brute_force as reference
+from tests.support.strategies import Data, discrete_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from lightning_relay.information import (
     relay_information,
     relay_order,
 )
-from tests.information import reference
-from tests.information.strategies import Data, discrete_data
+from tests.support import brute_force as reference
+from tests.support.strategies import Data, discrete_data
 
 
 def all_states(bits: int) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_relay.information.rows import Rows, Samples
-from tests.information.strategies import Data, discrete_data
+from tests.support.strategies import Data, discrete_data
 
 
 def read(rows: Rows) -> Counter[tuple[int, ...]]:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_relay.information import mutual_information, relay_information, relay_share
-from tests.information import reference
-from tests.information.strategies import Data, discrete_data
 from tests.information.test_relay import all_states
+from tests.support import brute_force as reference
+from tests.support.strategies import Data, discrete_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

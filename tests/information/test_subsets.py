@@ -9,8 +9,8 @@ from lightning_relay.information import (
     relay_information_of_all_subsets,
     relay_order,
 )
-from tests.information import reference
-from tests.information.strategies import Data, discrete_data
+from tests.support import brute_force as reference
+from tests.support.strategies import Data, discrete_data
 
 
 def members(subset: int, units: int) -> list[int]:

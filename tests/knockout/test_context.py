@@ -23,11 +23,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 from lightning_relay import HiddenStateRecorder, HiddenStates, register_recurrent
 from lightning_relay.knockout.context import knocked_out
 from lightning_relay.recurrent import adapters
-from tests.hooks import hook_count
-from tests.knockout import reference as knockout_reference
-from tests.knockout.reference import Run, holding, positions, trajectory
-from tests.machine import skip_without_bfloat16_lstm
-from tests.recurrent.matrix import CELLS, CHANNELS, FUSED, UNITS, VARIATIONS, Variation
+from tests.support import held_recurrence as knockout_reference
+from tests.support.held_recurrence import Run, holding, positions, trajectory
+from tests.support.hooks import hook_count
+from tests.support.machine import skip_without_bfloat16_lstm
+from tests.support.matrix import CELLS, CHANNELS, FUSED, UNITS, VARIATIONS, Variation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

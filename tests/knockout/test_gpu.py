@@ -13,8 +13,8 @@ from lightning_relay import HiddenStateRecorder, HiddenStates, KnockoutCallback,
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
 from tests.callbacks.test_relay_information import quiet_trainer
-from tests.models import Stacked, loader
-from tests.recurrent.matrix import CHANNELS, FUSED, UNITS
+from tests.support.matrix import CHANNELS, FUSED, UNITS
+from tests.support.models import Stacked, loader
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ from lightning_relay.knockout import lanes as module_of_lanes
 from lightning_relay.knockout import side_by_side
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
-from tests.hooks import hook_count
-from tests.recurrent.matrix import CHANNELS, FUSED, UNITS, Loop
+from tests.support.hooks import hook_count
+from tests.support.matrix import CHANNELS, FUSED, UNITS, Loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lightning_relay import HiddenStateRecorder, recurrent_layers, register_recurrent
 from lightning_relay.recurrent import adapters
-from tests.hooks import hook_count
+from tests.support.hooks import hook_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from lightning_relay import HiddenStateRecorder
-from tests.machine import has_bfloat16_lstm, skip_without_bfloat16_lstm
-from tests.recurrent.captured import PAGE, table, with_table
-from tests.recurrent.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
+from tests.support.captured import PAGE, table, with_table
+from tests.support.machine import has_bfloat16_lstm, skip_without_bfloat16_lstm
+from tests.support.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 

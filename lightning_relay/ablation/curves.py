@@ -1,0 +1,228 @@
+"""Accuracy while units are knocked out one after the other; unit scores beside damage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lightning_relay.reports.drawing import (
+    FONT,
+    GREY,
+    INK,
+    LEFT,
+    LINE,
+    PANEL_WIDTH,
+    RIGHT,
+    draw_axis,
+    ticks,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from lightning_relay.ablation.report import DeletionCurve, KnockoutReport
+
+_TOP = 42
+_HEIGHT = 180
+_BOTTOM = _TOP + _HEIGHT
+_AXIS = 34
+"""Height of the numbers and the name of the horizontal axis, pixels."""
+
+_COLOURS = {
+    "random_first": (110, 110, 110),
+    "least_first": (49, 130, 189),
+    "most_first": (205, 30, 35),
+}
+_NAMES = {
+    "most_first": "most relay first",
+    "least_first": "least first",
+    "random_first": "random order",
+}
+_BAND = 45
+"""How opaque bands are, of 255."""
+
+_NAMED_POINTS = 24
+"""Up to so many points carry the unit's index."""
+
+
+def deletion_image(
+    report: KnockoutReport, layer: str, concept: str, title: str
+) -> NDArray[np.uint8]:
+    """Picture of the accuracy of a concept while the units of a layer go one after the other.
+
+    Red: the units that relay most of the concept go first; blue: the least; each with a band of
+    its 95 % intervals. Grey: orders drawn at random, a band from the lowest to the highest of them
+    and a line at their mean. Dots lie at the numbers of units that were run. The legend names the
+    area under each curve, the mean accuracy over the fraction of units knocked out.
+
+    Args:
+        report: The report.
+        layer: Layer key.
+        concept: Name of the concept.
+        title: First line of the picture.
+
+    Returns:
+        Array of shape ``(height, 350, 3)``, RGB.
+
+    Raises:
+        ValueError: If the report has no curve of this layer and concept; says which it has.
+    """
+    curves = {
+        curve.direction: curve
+        for curve in report.curves
+        if (curve.layer, curve.concept) == (layer, concept)
+    }
+    if not curves:
+        there = dict.fromkeys((curve.layer, curve.concept) for curve in report.curves)
+        raise ValueError(
+            f"layer, concept: no curve of {layer!r} and {concept!r} in the report; it has: "
+            f"{', '.join(map(str, there)) or 'none'}"
+        )
+    shown = [curves[direction] for direction in _COLOURS if direction in curves]
+    units = max(int(curve.sizes[-1]) for curve in shown)
+    image = _panel(title, f"accuracy of {concept}", "units knocked out", len(shown))
+    draw = ImageDraw.Draw(image)
+    y_of = _y_of(0.0, 1.0)
+    draw_axis(draw, [1.0, 0.5, 0.0], y_of, LEFT + PANEL_WIDTH + 1)
+
+    def x_of(size: float) -> int:
+        return LEFT + round(size / max(units, 1) * PANEL_WIDTH)
+
+    for size in ticks(units + 1, PANEL_WIDTH, 26):
+        draw.text((x_of(size), _BOTTOM + 9), str(size), INK, FONT, anchor="mm")
+        draw.line((x_of(size), _BOTTOM, x_of(size), _BOTTOM + 2), INK)
+    for curve in shown:
+        _draw_band(image, curve, x_of, y_of)
+    for curve in shown:
+        places = [x_of(size) for size in curve.sizes]
+        heights = [y_of(value) for value in curve.accuracy.mean(0)]
+        colour = _COLOURS[curve.direction]
+        draw.line(list(zip(places, heights, strict=True)), colour, 2)
+        for x, y in zip(places, heights, strict=True):
+            draw.rectangle((x - 1, y - 1, x + 1, y + 1), colour)
+    for place, curve in enumerate(reversed(shown)):
+        y = _BOTTOM + _AXIS + place * LINE
+        draw.line((4, y + 7, 18, y + 7), _COLOURS[curve.direction], 2)
+        draw.text((24, y), _in_words(curve), INK, FONT)
+    return np.asarray(image)
+
+
+def agreement_image(
+    report: KnockoutReport, layer: str, concept: str, title: str
+) -> NDArray[np.uint8]:
+    """Picture of the damage of single units over their unit scores.
+
+    A point for each unit, with its index where there are 24 or fewer; below, their rank
+    correlation.
+
+    Args:
+        report: The report.
+        layer: Layer key.
+        concept: Name of the concept.
+        title: First line of the picture.
+
+    Returns:
+        Array of shape ``(height, 350, 3)``, RGB.
+
+    Raises:
+        ValueError: If the report does not compare scores and damage of this layer and concept.
+    """
+    results = {(found.layer, found.concept): found for found in report.agreement}
+    if (layer, concept) not in results:
+        raise ValueError(
+            f"layer, concept: no scores of {layer!r} and {concept!r} in the report; it has: "
+            f"{', '.join(map(str, results)) or 'none'}"
+        )
+    found = results[layer, concept]
+    image = _panel(title, f"damage to {concept}", "unit score", 1)
+    draw = ImageDraw.Draw(image)
+    low, high = _range(found.damage)
+    y_of = _y_of(low, high)
+    draw_axis(draw, sorted({high, 0.0, low}, reverse=True), y_of, LEFT + PANEL_WIDTH + 1)
+    least, most = _range(found.scores)
+
+    def x_of(score: float) -> int:
+        return LEFT + 4 + round((score - least) / (most - least) * (PANEL_WIDTH - 8))
+
+    for score in sorted({least, 0.0, most}):
+        x = x_of(score)
+        draw.line((x, _BOTTOM, x, _BOTTOM + 2), INK)
+        draw.text((x, _BOTTOM + 9), f"{score:.2g}", INK, FONT, anchor="mm")
+    for unit, (score, damage) in enumerate(zip(found.scores, found.damage, strict=True)):
+        if np.isnan(score) or np.isnan(damage):
+            continue
+        x, y = x_of(score), y_of(damage)
+        draw.rectangle((x - 1, y - 1, x + 1, y + 1), _COLOURS["most_first"])
+        if len(found.scores) <= _NAMED_POINTS:
+            inside = x < LEFT + PANEL_WIDTH - 16
+            anchor, beside = ("lm", 4) if inside else ("rm", -4)
+            draw.text((x + beside, y), str(unit), INK, FONT, anchor=anchor)
+    words = f"rank correlation: {found.correlation:.2f} [{found.lower:.2f}, {found.upper:.2f}]"
+    if np.isnan(found.correlation):
+        words = "rank correlation: undefined"
+    draw.text((4, _BOTTOM + _AXIS), words, INK, FONT)
+    return np.asarray(image)
+
+
+def _panel(title: str, y_name: str, x_name: str, lines: int) -> Image.Image:
+    """An empty panel with its names, and room for so many lines below."""
+    height = _BOTTOM + _AXIS + lines * LINE + 6
+    image = Image.new("RGB", (LEFT + PANEL_WIDTH + RIGHT, height), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((4, 3), title, INK, FONT)
+    draw.text((4, 20), y_name, INK, FONT)
+    draw.text((LEFT + PANEL_WIDTH // 2, _BOTTOM + 23), x_name, INK, FONT, anchor="mm")
+    draw.line((LEFT, _TOP, LEFT, _BOTTOM), GREY)
+    draw.line((LEFT, _BOTTOM, LEFT + PANEL_WIDTH, _BOTTOM), GREY)
+    return image
+
+
+def _y_of(low: float, high: float) -> Callable[[float], int]:
+    def y_of(value: float) -> int:
+        return round(_BOTTOM - (value - low) / (high - low) * _HEIGHT)
+
+    return y_of
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """From the lowest, or 0, to the highest; to 1 where all are 0."""
+    low = float(np.nanmin(values, initial=0.0))
+    high = float(np.nanmax(values, initial=0.0))
+    return (low, high) if high > low else (0.0, 1.0)
+
+
+def _draw_band(
+    image: Image.Image,
+    curve: DeletionCurve,
+    x_of: Callable[[float], int],
+    y_of: Callable[[float], int],
+) -> None:
+    random = curve.direction == "random_first"
+    below = curve.accuracy.min(0) if random else curve.lower[0]
+    above = curve.accuracy.max(0) if random else curve.upper[0]
+    outline = _points(curve.sizes, above, x_of, y_of)
+    outline += reversed(_points(curve.sizes, below, x_of, y_of))
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).polygon(outline, _BAND)
+    image.paste(_COLOURS[curve.direction], mask=mask)
+
+
+def _points(
+    sizes: NDArray[np.int64],
+    values: NDArray[np.float64],
+    x_of: Callable[[float], int],
+    y_of: Callable[[float], int],
+) -> list[tuple[int, int]]:
+    return [(x_of(size), y_of(value)) for size, value in zip(sizes, values, strict=True)]
+
+
+def _in_words(curve: DeletionCurve) -> str:
+    orders = len(curve.area)
+    words = f"{_NAMES[curve.direction]}: area {curve.area.mean():.3f}"
+    if orders > 1:
+        words += f" ({curve.area.min():.3f} to {curve.area.max():.3f} of {orders})"
+    return words

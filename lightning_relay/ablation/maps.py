@@ -1,0 +1,367 @@
+"""Maps of damage: of every set to every measure, and of every unit at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lightning_relay.reports.drawing import (
+    FONT,
+    GREY,
+    INK,
+    LEFT,
+    LINE,
+    PANEL_WIDTH,
+    RIGHT,
+    STRIPES,
+    in_pixels,
+    ramp,
+    shortened,
+    ticks,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lightning_relay.ablation.damage import Damage
+    from lightning_relay.ablation.report import KnockoutReport, KnockoutSet
+
+_TOP = 42
+_NAMES = 104
+"""Width of the names of sets, pixels."""
+_HEADS = 58
+"""Height of the names of measures, pixels."""
+_BETWEEN = 5
+"""Pixels between groups of rows or columns."""
+_ROWS_HEIGHT = 448
+_MOST_ROWS = 256
+_GAP = 8
+_LONE_COLUMN = 8
+"""A column that stands alone is at least this many pixels wide."""
+_APART = 12
+_SCALE_WIDTH = 120
+_DOTTED_CELL = 3
+"""Cells of this many pixels or more carry a dot where the interval excludes 0."""
+
+_WORSE = np.array([(250, 250, 245), (252, 160, 120), (205, 30, 35), (85, 0, 15)], dtype=np.float64)
+_BETTER = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)], np.float64)
+_PALE = (225, 225, 225)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A group of columns of the damage map.
+
+    Attributes:
+        names: Name of each column.
+        damage: Damage, float64 ``(set, column)``; NaN where it is infinite.
+        beyond_zero: Whether its interval excludes 0, bool ``(set, column)``.
+        apart: Whether each column has a scale of its own.
+    """
+
+    names: Sequence[str]
+    damage: NDArray[np.float64]
+    beyond_zero: NDArray[np.bool]
+    apart: bool = False
+
+    def of_sets(self, places: list[int]) -> _Columns:
+        return replace(self, damage=self.damage[places], beyond_zero=self.beyond_zero[places])
+
+
+def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
+    """Picture of what every knock-out does: a row for each set, a column for each measure.
+
+    Columns are the accuracy of all samples, of each concept where there are several, and of each
+    class. A cell is the damage, from white (0) to dark red (the largest absolute damage), and to
+    dark blue where the knock-out makes it better; grey stripes are cells without samples. A dot
+    lies where the 95 % interval excludes 0, except in cells under 3 pixels. Names are left out
+    where there is no room; of more than 256 sets the most damaging are drawn. Where there were no
+    class labels, columns are the metrics, each on a scale of its own, with its largest damage in
+    the legend. Where all units are of one layer, its key stands above instead of in every name. Up
+    to 200 columns the picture is 350 pixels wide, which TensorBoard shows unscaled.
+
+    Args:
+        report: The report.
+        title: First line of the picture.
+
+    Returns:
+        Array of shape ``(height, width, 3)``, RGB.
+    """
+    groups = _columns(report)
+    if not groups or not report.sets:
+        return _empty(title, "no measure, or no set knocked out")
+    shown = _worst(groups[0].damage[:, 0])
+    sets = [report.sets[place] for place in shown]
+    groups = [group.of_sets(shown) for group in groups]
+    scales, legend = _scales(groups)
+    number = sum(len(group.names) for group in groups)
+    space = LEFT + PANEL_WIDTH - _NAMES - _BETWEEN * (len(groups) - 1)
+    cell_width = max(1, min(24, (space - _LONE_COLUMN) // number))
+    widths = [max(cell_width, _LONE_COLUMN if len(g.names) == 1 else 0) for g in groups]
+    lefts = _starts([len(g.names) * w for g, w in zip(groups, widths, strict=True)], _NAMES)
+    blocks = _blocks(sets)
+    cell_height = max(_DOTTED_CELL, min(14, _ROWS_HEIGHT // len(sets)))
+    tops = _starts([(last - first) * cell_height for first, last in blocks], _TOP)
+
+    right = lefts[-1] + len(groups[-1].names) * widths[-1]
+    bottom = tops[-1] + (blocks[-1][1] - blocks[-1][0]) * cell_height
+    hatched = any(np.isnan(group.damage).any() for group in groups)
+    height = bottom + _HEADS + _GAP + (2 + hatched + len(legend)) * LINE + 6
+    image = Image.new("RGB", (max(right, LEFT + PANEL_WIDTH) + RIGHT, height), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((4, 3), title, INK, FONT)
+    some = "" if len(sets) == len(report.sets) else f", worst {len(sets)} of {len(report.sets)}"
+    layer = f"{report.layers[0]}: " if len(report.layers) == 1 else ""
+    of = f" of {report.layers[0]}" if layer else ""
+    draw.text((4, 20), f"damage by knock-out{of}{some}", INK, FONT)
+
+    labelled = -_APART
+    for top, (first, last) in zip(tops, blocks, strict=True):
+        for left, width, group, scale in zip(lefts, widths, groups, scales, strict=True):
+            share, beyond = group.damage[first:last] / scale, group.beyond_zero[first:last]
+            _paste(image, share, beyond, left, top, width, cell_height)
+        for row, some_set in enumerate(sets[first:last]):
+            y = top + row * cell_height + cell_height // 2
+            if y - labelled >= _APART:
+                name = shortened(some_set.name.removeprefix(layer), _NAMES - 8)
+                draw.text((_NAMES - 4, y), name, INK, FONT, anchor="rm")
+                labelled = y
+    labelled = -_APART
+    for left, width, group in zip(lefts, widths, groups, strict=True):
+        for place, name in enumerate(group.names):
+            x = left + place * width + width // 2
+            if x - labelled >= _APART:
+                _draw_upright(image, name, x, bottom + 4)
+                labelled = x
+
+    top = bottom + _HEADS + _GAP
+    shares = [group.damage / scale for group, scale in zip(groups, scales, strict=True)]
+    lowest = min(float(np.nanmin(share, initial=0)) for share in shares)
+    largest = 1.0 if legend else float(scales[0][0])
+    _draw_scale(image, draw, top, lowest * largest, largest)
+    dotted = max(widths) >= _DOTTED_CELL
+    found = sum(int(group.beyond_zero.sum()) for group in groups)
+    text = f"interval excludes 0: {found} of {number * len(sets)}"
+    _draw_key(image, draw, top + LINE, dotted=dotted, text=text)
+    if hatched:
+        _draw_hatched(image, draw, top + 2 * LINE, "no samples")
+    for place, line in enumerate(legend):
+        draw.text((4, top + (2 + hatched + place) * LINE), line, INK, FONT)
+    return np.asarray(image)
+
+
+def step_damage_image(
+    report: KnockoutReport, layer: str, measure: str, title: str
+) -> NDArray[np.uint8]:
+    """Picture of what the knock-out of single units at single steps does to one measure.
+
+    A cell for each step and unit, from white (0) to dark red (the largest absolute damage), and to
+    dark blue where the knock-out makes it better. A dot lies where the 95 % interval excludes 0,
+    except in cells under 3 pixels; grey stripes lie where the knock-out was not run. Up to 300
+    steps the picture is 350 pixels wide.
+
+    Args:
+        report: The report.
+        layer: Layer key.
+        measure: ``"accuracy"``, or the name of a concept or a metric.
+        title: First line of the picture.
+
+    Returns:
+        Array of shape ``(height, width, 3)``, RGB.
+
+    Raises:
+        ValueError: If there is no such measure, or no single unit of the layer was knocked out at
+            single steps.
+    """
+    found = report.damage_of(measure)
+    cells = report.single_steps(layer)
+    if not cells:
+        raise ValueError(
+            f"layer: no unit of {layer!r} was knocked out at a single step; "
+            f"knocked out were units of: {', '.join(map(repr, report.layers)) or 'none'}"
+        )
+    units = sorted({unit for unit, _ in cells})
+    steps = sorted({step for _, step in cells}, key=lambda step: (step < 0, step))
+    damage = np.full((len(units), len(steps)), np.nan)
+    beyond = np.zeros(damage.shape, dtype=bool)
+    for (unit, step), place in cells.items():
+        at = units.index(unit), steps.index(step)
+        damage[at], beyond[at] = found.damage[place], found.beyond_zero[place]
+    damage = _finite(damage)
+    largest = _largest(damage)
+    cell_width = max(1, min(24, PANEL_WIDTH // len(steps)))
+    cell_height = max(1, min(14, _ROWS_HEIGHT // len(units)))
+    bottom = _TOP + len(units) * cell_height
+    width = LEFT + max(len(steps) * cell_width, PANEL_WIDTH) + RIGHT
+    top = bottom + 20
+    image = Image.new("RGB", (width, top + 3 * LINE + 6), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((4, 3), title, INK, FONT)
+    draw.text((4, 20), f"damage to {measure}, by unit and step", INK, FONT)
+    _paste(image, damage / largest, beyond, LEFT, _TOP, cell_width, cell_height)
+    for place in ticks(len(units), len(units) * cell_height, _APART):
+        y = _TOP + place * cell_height + cell_height // 2
+        draw.text((LEFT - 5, y), str(units[place]), INK, FONT, anchor="rm")
+    for place in ticks(len(steps), len(steps) * cell_width, 26):
+        x = LEFT + place * cell_width + cell_width // 2
+        draw.text((x, bottom + 8), str(steps[place]), INK, FONT, anchor="mm")
+    draw.text((4, bottom + 2), "step", INK, FONT)
+    _draw_scale(image, draw, top, float(np.nanmin(damage, initial=0)), largest)
+    dotted = min(cell_width, cell_height) >= _DOTTED_CELL
+    text = f"interval excludes 0: {beyond.sum()} of {len(cells)}"
+    _draw_key(image, draw, top + LINE, dotted=dotted, text=text)
+    if np.isnan(damage).any():
+        _draw_hatched(image, draw, top + 2 * LINE, "not measured")
+    return np.asarray(image)
+
+
+def _columns(report: KnockoutReport) -> list[_Columns]:
+    groups = []
+    if report.accuracy is not None:
+        groups.append(_group(["accuracy"], [report.accuracy]))
+    if report.concept_accuracy is not None and len(report.concepts) > 1:
+        found = report.concept_accuracy
+        groups.append(_Columns(report.concepts, found.damage, found.beyond_zero))
+    if report.class_accuracy is not None and len(report.classes):
+        found = report.class_accuracy
+        names = [f"class {label}" for label in report.classes]
+        groups.append(_Columns(names, found.damage, found.beyond_zero))
+    if not groups and report.metrics:
+        group = _group(list(report.metrics), list(report.metrics.values()))
+        groups.append(replace(group, apart=True))
+    return groups
+
+
+def _group(names: Sequence[str], measures: Sequence[Damage]) -> _Columns:
+    damage = np.stack([found.damage for found in measures], axis=1)
+    beyond = np.stack([found.beyond_zero for found in measures], axis=1)
+    return _Columns(names, _finite(damage), beyond)
+
+
+def _finite(damage: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isfinite(damage), damage, np.nan)
+
+
+def _worst(damage: NDArray[np.float64]) -> list[int]:
+    """Places of the sets that are drawn, in their order: the most damaging where there are many."""
+    order = np.argsort(-np.nan_to_num(damage, nan=-np.inf), kind="stable")
+    return sorted(order[:_MOST_ROWS].tolist())
+
+
+def _blocks(sets: Sequence[KnockoutSet]) -> list[tuple[int, int]]:
+    """First and last row, exclusive, of what stands together; what belongs to a concept does."""
+    keys = [
+        (some.concept, some.layer) if some.group.startswith("concept") else (some.group, some.layer)
+        for some in sets
+    ]
+    starts = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
+    return list(pairwise([*starts, len(keys)]))
+
+
+def _scales(groups: Sequence[_Columns]) -> tuple[list[NDArray[np.float64]], list[str]]:
+    """The damage drawn darkest, ``(column,)`` for each group, and lines that explain it."""
+    if groups[0].apart:
+        scale = [_largest(column) for column in groups[0].damage.T]
+        named = zip(scale, groups[0].names, strict=True)
+        return [np.array(scale)], [
+            f"1 is a damage of {value:.3g} in {name}" for value, name in named
+        ]
+    largest = _largest(np.concatenate([group.damage for group in groups], axis=1))
+    return [np.full(len(group.names), largest) for group in groups], []
+
+
+def _largest(damage: NDArray[np.float64]) -> float:
+    """Largest absolute damage; 1 where there is none."""
+    return float(np.nanmax(np.abs(damage), initial=0)) or 1.0
+
+
+def _starts(lengths: Sequence[int], first: int) -> list[int]:
+    """Pixel at which each group of cells begins."""
+    return [first + sum(lengths[:place]) + place * _BETWEEN for place in range(len(lengths))]
+
+
+def _colours(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colours of damage as a share of the largest, from -1 to 1; NaN is pale grey."""
+    colours = ramp(_WORSE, share)
+    colours[share < 0] = ramp(_BETTER, -share[share < 0])
+    colours[np.isnan(share)] = _PALE
+    return colours.round().astype(np.uint8)
+
+
+def _paste(
+    image: Image.Image,
+    share: NDArray[np.float64],
+    beyond_zero: NDArray[np.bool],
+    left: int,
+    top: int,
+    cell_width: int,
+    cell_height: int,
+) -> None:
+    """Draw cells ``(row, column)`` with their stripes and dots."""
+    pixels = in_pixels(_colours(share), cell_width, cell_height).astype(np.uint8)
+    rows, columns = np.indices(pixels.shape[:2])
+    hidden = in_pixels(np.isnan(share), cell_width, cell_height).astype(bool)
+    pixels[hidden & ((rows + columns) % STRIPES == 0)] = GREY
+    if min(cell_width, cell_height) >= _DOTTED_CELL:
+        size = 1 if min(cell_width, cell_height) < 6 else 2
+        for row, column in np.argwhere(beyond_zero):
+            y = row * cell_height + (cell_height - size) // 2
+            x = column * cell_width + (cell_width - size) // 2
+            dark = abs(share[row, column]) > 0.5
+            pixels[y : y + size, x : x + size] = 255 if dark else 0
+    image.paste(Image.fromarray(pixels), (left, top))
+
+
+def _draw_upright(image: Image.Image, text: str, x: int, top: int) -> None:
+    """A text that reads upwards and ends below ``top``, centred at ``x``."""
+    text = shortened(text, _HEADS - 6)
+    strip = Image.new("RGB", (_HEADS - 4, 13), "white")
+    ImageDraw.Draw(strip).text((_HEADS - 5, 6), text, INK, FONT, anchor="rm")
+    image.paste(strip.rotate(90, expand=True), (x - 6, top))
+
+
+def _draw_scale(
+    image: Image.Image, draw: ImageDraw.ImageDraw, top: int, lowest: float, largest: float
+) -> None:
+    """The colours from the lowest damage, or 0, to the largest, with numbers."""
+    x = 4
+    draw.text((x, top), "damage", INK, FONT)
+    x += 52
+    for first, last in ((lowest, 0.0), (0.0, largest)):
+        if first == last:
+            continue
+        number = f"{first:.2g}"
+        draw.text((x, top), number, INK, FONT)
+        x += round(FONT.getlength(number)) + 4
+        length = max(4, round(_SCALE_WIDTH * (last - first) / (largest - lowest)))
+        shares = np.linspace(first, last, length) / largest
+        image.paste(Image.fromarray(_colours(shares)[None].repeat(10, 0)), (x, top + 2))
+        x += length + 4
+    draw.text((x, top), f"{largest:.2g}", INK, FONT)
+
+
+def _draw_key(
+    image: Image.Image, draw: ImageDraw.ImageDraw, top: int, *, dotted: bool, text: str
+) -> None:
+    if dotted:
+        draw.rectangle((10, top + 6, 11, top + 7), 0)
+    draw.text((24, top), text, INK, FONT)
+
+
+def _draw_hatched(image: Image.Image, draw: ImageDraw.ImageDraw, top: int, text: str) -> None:
+    _paste(image, np.full((1, 1), np.nan), np.zeros((1, 1), dtype=bool), 4, top + 2, 14, 10)
+    draw.text((24, top), text, INK, FONT)
+
+
+def _empty(title: str, text: str) -> NDArray[np.uint8]:
+    image = Image.new("RGB", (LEFT + PANEL_WIDTH + RIGHT, 40), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((4, 3), title, INK, FONT)
+    draw.text((4, 20), text, INK, FONT)
+    return np.asarray(image)

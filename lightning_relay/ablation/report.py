@@ -1,0 +1,311 @@
+"""The results of a knock-out analysis: what a model cannot do without which units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_relay.ablation.damage import Damage
+from lightning_relay.reports.files import arrays_of, opened, read, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMAT = 1
+"""Version of the file format; a file of another one is refused."""
+
+ACCURACY = "accuracy"
+"""Name of the accuracy of the class labels among the measures."""
+
+_PARTS = ("accuracy", "class_accuracy", "concept_accuracy")
+
+
+@dataclass(frozen=True)
+class KnockoutSet:
+    """Units that were knocked out together.
+
+    Attributes:
+        name: Short label, unique in the report, such as ``"rnn.l0: 3"`` or ``"bit_0: top 3"``.
+        group: Why they were: ``"each"`` unit alone, ``"given"`` by the user, a prefix of an order
+            (``"most_first"``, ``"least_first"``, ``"random_first"``), the units that relay most of
+            a ``"concept"``, or as many drawn at random, ``"concept_random"``.
+        units: Unit indices by layer key.
+        steps: Positions at which they were; None: all.
+        concept: Of an order or of units that relay a concept: which one.
+        ambiguous: Of units taken from a relay order those whose places the data leave open: another
+            was as good, or there are too few sequences.
+    """
+
+    name: str
+    group: str
+    units: Mapping[str, tuple[int, ...]]
+    steps: tuple[int, ...] | None = None
+    concept: str | None = None
+    ambiguous: tuple[int, ...] = ()
+
+    @property
+    def layer(self) -> str | None:
+        """Key of the layer that all units are of; None where they are of several."""
+        return next(iter(self.units)) if len(self.units) == 1 else None
+
+    @property
+    def unit(self) -> int | None:
+        """Index of the unit, where it is one; None otherwise."""
+        units = [unit for some in self.units.values() for unit in some]
+        return units[0] if len(units) == 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class DeletionCurve:
+    """Accuracy of a concept while the units of a layer are knocked out one after the other.
+
+    Attributes:
+        layer: Layer key.
+        concept: Name of the concept.
+        direction: ``"most_first"``: the units that relay most of the concept go first;
+            ``"least_first"``: the least; ``"random_first"``: in orders drawn at random.
+        units: Unit indices in the order in which they are knocked out, int64 ``(order, unit)``;
+            one row but for random orders.
+        sizes: Numbers of units knocked out, from 0 to all, int64 ``(size,)``.
+        accuracy: Accuracy of the concept, fraction of 1, float64 ``(order, size)``.
+        lower: Lower ends of 95 % intervals (Wilson), float64 ``(order, size)``.
+        upper: Upper ends, float64 ``(order, size)``.
+        area: Mean accuracy over the fraction of units knocked out, float64 ``(order,)``.
+    """
+
+    layer: str
+    concept: str
+    direction: str
+    units: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    area: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreAgreement:
+    """How well unit scores of a relay analysis predict the damage of single units.
+
+    Attributes:
+        layer: Layer key.
+        concept: Name of the concept.
+        scores: Unit score by unit index, float64 ``(unit,)``.
+        damage: Damage to the concept's accuracy by the knock-out of the unit alone, float64
+            ``(unit,)``.
+        correlation: Rank correlation (Spearman) of the two; NaN, like the following, where scores
+            or damage are all equal, or there are fewer than 4 units.
+        lower: Lower end of its 95 % interval over units.
+        upper: Upper end.
+    """
+
+    layer: str
+    concept: str
+    scores: NDArray[np.float64]
+    damage: NDArray[np.float64]
+    correlation: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KnockoutReport:
+    """Results of one knock-out analysis.
+
+    Attributes:
+        sets: What was knocked out, in the order of the axis ``set`` of everything else.
+        accuracy: Of the predicted class, ``(set,)``; None, like the following, where there were no
+            class labels.
+        class_accuracy: Of the samples of each class, ``(set, class)``; NaN of a class without any.
+        concept_accuracy: Of each concept, ``(set, concept)``: how many predicted classes have the
+            concept's value that the true class has.
+        classes: Class labels, int64 ``(class,)``; none where there were no class labels.
+        class_samples: Number of samples of each, int64 ``(class,)``.
+        concepts: Names of the concepts.
+        confusion: Number of samples of a class (row) for which a class (column) was predicted,
+            int64 ``(set + 1, class, predicted class)``; entry 0 is without knock-out.
+        predictions_changed: Fraction of the samples whose predicted class is another than without
+            knock-out, float64 ``(set,)``; NaN where no class is predicted.
+        metrics: Metrics of the user by name, ``(set,)`` each.
+        value: What the units were held at, in words.
+        samples: Number of samples that the model was run on again.
+        samples_seen: Number of samples there were.
+        batches: Number of batches that the model was run on again.
+        batches_seen: Number of batches there were.
+        sets_left_out: Number of sets that were asked for and left out for the time they take.
+        curves: Accuracies along orders of units.
+        agreement: How well unit scores predict the damage of single units.
+        x_in: Where X_in was found, in words.
+        x_out: Where X_out was found, in words.
+        stage: ``"validate"`` or ``"test"``; None outside a Trainer.
+        epoch: The Trainer's epoch, from 0.
+        global_step: The Trainer's number of optimizer steps.
+        dataloader: Index of the dataloader.
+        relay_epoch: Epoch of the relay report that orders and scores came from; None where there
+            was none.
+        relay_step: The Trainer's number of optimizer steps when it was made.
+    """
+
+    sets: tuple[KnockoutSet, ...]
+    accuracy: Damage | None
+    class_accuracy: Damage | None
+    concept_accuracy: Damage | None
+    classes: NDArray[np.int64]
+    class_samples: NDArray[np.int64]
+    concepts: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    predictions_changed: NDArray[np.float64]
+    value: str
+    samples: int
+    samples_seen: int
+    batches: int
+    batches_seen: int
+    sets_left_out: int = 0
+    metrics: Mapping[str, Damage] = field(default_factory=dict)
+    curves: tuple[DeletionCurve, ...] = ()
+    agreement: tuple[ScoreAgreement, ...] = ()
+    x_in: str | None = None
+    x_out: str | None = None
+    stage: str | None = None
+    epoch: int | None = None
+    global_step: int | None = None
+    dataloader: int = 0
+    relay_epoch: int | None = None
+    relay_step: int | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Keys of the layers of which units were knocked out, in the order of their first."""
+        return tuple(dict.fromkeys(key for some in self.sets for key in some.units))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What ``damage_of`` takes: ``"accuracy"`` and concepts, if any, and metrics."""
+        accuracy = () if self.accuracy is None else (ACCURACY,)
+        concepts = () if self.concept_accuracy is None else self.concepts
+        return tuple(dict.fromkeys((*accuracy, *concepts, *self.metrics)))
+
+    def damage_of(self, measure: str) -> Damage:
+        """What one measure was without and with each knock-out, ``(set,)``.
+
+        Args:
+            measure: ``"accuracy"``, or the name of a concept or of a metric. Of names that are the
+                same the first of these is taken.
+
+        Raises:
+            ValueError: If there is no such measure; says which there are.
+        """
+        if measure == ACCURACY and self.accuracy is not None:
+            return self.accuracy
+        if measure in self.concepts and self.concept_accuracy is not None:
+            place, whole = self.concepts.index(measure), self.concept_accuracy
+            parts = {part.name: getattr(whole, part.name)[..., place] for part in fields(whole)}
+            return Damage(**{name: np.asarray(part) for name, part in parts.items()})
+        if measure in self.metrics:
+            return self.metrics[measure]
+        raise ValueError(
+            f"measure: no {measure!r} in the report; it has: "
+            f"{', '.join(map(repr, self.measures)) or 'none'}"
+        )
+
+    def places(self, *groups: str, layer: str | None = None) -> list[int]:
+        """Places of the sets of these groups, of a layer's alone where it is given."""
+        return [
+            place
+            for place, some in enumerate(self.sets)
+            if some.group in groups and layer in (None, some.layer)
+        ]
+
+    def single_steps(self, layer: str) -> dict[tuple[int, int], int]:
+        """Places of the sets that are one unit of a layer at one step, by unit and step."""
+        cells = {}
+        for place in self.places("each", layer=layer):
+            some = self.sets[place]
+            if some.unit is not None and some.steps is not None and len(some.steps) == 1:
+                cells[some.unit, some.steps[0]] = place
+        return cells
+
+    def save(self, path: str | Path | IO[bytes]) -> None:
+        """Write the report to an ``.npz`` file, or an open binary file, which NumPy alone can read.
+
+        Arrays stand under the names of the report's fields, such as ``accuracy/damage``,
+        ``metrics/{name}/damage`` or ``curves/0/accuracy``, everything else as JSON under
+        ``header``.
+        """
+        header: dict[str, Any] = {"format": FORMAT, "kind": "knock-out"}
+        header |= {
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if not isinstance(getattr(self, part.name), np.ndarray | Damage)
+        }
+        header["sets"] = [vars(some) | {"units": dict(some.units)} for some in self.sets]
+        header["metrics"] = list(self.metrics)
+        header["curves"] = [_plain(curve) for curve in self.curves]
+        header["agreement"] = [_plain(found) for found in self.agreement]
+        parts: list[tuple[Any, str]] = [(getattr(self, name), name) for name in _PARTS]
+        parts += [(found, f"metrics/{name}") for name, found in self.metrics.items()]
+        parts += _numbered("curves", self.curves) + _numbered("agreement", self.agreement)
+        arrays = {
+            part.name: array
+            for part in fields(self)
+            if isinstance(array := getattr(self, part.name), np.ndarray)
+        }
+        for part, prefix in parts:
+            arrays |= {} if part is None else arrays_of(part, prefix)
+        write(path, header, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path | IO[bytes]) -> KnockoutReport:
+        """Read a report that ``save`` wrote; nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file holds no knock-out report, or one of a later format.
+        """
+        with opened(path, "knock-out", FORMAT) as (header, file):
+            header |= {name: _damage(file, name) for name in _PARTS if f"{name}/damage" in file}
+            header["sets"] = tuple(_set(some) for some in header["sets"])
+            header["concepts"] = tuple(header["concepts"])
+            header["metrics"] = {
+                name: _damage(file, f"metrics/{name}") for name in header["metrics"]
+            }
+            header["curves"] = tuple(
+                DeletionCurve(**curve | read(file, DeletionCurve, f"curves/{place}"))
+                for place, curve in enumerate(header["curves"])
+            )
+            header["agreement"] = tuple(
+                ScoreAgreement(**found | read(file, ScoreAgreement, f"agreement/{place}"))
+                for place, found in enumerate(header["agreement"])
+            )
+            header |= {part.name: file[part.name] for part in fields(cls) if part.name in file}
+        return cls(**header)
+
+
+def _plain(result: DeletionCurve | ScoreAgreement) -> dict[str, Any]:
+    """The fields that are no arrays."""
+    parts = {part.name: getattr(result, part.name) for part in fields(result)}
+    return {name: part for name, part in parts.items() if not isinstance(part, np.ndarray)}
+
+
+def _numbered(
+    name: str, results: Iterable[DeletionCurve | ScoreAgreement]
+) -> list[tuple[Any, str]]:
+    return [(result, f"{name}/{place}") for place, result in enumerate(results)]
+
+
+def _damage(file: Mapping[str, NDArray[Any]], prefix: str) -> Damage:
+    return Damage(**read(file, Damage, prefix))
+
+
+def _set(plain: dict[str, Any]) -> KnockoutSet:
+    """A set as it was before JSON made lists of its tuples."""
+    units = {key: tuple(units) for key, units in plain["units"].items()}
+    steps = None if plain["steps"] is None else tuple(plain["steps"])
+    ambiguous = tuple(plain["ambiguous"])
+    return KnockoutSet(**plain | {"units": units, "steps": steps, "ambiguous": ambiguous})

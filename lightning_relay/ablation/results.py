@@ -1,0 +1,338 @@
+"""From what the runs gave to a report."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_relay.ablation.damage import (
+    Damage,
+    area_under_curve,
+    paired_accuracy,
+    rank_correlation,
+    wilson_interval,
+)
+from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, ScoreAgreement
+from lightning_relay.reading.concepts import JOINT, Concepts, concept_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torchmetrics import Metric
+
+    from lightning_relay.ablation.runs import Outcomes
+    from lightning_relay.ablation.sets import Deletion, Sets
+    from lightning_relay.relay.report import RelayReport
+
+_DECIMALS = 9
+"""Unit scores that differ by less are rounding errors, and tied."""
+
+_TAILS = (0.025, 0.975)
+"""Of the resamples, for intervals of 95 %."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A value that the step itself gives for every batch.
+
+    Attributes:
+        name: Its name.
+        higher_is_better: Whether higher is better.
+    """
+
+    name: str
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """Class labels and predicted classes of all samples.
+
+    Attributes:
+        labels: ``(sample,)``.
+        classes: ``(set + 1, sample)``; entry 0 without knock-out.
+        num_classes: Number of classes.
+    """
+
+    labels: Tensor
+    classes: Tensor
+    num_classes: int
+
+
+def knockout_report(
+    sets: Sets,
+    outcomes: Outcomes,
+    *,
+    value: str,
+    concepts: Concepts = JOINT,
+    relay: RelayReport | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    measured: Measured | None = None,
+    n_bootstraps: int = 100,
+    seed: int = 0,
+    samples_seen: int | None = None,
+    batches_seen: int | None = None,
+) -> KnockoutReport:
+    """Damage by every set, curves and how well unit scores predict it.
+
+    Args:
+        sets: What was knocked out.
+        outcomes: What the runs gave.
+        value: What the units were held at, in words.
+        concepts: As of ``concept_codes``.
+        relay: The relay report whose unit scores are compared with the damage.
+        metrics: Metrics of class scores and labels, by name; each gives one number.
+        measured: The value that the step gave for every batch, if there is one.
+        n_bootstraps: Number of resamples of samples, or of batches, for intervals of these two.
+        seed: Seed of the resamples.
+        samples_seen: Number of samples there were.
+        batches_seen: Number of batches there were.
+
+    Raises:
+        ValueError: If a metric does not give one number.
+    """
+    samples = sum(outcomes.sizes)
+    found: dict[str, Damage] = {}
+    generator = np.random.default_rng(seed)
+    if measured is not None:
+        found[measured.name] = _of_batches(outcomes, measured, n_bootstraps, generator)
+    labelled = _labelled(outcomes) if outcomes.labels else None
+    if labelled is not None:
+        for name, metric in (metrics or {}).items():
+            found[name] = _of_metric(name, metric, outcomes, n_bootstraps, generator)
+    report = KnockoutReport(
+        sets=sets.sets,
+        accuracy=None,
+        class_accuracy=None,
+        concept_accuracy=None,
+        classes=np.empty(0, np.int64),
+        class_samples=np.empty(0, np.int64),
+        concepts=(),
+        confusion=np.empty((len(sets.sets) + 1, 0, 0), np.int64),
+        predictions_changed=np.full(len(sets.sets), np.nan),
+        metrics=found,
+        value=value,
+        samples=samples,
+        samples_seen=samples if samples_seen is None else samples_seen,
+        batches=len(outcomes.sizes),
+        batches_seen=len(outcomes.sizes) if batches_seen is None else batches_seen,
+        sets_left_out=sets.left_out,
+        x_out=outcomes.source,
+        relay_epoch=None if relay is None else relay.epoch,
+        relay_step=None if relay is None else relay.global_step,
+    )
+    if labelled is None:
+        return report
+    report = _with_accuracies(report, labelled, concepts)
+    return replace(
+        report,
+        curves=tuple(_curve(report, labelled, concepts, deletion) for deletion in sets.deletions),
+        agreement=() if relay is None else tuple(_agreement(report, relay)),
+    )
+
+
+def _labelled(outcomes: Outcomes) -> _Labelled:
+    labels, classes = torch.cat(outcomes.labels), torch.cat(outcomes.classes, 1)
+    known = outcomes.num_classes
+    if known is None:
+        known = int(max(labels.max(), classes.max())) + 1
+    return _Labelled(labels, classes, known)
+
+
+def _with_accuracies(
+    report: KnockoutReport, labelled: _Labelled, concepts: Concepts
+) -> KnockoutReport:
+    labels, classes, number = labelled.labels, labelled.classes, labelled.num_classes
+    everything = torch.zeros_like(labels)
+    pairs = labels * number + classes
+    confusion = torch.stack([row.bincount(minlength=number**2) for row in pairs])
+    right = classes == labels
+    by_concept = {
+        name: _damage(_concept_right(labelled, codes), everything, 1)
+        for name, codes in _codes(labelled, concepts).items()
+    }
+    return replace(
+        report,
+        accuracy=_only_part(_damage(right, everything, 1)),
+        class_accuracy=_damage(right, labels, number),
+        concept_accuracy=Damage(
+            *(
+                np.concatenate(parts, -1)
+                for parts in zip(*map(_arrays, by_concept.values()), strict=True)
+            )
+        ),
+        classes=np.arange(number),
+        class_samples=labels.bincount(minlength=number).numpy(),
+        concepts=tuple(by_concept),
+        confusion=confusion.view(-1, number, number).numpy(),
+        predictions_changed=(classes[1:] != classes[0]).double().mean(1).numpy(),
+    )
+
+
+def _codes(labelled: _Labelled, concepts: Concepts) -> dict[str, Tensor]:
+    """Code of every class label for each concept, ``(class,)``; -1 of labels that do not occur."""
+    occurring = torch.cat([labelled.labels, labelled.classes.flatten()]).unique()
+    found = concept_codes(concepts, occurring, occurring, num_classes=labelled.num_classes)
+    tables = {}
+    for name, (codes, _) in found.items():
+        tables[name] = torch.full((labelled.num_classes,), -1).index_copy(0, occurring, codes)
+    return tables
+
+
+def _concept_right(labelled: _Labelled, codes: Tensor) -> Tensor:
+    return codes[labelled.classes] == codes[labelled.labels]
+
+
+def _damage(right: Tensor, parts: Tensor, number: int) -> Damage:
+    """Damage to the accuracy of each of several parts of the samples, ``(set, part)``.
+
+    Args:
+        right: Whether each sample is right, bool ``(set + 1, sample)``.
+        parts: To which part each sample belongs, int64 ``(sample,)``.
+        number: Number of parts.
+    """
+
+    def counts(chosen: Tensor) -> NDArray[np.int64]:
+        rows = [parts[row].bincount(minlength=number) for row in chosen]
+        return torch.stack(rows).numpy() if rows else np.empty((0, number), np.int64)
+
+    before, after = right[:1], right[1:]
+    return paired_accuracy(
+        counts(before)[0],
+        counts(before & ~after),
+        counts(after & ~before),
+        parts.bincount(minlength=number).numpy(),
+    )
+
+
+def _arrays(damage: Damage) -> tuple[NDArray[np.float64], ...]:
+    return damage.baseline, damage.knocked_out, damage.damage, damage.lower, damage.upper
+
+
+def _only_part(damage: Damage) -> Damage:
+    return Damage(*(np.asarray(part[..., 0]) for part in _arrays(damage)))
+
+
+def _curve(
+    report: KnockoutReport, labelled: _Labelled, concepts: Concepts, deletion: Deletion
+) -> DeletionCurve:
+    """Accuracies along orders of units."""
+    codes = _codes(labelled, concepts)
+    if deletion.concept in codes:
+        right = _concept_right(labelled, codes[deletion.concept])
+    else:
+        right = labelled.classes == labelled.labels
+    counts = right.sum(1).numpy()[deletion.places + 1]
+    lower, upper = wilson_interval(counts, report.samples)
+    accuracy = counts / report.samples
+    return DeletionCurve(
+        layer=deletion.layer,
+        concept=deletion.concept,
+        direction=deletion.direction,
+        units=deletion.units,
+        sizes=deletion.sizes,
+        accuracy=accuracy,
+        lower=lower,
+        upper=upper,
+        area=area_under_curve(deletion.sizes, accuracy),
+    )
+
+
+def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreement]:
+    """Unit scores, as mean over the steps that had seen all input, beside damages."""
+    found = []
+    for layer in report.layers:
+        places = [
+            place
+            for place in report.places("each", layer=layer)
+            if report.sets[place].steps is None
+        ]
+        if not places or layer not in relay.layers:
+            continue
+        units = [report.sets[place].units[layer][0] for place in places]
+        steps = relay.layers[layer]
+        weights = steps.samples * steps.inputs_ended
+        for concept in report.concepts:
+            if concept not in steps.concepts or not weights.any():
+                continue
+            scores = np.average(steps.concepts[concept].scores, axis=0, weights=weights)[units]
+            scores = scores.round(_DECIMALS)
+            damage = report.damage_of(concept).damage[places]
+            correlation = rank_correlation(scores, damage)
+            found.append(ScoreAgreement(layer, concept, scores, damage, *correlation))
+    return found
+
+
+def _of_batches(
+    outcomes: Outcomes, measured: Measured, n_bootstraps: int, generator: np.random.Generator
+) -> Damage:
+    """Damage to the mean over samples of a value that is known for every batch."""
+    values = torch.stack(outcomes.values, -1).numpy()
+    sizes = np.asarray(outcomes.sizes, np.float64)
+    batches = len(sizes)
+    drawn = generator.multinomial(batches, np.full(batches, 1 / batches), size=n_bootstraps)
+    resampled = (values @ (sizes * drawn).T) / (drawn @ sizes)
+    return _with_interval(
+        values @ sizes / sizes.sum(),
+        resampled if batches > 1 and n_bootstraps else None,
+        measured.higher_is_better,
+    )
+
+
+def _of_metric(
+    name: str,
+    metric: Metric,
+    outcomes: Outcomes,
+    n_bootstraps: int,
+    generator: np.random.Generator,
+) -> Damage:
+    """Damage to a metric of class scores, or of classes where there are no scores."""
+    predicted = torch.cat(outcomes.scores or outcomes.classes, 1)
+    labels = torch.cat(outcomes.labels)
+    whole = np.array([_computed(name, metric, part, labels) for part in predicted])
+    drawn = torch.from_numpy(generator.integers(len(labels), size=(n_bootstraps, len(labels))))
+    resampled = np.array(
+        [[_computed(name, metric, part[own], labels[own]) for own in drawn] for part in predicted]
+    )
+    return _with_interval(whole, resampled if n_bootstraps else None, bool(metric.higher_is_better))
+
+
+def _computed(name: str, metric: Metric, predicted: Tensor, labels: Tensor) -> float:
+    metric.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that a resample does not have
+        try:
+            metric.update(predicted, labels)
+            value: Any = metric.compute()
+        except Exception as error:
+            kind = "class scores" if predicted.is_floating_point() else "predicted classes"
+            raise ValueError(
+                f"metric: {name!r} cannot be computed of {kind} {tuple(predicted.shape)} and "
+                f"labels {tuple(labels.shape)}: {error}"
+            ) from error
+    metric.reset()
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"metric: {name!r} gave {shape}; it takes a metric that gives one number, such as one "
+            "with average='macro'"
+        )
+    return float(value)
+
+
+def _with_interval(
+    values: NDArray[np.float64], resampled: NDArray[np.float64] | None, higher_is_better: bool
+) -> Damage:
+    """Damage of values ``(set + 1,)``; intervals from resampled ones ``(set + 1, resample)``."""
+    sign = 1 if higher_is_better else -1
+    damage = sign * (values[0] - values[1:])
+    lower = upper = np.full_like(damage, np.nan)
+    if resampled is not None:
+        lower, upper = np.quantile(sign * (resampled[0] - resampled[1:]), _TAILS, axis=1)
+    return Damage(np.asarray(values[0]), values[1:], damage, lower, upper)

@@ -1,0 +1,82 @@
+"""The few numbers of a knock-out report that are worth a curve and a monitor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from lightning_relay.ablation.report import KnockoutReport
+
+_AREAS = {
+    "most_first": "area_most_first",
+    "least_first": "area_least_first",
+    "random_first": "area_random",
+}
+
+
+def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
+    """Scalars of a knock-out report by name, to be logged under a prefix.
+
+    What is undefined is left out: no value is NaN or infinite. Damage and areas are fractions of 1.
+
+    - ``accuracy``: accuracy without knock-out, where there were class labels.
+    - ``samples``, ``sets``: numbers of samples and of sets that were knocked out.
+    - ``{layer}/largest_damage``, ``{layer}/mean_damage``: damage to the accuracy by a single unit,
+      largest and mean, where each was knocked out.
+    - ``{layer}/{concept}/area_most_first``, ``area_least_first``, ``area_random``: mean accuracy of
+      the concept over the fraction of units knocked out, in each order; of random ones the mean.
+    - ``{layer}/{concept}/score_correlation``: rank correlation of unit scores and the damage of
+      single units.
+    - ``{layer}/{concept}/top_damage``, ``random_damage``: damage to the concept by the knock-out of
+      the units that relay most of it, and of as many at random, means where there are several.
+    - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
+      largest damage to it by any set.
+    """
+    scalars: dict[str, float] = {}
+    for name, metric in report.metrics.items():
+        scalars[name] = float(metric.baseline)
+        scalars[f"{name}/largest_damage"] = _largest(metric.damage)
+    for layer in report.layers:
+        scalars |= _of_layer(report, layer)
+    for curve in report.curves:
+        name = f"{curve.layer}/{curve.concept}/{_AREAS[curve.direction]}"
+        scalars[name] = float(curve.area.mean())
+    for found in report.agreement:
+        scalars[f"{found.layer}/{found.concept}/score_correlation"] = found.correlation
+    if report.accuracy is not None:
+        scalars["accuracy"] = float(report.accuracy.baseline)
+    scalars |= {"samples": float(report.samples), "sets": float(len(report.sets))}
+    return {name: value for name, value in scalars.items() if np.isfinite(value)}
+
+
+def _of_layer(report: KnockoutReport, layer: str) -> dict[str, float]:
+    scalars = {}
+    if report.accuracy is not None:
+        damage = report.accuracy.damage[report.places("each", layer=layer)]
+        scalars[f"{layer}/largest_damage"] = _largest(damage)
+        scalars[f"{layer}/mean_damage"] = _mean(damage)
+    if report.concept_accuracy is None:
+        return scalars
+    for column, concept in enumerate(report.concepts):
+        for group, name in (("concept", "top_damage"), ("concept_random", "random_damage")):
+            places = report.places(group, layer=layer)
+            damage = report.concept_accuracy.damage[:, column]
+            own = [damage[place] for place in places if report.sets[place].concept == concept]
+            scalars[f"{layer}/{concept}/{name}"] = _mean(own)
+    return scalars
+
+
+def _largest(damage: NDArray[np.float64]) -> float:
+    finite = damage[np.isfinite(damage)]
+    return float(finite.max()) if len(finite) else np.nan
+
+
+def _mean(damage: Iterable[float]) -> float:
+    finite = [value for value in damage if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else np.nan

@@ -1,0 +1,408 @@
+"""Which units are knocked out together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from lightning_relay.ablation.report import KnockoutSet
+from lightning_relay.reading.concepts import JOINT, PER_CLASS, Concepts
+from lightning_relay.recurrent.layers import StateKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from lightning_relay.knockout.clamps import Steps
+    from lightning_relay.relay.report import LayerRelay, RelayReport
+
+Selection = Literal["each", "greedy", "concept"]
+"""Ways to choose the sets; sets of the user's own are the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deletion:
+    """Orders in which units of a layer are knocked out one after the other.
+
+    Attributes:
+        layer: Layer key.
+        concept: Whose relay order it is.
+        direction: As of ``DeletionCurve``.
+        units: Unit indices, int64 ``(order, unit)``.
+        sizes: Numbers of units knocked out, from 0, int64 ``(size,)``.
+        places: Place of each set among all, int64 ``(order, size)``; -1 for the empty one.
+    """
+
+    layer: str
+    concept: str
+    direction: str
+    units: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """What is knocked out.
+
+    Attributes:
+        sets: The sets.
+        left_out: Number of those that were asked for and left out for the time they take.
+        deletions: Orders that some of them follow.
+    """
+
+    sets: tuple[KnockoutSet, ...]
+    left_out: int = 0
+    deletions: tuple[Deletion, ...] = ()
+
+
+def single_units(
+    layers: Mapping[str, int],
+    *,
+    steps: Mapping[str, int] | None = None,
+    max_sets: int | None = None,
+    seed: int = 0,
+) -> Sets:
+    """Every unit alone.
+
+    Args:
+        layers: Numbers of units by layer key.
+        steps: Numbers of steps by layer key, for every unit at every step; None for all steps at
+            once.
+        max_sets: Number of sets at most; of more, a fair sample is taken.
+        seed: Seed of the sample.
+    """
+    sets = [
+        KnockoutSet(f"{layer}: {unit}", "each", {layer: (unit,)})
+        if step is None
+        else KnockoutSet(f"{layer}: {unit} @{step}", "each", {layer: (unit,)}, (step,))
+        for layer, units in layers.items()
+        for step in ([None] if steps is None else range(steps[layer]))
+        for unit in range(units)
+    ]
+    if max_sets is None or len(sets) <= max_sets:
+        return Sets(tuple(sets))
+    kept = np.sort(np.random.default_rng(seed).choice(len(sets), max_sets, replace=False))
+    return Sets(tuple(sets[place] for place in kept), len(sets) - max_sets)
+
+
+def named_sets(units: Mapping[str, Mapping[str, Sequence[int]]]) -> Sets:
+    """Sets of the user's own, by name."""
+    sets = []
+    for name, own in units.items():
+        listed = {
+            layer: (some,) if isinstance(some, int) else tuple(some) for layer, some in own.items()
+        }
+        sets.append(KnockoutSet(name, "given", listed))
+    return Sets(tuple(sets))
+
+
+def along_orders(
+    report: RelayReport,
+    layers: Mapping[str, int],
+    *,
+    concepts: Sequence[str] | None = None,
+    n_random: int = 5,
+    max_sets: int | None = None,
+    seed: int = 0,
+) -> Sets:
+    """Units one after the other along the relay order of the last step, from both ends.
+
+    Args:
+        report: Where the orders stand.
+        layers: Numbers of units by layer key; those that the report does not have are passed over.
+        concepts: Whose orders; default: the report's first.
+        n_random: Number of random orders of each layer, for comparison.
+        max_sets: Number of sets at most; where that is too few for all numbers of units, some of
+            these are taken, as even as can be.
+        seed: Seed of the random orders.
+
+    Raises:
+        ValueError: If the report has none of the layers or not the concept, or ``max_sets`` is too
+            few.
+    """
+    orders: list[_Order] = []
+    generator = np.random.default_rng(seed)
+    for layer, units in _shared_layers(report, layers).items():
+        found = report.layers[layer]
+        random = np.stack([generator.permutation(units) for _ in range(n_random)])
+        for concept in _known_concepts(found, concepts or list(found.concepts)[:1]):
+            least_first = _order_at_end(report, layer, concept)
+            open_places = _open_at_end(report, layer, concept)
+            orders += [
+                _Order(layer, concept, "most_first", least_first[None, ::-1], open_places),
+                _Order(layer, concept, "least_first", least_first[None], open_places),
+                _Order(layer, concept, "random_first", random),
+            ]
+    whole = _deletions(orders, None)
+    if max_sets is None or len(whole.sets) <= max_sets:
+        return whole
+    count = max(1, max_sets // sum(len(order.units) for order in orders))
+    thinned = _deletions(orders, count)
+    if len(thinned.sets) > max_sets:
+        raise ValueError(
+            f"max_sets: got {max_sets}, fewer than the {len(thinned.sets)} sets that {len(orders)} "
+            "orders take; it takes more, or fewer concepts or random orders"
+        )
+    while len((more := _deletions(orders, count + 1)).sets) <= max_sets:  # equal ones stand once
+        count, thinned = count + 1, more
+    return replace(thinned, left_out=len(whole.sets) - len(thinned.sets))
+
+
+def top_relays(
+    report: RelayReport,
+    layers: Mapping[str, int],
+    *,
+    top: int,
+    concepts: Sequence[str] | None = None,
+    n_random: int = 5,
+    max_sets: int | None = None,
+    seed: int = 0,
+) -> Sets:
+    """The units that relay most of each concept at the last step, and as many drawn at random.
+
+    Args:
+        report: Where the orders stand.
+        layers: Numbers of units by layer key; those that the report does not have are passed over.
+        top: Number of units of a set.
+        concepts: Which concepts; default: all of the report.
+        n_random: Number of random sets for each concept, for comparison.
+        max_sets: Number of sets at most; where these are more, there are fewer random sets.
+        seed: Seed of the random sets.
+
+    Raises:
+        ValueError: If the report has none of the layers or not the concept, a layer has not so
+            many units, or ``max_sets`` is too few.
+    """
+    generator = np.random.default_rng(seed)
+    tops: list[KnockoutSet] = []
+    random: list[list[KnockoutSet]] = []
+    for layer, units in _shared_layers(report, layers).items():
+        if top > units:
+            raise ValueError(f"top: got {top}, but {layer!r} has {units} units")
+        found = report.layers[layer]
+        for concept in _known_concepts(found, concepts or list(found.concepts)):
+            own = _order_at_end(report, layer, concept)[::-1][:top]
+            open_places = _open_at_end(report, layer, concept)
+            tops.append(
+                KnockoutSet(
+                    f"{layer}: top {top} of {concept}",
+                    "concept",
+                    {layer: _plain(own)},
+                    concept=concept,
+                    ambiguous=tuple(unit for unit in _plain(own) if unit in open_places),
+                )
+            )
+            random.append(
+                [
+                    KnockoutSet(
+                        f"{layer}: random {number} of {concept}",
+                        "concept_random",
+                        {layer: _plain(np.sort(generator.choice(units, top, replace=False)))},
+                        concept=concept,
+                    )
+                    for number in range(n_random)
+                ]
+            )
+    each = n_random if max_sets is None else min(n_random, (max_sets - len(tops)) // len(tops))
+    if each < min(n_random, 1):
+        raise ValueError(
+            f"max_sets: got {max_sets}, fewer than the {2 * len(tops)} sets of {len(tops)} "
+            "concepts and layers with one random set each; it takes more, or fewer concepts"
+        )
+    sets = [
+        some for own, others in zip(tops, random, strict=True) for some in (own, *others[:each])
+    ]
+    return Sets(tuple(sets), (n_random - each) * len(tops))
+
+
+def at_steps(sets: Sets, steps: Steps, longest: Mapping[str, int]) -> Sets:
+    """Sets that say at which steps, as they were all knocked out at some.
+
+    Args:
+        sets: The sets; those that say so already are left as they are.
+        steps: The steps; None for all.
+        longest: Number of steps of the longest sequence, by module name, where it is known.
+    """
+    if steps is None:
+        return sets
+    known = [
+        some
+        if some.steps is not None
+        else replace(
+            some, steps=_positions(steps, [longest.get(key.module) for key in keys_of(some)])
+        )
+        for some in sets.sets
+    ]
+    return replace(sets, sets=tuple(known))
+
+
+def counting_all(sets: Sets, layers: Mapping[str, int], longest: Mapping[str, int]) -> Sets:
+    """Single units at single steps, with all left out that there would be in the longest sequence.
+
+    Args:
+        sets: The sets, made before the longest sequence was known.
+        layers: Numbers of units by layer key.
+        longest: Number of steps of the longest sequence, by module name, where it is known.
+    """
+    modules = {layer: StateKey.parse(layer).module for layer in layers}
+    if not all(module in longest for module in modules.values()):
+        return sets
+    wanted = sum(units * longest[modules[layer]] for layer, units in layers.items())
+    return replace(sets, left_out=wanted - len(sets.sets))
+
+
+def keys_of(some: KnockoutSet) -> list[StateKey]:
+    """Keys of the layers of a set."""
+    return [StateKey.parse(layer) for layer in some.units]
+
+
+def check_known(concepts: Concepts, wanted: Iterable[str]) -> None:
+    """Raise a ValueError unless it is known what concepts ask of a class label."""
+    for name in wanted:
+        known = (
+            name in concepts
+            if isinstance(concepts, Mapping)
+            else concepts == PER_CLASS and name.startswith("class_")
+        )
+        if name != JOINT and not known:
+            words = concepts if isinstance(concepts, str) else list(concepts)
+            raise ValueError(
+                f"concepts: got {words!r}, and the relay report has the order of {name!r}; give "
+                "concepts= as in the relay analysis, or name others with relay_concepts="
+            )
+
+
+def check_selection(units: Any) -> None:
+    """Raise an error unless ``units`` is a way to choose sets, or sets by name."""
+    legal = ", ".join(map(repr, get_args(Selection)))
+    takes = f"it takes {legal}, or sets by name such as {{'first two': {{'rnn.l0': [0, 1]}}}}"
+    if isinstance(units, str):
+        if units not in get_args(Selection):
+            raise ValueError(f"units: got {units!r}; {takes}")
+        return
+    if not isinstance(units, Mapping) or not units:
+        raise TypeError(f"units: got {units!r}; {takes}")
+    for name, own in units.items():
+        if not isinstance(name, str) or not isinstance(own, Mapping) or not own:
+            raise TypeError(f"units: got {name!r}: {own!r}; {takes}")
+
+
+def check_same_units(report: RelayReport, layers: Mapping[str, int]) -> None:
+    """Raise a ValueError if a layer has another number of units in a relay report."""
+    for layer, units in layers.items():
+        if layer not in report.layers:
+            continue
+        relay = next(iter(report.layers[layer].concepts.values()))
+        if relay.units.shape[1] != units:
+            raise ValueError(
+                f"report: {layer!r} has {relay.units.shape[1]} units in the relay report, and "
+                f"{units} in the model; it takes a report of the same model"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """Units in the orders ``(order, unit)`` in which they are knocked out."""
+
+    layer: str
+    concept: str
+    direction: str
+    units: NDArray[np.int64]
+    open_places: frozenset[int] = frozenset()
+
+
+def _deletions(orders: Sequence[_Order], count: int | None) -> Sets:
+    """Sets along orders, of ``count`` sizes besides 0; equal ones stand once."""
+    sets: list[KnockoutSet] = []
+    known: dict[tuple[str, frozenset[int]], int] = {}
+    deletions = []
+    for order in orders:
+        total = order.units.shape[1]
+        sizes = np.arange(total + 1)
+        if count is not None and count < total:
+            sizes = np.unique(np.linspace(0, total, count + 1).round().astype(np.int64))
+        places = np.full((len(order.units), len(sizes)), -1)
+        for row, units in enumerate(order.units):
+            for column, size in enumerate(sizes[1:], start=1):
+                own = (order.layer, frozenset(units[:size].tolist()))
+                if own not in known:
+                    known[own] = len(sets)
+                    sets.append(_first_units(order, row, _plain(units[:size])))
+                places[row, column] = known[own]
+        deletions.append(
+            Deletion(order.layer, order.concept, order.direction, order.units, sizes, places)
+        )
+    return Sets(tuple(sets), 0, tuple(deletions))
+
+
+def _first_units(order: _Order, row: int, units: tuple[int, ...]) -> KnockoutSet:
+    which = f" {row}" if order.direction == "random_first" else f" of {order.concept}"
+    return KnockoutSet(
+        f"{order.layer}: {len(units)} {order.direction.replace('_', ' ')}{which}",
+        order.direction,
+        {order.layer: units},
+        concept=order.concept,
+        ambiguous=tuple(unit for unit in units if unit in order.open_places),
+    )
+
+
+def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) -> tuple[int, ...]:
+    """Positions that steps name in the longest sequence; from the end where they are counted so."""
+    if not isinstance(steps, slice):
+        return steps
+    start, stop = steps.start or 0, steps.stop
+    if start < 0 and (stop is None or stop < 0):
+        return tuple(range(start, stop or 0, steps.step or 1))
+    length = max((own for own in longest if own is not None), default=stop or 0)
+    return tuple(range(*steps.indices(length)))
+
+
+def _order_at_end(report: RelayReport, layer: str, concept: str) -> NDArray[np.int64]:
+    """Relay order at the step that a layer computes last, least important unit first."""
+    order: NDArray[np.int64] = report.layers[layer].concepts[concept].units[_end(report, layer)]
+    return order
+
+
+def _open_at_end(report: RelayReport, layer: str, concept: str) -> frozenset[int]:
+    """Units whose places in that order the data leave open."""
+    relay, place = report.layers[layer].concepts[concept], _end(report, layer)
+    return frozenset(np.flatnonzero(relay.ambiguous[place] | ~relay.resolved[place]).tolist())
+
+
+def _end(report: RelayReport, layer: str) -> int:
+    """Place of the step that a layer computes last."""
+    return report.layers[layer].last_place(reverse=StateKey.parse(layer).reverse)
+
+
+def _shared_layers(report: RelayReport, layers: Mapping[str, int]) -> dict[str, int]:
+    shared = {layer: units for layer, units in layers.items() if layer in report.layers}
+    if not shared:
+        raise ValueError(
+            f"report: the relay report has {_listed(report.layers)}, and none of the layers to "
+            f"knock out, {_listed(layers)}; analyse these too, with layers= and states="
+        )
+    check_same_units(report, shared)
+    return shared
+
+
+def _known_concepts(layer: LayerRelay, concepts: Sequence[str]) -> Sequence[str]:
+    for concept in concepts:
+        if concept not in layer.concepts:
+            raise ValueError(
+                f"relay_concepts: no concept {concept!r} in the relay report; it has: "
+                f"{_listed(layer.concepts)}"
+            )
+    return concepts
+
+
+def _plain(units: NDArray[np.int64]) -> tuple[int, ...]:
+    return tuple(int(unit) for unit in units)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, names))

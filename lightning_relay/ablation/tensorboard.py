@@ -1,0 +1,61 @@
+"""A knock-out report in TensorBoard: pictures of the damage, and a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_relay.ablation.curves import agreement_image, deletion_image
+from lightning_relay.ablation.maps import damage_image, step_damage_image
+from lightning_relay.ablation.table import knockout_table
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from lightning_relay.ablation.report import KnockoutReport
+
+
+def write_knockout_report(
+    writer: SummaryWriter,
+    report: KnockoutReport,
+    prefix: str,
+    global_step: int,
+    *,
+    suffix: str = "",
+) -> None:
+    """Write the images and the table of a knock-out report.
+
+    Args:
+        writer: TensorBoard's writer.
+        report: The report.
+        prefix: Tags are ``{prefix}/damage{suffix}`` and, for the table, ``{prefix}/sets{suffix}``;
+            ``{prefix}/{layer}/{concept}/deletion{suffix}`` where units went one after the other,
+            ``{prefix}/{layer}/{concept}/agreement{suffix}`` where unit scores were compared, and
+            ``{prefix}/{layer}/{measure}/step_damage{suffix}`` where single units were knocked out
+            at single steps.
+        global_step: The step they are written at.
+        suffix: Last part of the tags.
+    """
+    epoch = "" if report.epoch is None else f", epoch {report.epoch}"
+    images = {"damage": damage_image(report, f"knock-outs{epoch}")}
+    for layer, concept in dict.fromkeys((some.layer, some.concept) for some in report.curves):
+        title = f"{layer}: {concept}{epoch}"
+        images[f"{layer}/{concept}/deletion"] = deletion_image(report, layer, concept, title)
+    for found in report.agreement:
+        title = f"{found.layer}: {found.concept}{epoch}"
+        image = agreement_image(report, found.layer, found.concept, title)
+        images[f"{found.layer}/{found.concept}/agreement"] = image
+    for layer in report.layers:
+        if report.single_steps(layer):
+            for measure in _measures(report):
+                image = step_damage_image(report, layer, measure, f"{layer}{epoch}")
+                images[f"{layer}/{measure}/step_damage"] = image
+    for name, image in images.items():
+        writer.add_image(f"{prefix}/{name}{suffix}", image, global_step, dataformats="HWC")
+    writer.add_text(f"{prefix}/sets{suffix}", knockout_table(report), global_step)
+
+
+def _measures(report: KnockoutReport) -> tuple[str, ...]:
+    """What is drawn by step: not a concept that is alone, whose accuracy is next to the other."""
+    if report.accuracy is not None and len(report.concepts) == 1:
+        return tuple(name for name in report.measures if name not in report.concepts)
+    return report.measures

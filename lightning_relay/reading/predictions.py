@@ -1,0 +1,319 @@
+"""X_out: the classes that a model gives, read off its own forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torch.nn.utils.rnn import PackedSequence
+from torchmetrics import Metric, MetricCollection
+
+from lightning_relay.recurrent.hooks import TransientHook
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch.utils.hooks import RemovableHandle
+
+Prediction = str | Callable[[Any], Tensor]
+"""Where class scores come from: a submodule's name, or a function of what the step returned."""
+
+
+_UNWATCHED = (
+    _Loss,
+    Metric,
+    MetricCollection,
+    torch.jit.ScriptModule,  # takes no hooks
+    nn.TransformerEncoderLayer,  # with a hook inside it leaves its fused path for another rounding
+    nn.MultiheadAttention,
+    nn.RNNCellBase,  # the cell state of an LSTM may be read by no later call
+)
+"""Modules that give no class scores or must not be hooked; nor are the modules inside them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Classes that a model gave a batch.
+
+    Attributes:
+        classes: Predicted class of each sample, int64 ``(batch,)``.
+        num_classes: Number of classes that had a score; None where only labels are known.
+        source: Where they came from, in words.
+        scores: The class scores ``(batch, num_classes)``, detached and not copied; None where only
+            labels are known.
+        module: Name of the module whose only call in the step gave the scores; None if it was
+            called more than once, within other modules too, or a function gave them.
+    """
+
+    classes: Tensor
+    num_classes: int | None
+    source: str
+    scores: Tensor | None = None
+    module: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One outermost call of a module during a step.
+
+    Attributes:
+        module: Name of the module.
+        scores: Floating outputs ``(batch, classes)``.
+        sizes: Sizes of the first dimension of all floating outputs.
+        seen: Shapes of all outputs, in words.
+        inputs: Identities of the inputs; they are compared with outputs that are still held.
+    """
+
+    module: str
+    scores: tuple[Tensor, ...]
+    sizes: frozenset[int]
+    seen: str
+    inputs: frozenset[int]
+
+
+class PredictionReader:
+    """Context manager that finds the class scores a model computes during a step.
+
+    Where nothing is named, every outermost module call of the step is looked at: class scores are
+    a floating tensor ``(batch, classes)`` that no later call takes in to give another one. Losses
+    and metrics are passed over. If that leaves exactly one, and no later call gives anything else
+    for each sample, it is taken, and from then on only its module is watched.
+
+    Args:
+        model: The model whose step is watched.
+        prediction: Name of the submodule whose output holds the class scores, or a function that
+            is given what the step returned and gives class scores ``(batch, classes)`` or
+            predicted classes ``(batch,)``; default: found as above.
+
+    Raises:
+        ValueError: If the model has no submodule of that name; lists those it has.
+    """
+
+    def __init__(self, model: nn.Module, prediction: Prediction | None = None) -> None:
+        self._model = model
+        self._prediction = prediction
+        self._watched: str | None = None
+        self._handles: list[RemovableHandle] = []
+        self._open: list[str] = []
+        self._begun: Counter[str] = Counter()
+        self._calls: list[_Call] = []
+        if isinstance(prediction, str):
+            names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+            if prediction not in names:
+                known = ", ".join(repr(name) for name in names if name)
+                raise ValueError(
+                    f"prediction: no submodule {prediction!r} in {type(model).__name__}; it has: "
+                    f"{known}"
+                )
+
+    def __enter__(self) -> Self:
+        if not callable(self._prediction):
+            self._watch(self._prediction)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._unhook()
+        self.clear()
+
+    def restart(self) -> None:
+        """Look for the class scores anew, as other steps may follow."""
+        if not callable(self._prediction):
+            self._watch(self._prediction)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the calls of the step before."""
+        self._open.clear()
+        self._begun.clear()
+        self._calls.clear()
+
+    def read(self, outputs: Any, target: Tensor) -> Predictions:
+        """The classes predicted in the step since the last ``clear``.
+
+        Args:
+            outputs: What the step returned.
+            target: Class labels of the batch, int64 ``(batch,)``.
+
+        Raises:
+            TypeError: If a named function gives neither class scores nor labels.
+            ValueError: If the class scores cannot be found or are not finite, or a target has no
+                score; says what was seen and which argument decides.
+        """
+        if callable(self._prediction):
+            name = getattr(self._prediction, "__qualname__", repr(self._prediction))
+            return _classes(self._prediction(outputs), target, f"prediction={name}")
+        call, scores = self._only_scores(target)
+        if self._watched is None:
+            self._watch(call.module)
+        only_call = call.module if self._begun[call.module] == 1 else None
+        return replace(_classes(scores, target, _name(call.module)), module=only_call)
+
+    def _watch(self, module: str | None) -> None:
+        self._unhook()
+        self._watched = module
+        watchable: Iterable[tuple[str, nn.Module]] = (
+            _watchable(self._model)
+            if module is None
+            else [(module, self._model.get_submodule(module))]
+        )
+        for name, submodule in watchable:
+            self._handles += [
+                submodule.register_forward_pre_hook(_Enter(self._open, self._begun, name)),
+                submodule.register_forward_hook(
+                    _Leave(self._open, self._calls, name), with_kwargs=True, always_call=True
+                ),
+            ]
+
+    def _unhook(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _only_scores(self, target: Tensor) -> tuple[_Call, Tensor]:
+        calls = [call for call in self._calls if len(target) in call.sizes]
+        found = [
+            (position, scores)
+            for position, call in enumerate(calls)
+            for scores in call.scores
+            if len(scores) == len(target)
+        ]
+        final = [
+            (position, scores)
+            for position, scores in found
+            if not any(id(scores) in calls[later].inputs for later, _ in found if later > position)
+        ]
+        if len(final) == 1 and final[0][0] == len(calls) - 1:
+            return calls[-1], final[0][1]
+        if self._watched is not None and len(self._calls) > 1:
+            raise ValueError(
+                f"prediction: {_name(self._watched)} was called {len(self._calls)} times in one "
+                "step; give prediction= a function of what the step returns"
+            )
+        if len(final) > 1:
+            several = ", ".join(
+                f"{_name(calls[position].module)} {tuple(scores.shape)}"
+                for position, scores in final
+            )
+            problem = f"several outputs could be the class scores: {several}"
+        else:
+            seen = "; ".join(f"{_name(call.module)}: {call.seen}" for call in self._calls)
+            problem = (
+                f"the step does not end with class scores of shape ({len(target)}, classes); "
+                f"outermost module calls seen: {seen or 'none'}"
+            )
+        raise ValueError(
+            f"prediction: {problem}. Give prediction= the name of the submodule whose output is "
+            "the class scores, or a function of what the step returns that gives class scores or "
+            "predicted classes"
+        )
+
+
+def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"prediction: {source} gave {type(scores).__name__}; it takes a tensor")
+    if scores.dim() == 0 or len(scores) != len(target):
+        raise ValueError(
+            f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets"
+        )
+    if scores.dim() == 1 and not scores.is_floating_point():
+        return Predictions(scores.detach().long().clone(), None, source)
+    if not _could_be_scores(scores):
+        raise TypeError(
+            f"prediction: {source} gave {scores.dtype} of shape {tuple(scores.shape)}; it takes "
+            "class scores (batch, classes) of at least two classes, or integer classes (batch,)"
+        )
+    if bool((scores.isnan() | scores.isposinf()).any()):
+        raise ValueError(
+            f"prediction: class scores of {source} are NaN or infinite; look for diverging weights "
+            "or non-finite inputs"
+        )
+    classes = scores.shape[1]
+    if bool(((target < 0) | (target >= classes)).any()):
+        raise ValueError(
+            f"target: labels from {int(target.min())} to {int(target.max())}, but {source} gives "
+            f"{classes} class scores, for labels 0 to {classes - 1}; name the class labels with "
+            "target= or the class scores with prediction="
+        )
+    scores = scores.detach()
+    return Predictions(scores.argmax(1), classes, f"argmax of {source}, {classes} classes", scores)
+
+
+class _Enter(TransientHook):
+    """Forward pre-hook: a module call has begun."""
+
+    def __init__(self, open_calls: list[str], begun: Counter[str], module: str) -> None:
+        self._open = open_calls
+        self._begun = begun
+        self._module = module
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        self._open.append(self._module)
+        self._begun[self._module] += 1
+
+
+class _Leave(TransientHook):
+    """Forward hook: a module call has ended, also by an exception; keeps it if outermost."""
+
+    def __init__(self, open_calls: list[str], calls: list[_Call], module: str) -> None:
+        self._open = open_calls
+        self._calls = calls
+        self._module = module
+
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        if self._open:
+            self._open.pop()
+        if self._open:
+            return
+        tensors = list(_tensors(outputs))
+        self._calls.append(
+            _Call(
+                self._module,
+                tuple(tensor for tensor in tensors if _could_be_scores(tensor)),
+                frozenset(
+                    len(tensor)
+                    for tensor in tensors
+                    if tensor.is_floating_point() and tensor.dim() > 0
+                ),
+                ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor",
+                frozenset(id(tensor) for tensor in _tensors((args, kwargs))),
+            )
+        )
+
+
+def _watchable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    skipped: list[str] = []
+    for name, module in model.named_modules():
+        if any(name == other or name.startswith(f"{other}.") for other in skipped):
+            continue
+        if isinstance(module, _UNWATCHED):
+            skipped.append(name)
+            continue
+        yield name, module
+
+
+def _could_be_scores(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() == 2 and tensor.shape[1] >= 2
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple) and not isinstance(value, PackedSequence):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _name(module: str) -> str:
+    return repr(module) if module else "the model's own forward"

@@ -1,0 +1,1 @@
+"""From recorded states and labels to a report of what units relay."""

@@ -1,0 +1,509 @@
+"""From recorded states and labels to a report: discretize, measure, order."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lightning_relay.information import (
+    Direction,
+    Estimator,
+    bootstrap,
+    chance_level,
+    mutual_information,
+    relay_order,
+    relay_share,
+)
+from lightning_relay.information.arguments import check_label_tensor
+from lightning_relay.information.bootstrapping import check_resamples
+from lightning_relay.information.discretization import Method, check_method, fit_thresholds
+from lightning_relay.information.estimators import is_additive
+from lightning_relay.information.ordering import check_evidence_rule
+from lightning_relay.information.permutation import check_permutations
+from lightning_relay.information.share import check_orders
+from lightning_relay.reading.concepts import Concepts, concept_codes
+from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
+from lightning_relay.relay.report import CHANCE_LEVEL, ConceptRelay, LayerRelay, RelayReport
+from lightning_relay.sampling.kept import KeptStates
+from lightning_relay.sampling.storage import code_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from lightning_relay.recurrent.states import LayerStates
+
+InputsEnd = int | Mapping[str, int]
+"""Step at which the last input was presented: of all modules, or by module name."""
+
+_CODES_AT_ONCE = 2**22
+"""Steps are analysed in blocks of about this many codes."""
+
+_INTERVALS = ("lower", "upper", "rank_lower", "rank_upper", "rank_stability")
+
+_LOWER_AGREEMENT = 0.1
+"""A warning comes where thresholds agree less than expected by this much."""
+
+
+def relay_report(
+    states: Mapping[str, LayerStates],
+    x_in: Tensor,
+    x_out: Tensor,
+    *,
+    concepts: Concepts = "joint",
+    num_classes: int | None = None,
+    discretization: Method = "kmeans",
+    levels: int = 2,
+    direction: Direction = "shrink",
+    estimator: Estimator = "plugin",
+    min_coverage: float = 0.9,
+    max_gap: float = 0.1,
+    n_orders: int | float = 16,
+    n_permutations: int = 0,
+    n_bootstraps: int = 0,
+    seed: int = 0,
+    time_steps: Sequence[int] | None = None,
+    inputs_end: InputsEnd | None = None,
+    samples_seen: int | None = None,
+) -> RelayReport:
+    """Relay information, greedy order and shares of the units of every layer, step and concept.
+
+    Needs no Lightning: the states may come from a ``HiddenStateRecorder`` around any forward pass.
+
+    Args:
+        states: Hidden states by layer key, ``(batch, step, unit)`` each; integers are taken for
+            codes, made of the states with ``discretization`` and ``levels``.
+        x_in: Class label of each input sequence, int64 ``(batch,)``.
+        x_out: Class label that the model gave each sequence, int64 ``(batch,)``.
+        concepts: ``"joint"``, ``"per_class"``, or functions of the class label by name.
+        num_classes: Number of classes, for ``"per_class"``; default: the labels that occur.
+        discretization: How states become codes.
+        levels: Number of codes; only ``"quantile"`` takes more than 2.
+        direction: Direction of the greedy order.
+        estimator: How entropies are estimated from counts.
+        min_coverage: Units are resolved only by conditions with at least this coverage, fraction.
+        max_gap: And whose corrected and plug-in information differ by no more than this, bits.
+        n_orders: Number of random orders for the relay share of each unit, at least 4; more give
+            smaller errors. A float is the standard error aimed at, in bits. 0: no shares. The
+            orders are the same at all steps. ``estimator="chao_shen"`` gives no shares.
+        n_permutations: Number of permutations of X_out for chance levels of all units and of each
+            alone; 0 for none, and at least 19.
+        n_bootstraps: Number of resamples of the sequences for intervals of information and places;
+            0 for none, and at least 40.
+        seed: Seed of orders, permutations and resamples; no other random state is touched.
+        time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
+            step that no sequence of a layer has is left out of it with a warning, unless none is
+            left. Default: every step up to the end of the longest sequence and, where the
+            sequences are of different lengths, -1: the last step of each.
+        inputs_end: Step at which the last input was presented; a negative one counts back from
+            each sequence's own end. Where modules have steps of their own, such as a decoder, a
+            mapping from module names to steps; modules without are not marked. Steps at which the
+            states of some sequence had not seen all input are marked in the report, because there
+            X_out depends on more than the states. The backward direction of a first layer has seen
+            all input at step 0 only.
+        samples_seen: Number of sequences there were before some were left out; default: all
+            there are.
+
+    Returns:
+        The report. At each step only the sequences that are long enough are counted.
+
+    Raises:
+        TypeError: If labels are not integers, or ``n_orders`` is no number.
+        ValueError: If numbers of sequences differ, an option is unknown, a key of ``states`` is no
+            layer key, codes were made in another way than said, a step lies outside every
+            sequence, or a state is NaN or infinite; says which.
+
+    Example:
+        >>> import torch
+        >>> from lightning_relay import HiddenStates
+        >>> x = torch.tensor([0, 1]).repeat(8)
+        >>> states = HiddenStates(x.reshape(16, 1, 1).float(), torch.ones(16, 1, dtype=torch.bool))
+        >>> report = relay_report({"rnn.l0": states}, x, x)
+        >>> report.layers["rnn.l0"].concepts["joint"].information[0]
+        array([1., 0.])
+    """
+    check_method(discretization, levels)
+    check_time_steps(time_steps)
+    x_in, x_out = _labels("x_in", x_in), _labels("x_out", x_out)
+    if not states:
+        raise ValueError("states: got no layer; it takes hidden states by layer key")
+    for layer, layer_states in states.items():
+        StateKey.parse(layer)
+        if len(layer_states) != len(x_in) or len(x_in) != len(x_out):
+            raise ValueError(
+                f"states, x_in, x_out: got {len(layer_states)} sequences of {layer!r}, "
+                f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
+            )
+    _check_ends(inputs_end, states)
+    check_evidence(min_coverage, max_gap, n_orders, n_permutations, n_bootstraps)
+    n_orders = n_orders if is_additive(estimator) else 0
+    codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
+    options = _Options(
+        direction, estimator, min_coverage, max_gap, n_orders, n_permutations, n_bootstraps, seed
+    )
+    layers = {}
+    for layer, layer_states in states.items():
+        if isinstance(layer_states, HiddenStates):
+            layer_states.check_finite(layer)
+        if isinstance(layer_states, KeptStates):
+            _check_codes(layer, layer_states, discretization, levels)
+        steps = _steps(layer, layer_states, time_steps)
+        samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
+        parts, kept_codes, kept_valid = [], [], []
+        for block in _blocks(layer_states, steps):
+            valid = torch.cat([part.valid for part in block], dim=1).T
+            hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
+            if hidden.is_floating_point():
+                thresholds = fit_thresholds(
+                    hidden, discretization, levels=levels, valid=valid, layer=layer
+                )
+                hidden = thresholds.codes(hidden, code_dtype(levels))
+            parts.append(_measured(codes, hidden, valid, options))
+            if options.all_steps_at_once:
+                kept_codes.append(_narrow(hidden))
+                kept_valid.append(valid)
+        measured, concept_parts = zip(*parts, strict=True)
+        relays = {name: _joined([part[name] for part in concept_parts]) for name in codes}
+        if kept_codes:
+            hidden, valid = torch.cat(kept_codes), torch.cat(kept_valid)
+            relays = {
+                name: _drawn(relay, codes[name], hidden, valid, options)
+                for name, relay in relays.items()
+            }
+        layers[layer] = LayerRelay(
+            time_steps=np.array(steps, dtype=np.int64),
+            inputs_ended=_inputs_ended(layer, states, steps, inputs_end).cpu().numpy(),
+            samples=samples.sum(1).cpu().numpy(),
+            distinct_states=np.concatenate(measured),
+            concepts=relays,
+        )
+    coded = {
+        layer: kept
+        for layer, kept in states.items()
+        if isinstance(kept, KeptStates) and kept.fitted is not None
+    }
+    report = RelayReport(
+        layers=layers,
+        mutual_information={
+            name: float(mutual_information(concept_in, concept_out, estimator=estimator))
+            for name, (concept_in, concept_out) in codes.items()
+        },
+        samples=len(x_in),
+        samples_seen=len(x_in) if samples_seen is None else samples_seen,
+        samples_fitted=min([len(x_in), *(kept.fitted or 0 for kept in coded.values())]),
+        threshold_agreement={layer: kept.agreement() for layer, kept in coded.items()},
+        expected_agreement={layer: kept.expected_agreement for layer, kept in coded.items()},
+        beyond_thresholds={layer: kept.left_out() for layer, kept in coded.items()},
+        discretization=discretization,
+        levels=levels,
+        direction=direction,
+        estimator=estimator,
+        min_coverage=min_coverage,
+        max_gap=max_gap,
+        n_orders=n_orders,
+        n_permutations=n_permutations,
+        n_bootstraps=n_bootstraps,
+        inputs_end=inputs_end,
+    )
+    _warn_of_thresholds(report)
+    return report
+
+
+def check_evidence(
+    min_coverage: float,
+    max_gap: float,
+    n_orders: int | float,
+    n_permutations: int,
+    n_bootstraps: int,
+) -> None:
+    """Raise unless the options are in their ranges; of orders and draws 0 is none."""
+    check_evidence_rule(min_coverage, max_gap)
+    if type(n_orders) is not int or n_orders != 0:
+        check_orders(n_orders)
+    if n_permutations != 0:
+        check_permutations(n_permutations)
+    if n_bootstraps != 0:
+        check_resamples(n_bootstraps)
+
+
+def _labels(name: str, labels: Tensor) -> Tensor:
+    check_label_tensor(name, labels)
+    if labels.dim() != 1:
+        raise ValueError(f"{name}: got shape {tuple(labels.shape)}; it takes (batch,)")
+    return labels.long()
+
+
+def _check_ends(inputs_end: InputsEnd | None, states: Mapping[str, LayerStates]) -> None:
+    modules = {StateKey.parse(layer).module for layer in states}
+    unknown = set(inputs_end) - modules if isinstance(inputs_end, Mapping) else set()
+    if unknown:
+        raise ValueError(
+            f"inputs_end: no recorded module {', '.join(map(repr, sorted(unknown)))}; there are: "
+            f"{', '.join(map(repr, sorted(modules)))}"
+        )
+
+
+def _check_codes(layer: str, states: KeptStates, discretization: Method, levels: int) -> None:
+    if states.fitted is None or (states.discretization, states.levels) == (discretization, levels):
+        return
+    raise ValueError(
+        f"discretization, levels: got {discretization!r}, {levels}, but the codes kept of "
+        f"{layer!r} were made with {states.discretization!r}, {states.levels}; name these"
+    )
+
+
+def _warn_of_thresholds(report: RelayReport) -> None:
+    mend = (
+        "see threshold_agreement and beyond_thresholds of the report; shuffle the sequences once, "
+        "with a fixed seed, raise fit_samples, or keep states instead of codes (storage='states')"
+    )
+    first = f"the first {report.samples_fitted} sequences, to which thresholds were fitted"
+    for layer, agreement in report.threshold_agreement.items():
+        if agreement < report.expected_agreement[layer] - _LOWER_AGREEMENT:
+            warnings.warn(f"{layer!r}: {first}, are not like the others; {mend}", stacklevel=3)
+        if report.beyond_thresholds[layer]:
+            warnings.warn(
+                f"{layer!r}: some sequences have steps that too few of {first}, have; these steps "
+                f"are left out; {mend}",
+                stacklevel=3,
+            )
+
+
+def _steps(layer: str, states: LayerStates, time_steps: Sequence[int] | None) -> list[int]:
+    kept = states.time_steps if isinstance(states, KeptStates) else None
+    wanted = time_steps if time_steps is not None else kept
+    if wanted is None:
+        lengths = states.lengths
+        steps = [step for step in range(int(lengths.max())) if states.has(step)]
+        return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
+    present = [step for step in wanted if states.has(step)]
+    if not present:
+        states.at(wanted[0])  # says why there is none
+    absent = [step for step in wanted if step not in present]
+    if absent:
+        warnings.warn(
+            f"time_steps: no sequence of {layer!r} has the steps {absent}, or none of them was "
+            "kept; left out",
+            stacklevel=3,
+        )
+    return present
+
+
+def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenStates]]:
+    """States at the steps, a few steps at a time."""
+    first = states.at(steps[0])
+    at_once = max(1, _CODES_AT_ONCE // max(1, first.values.numel()))
+    for start in range(0, len(steps), at_once):
+        yield [states.at(step) for step in steps[start : start + at_once]]
+
+
+def _narrow(codes: Tensor) -> Tensor:
+    """The same codes in one byte each, if they are such."""
+    small = int(codes.min()) >= 0 and int(codes.max()) < 2**8
+    return codes.to(torch.uint8) if small else codes
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How relay information is measured."""
+
+    direction: Direction
+    estimator: Estimator
+    min_coverage: float
+    max_gap: float
+    n_orders: int | float
+    n_permutations: int
+    n_bootstraps: int
+    seed: int
+
+    @property
+    def all_steps_at_once(self) -> bool:
+        """Whether something is asked for that is not measured in blocks of steps.
+
+        An error that is aimed at is one: the number of orders depends on the step that takes most.
+        """
+        return bool(self.n_permutations or self.n_bootstraps) or isinstance(self.n_orders, float)
+
+
+def _measured(
+    codes: Mapping[str, tuple[Tensor, Tensor]], hidden: Tensor, valid: Tensor, options: _Options
+) -> tuple[NDArray[np.int64], dict[str, ConceptRelay]]:
+    """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
+    relays, counted = {}, None if bool(valid.all()) else valid
+    for name, (concept_in, concept_out) in codes.items():
+        order = relay_order(
+            concept_in,
+            concept_out,
+            hidden,
+            direction=options.direction,
+            valid=counted,
+            estimator=options.estimator,
+            min_coverage=options.min_coverage,
+            max_gap=options.max_gap,
+        )
+        information = mutual_information(
+            concept_in, concept_out, valid=counted, estimator=options.estimator
+        ).expand(len(hidden))  # one for all steps where all sequences reach them
+        measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
+        relays[name] = ConceptRelay(
+            mutual_information=information.contiguous().cpu().numpy(),
+            **{name: values.cpu().numpy() for name, values in measured.items()},
+        )
+        if options.n_orders and not isinstance(options.n_orders, float):
+            relays[name] = _with_shares(
+                relays[name], (concept_in, concept_out), hidden, counted, options
+            )
+    everything = -1 if options.direction == "shrink" else 0
+    return order.distinct_states[:, everything].cpu().numpy(), relays
+
+
+def _with_shares(
+    relay: ConceptRelay,
+    labels: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    valid: Tensor | None,
+    options: _Options,
+) -> ConceptRelay:
+    """The results with relay shares, codes ``(step, batch, unit)``."""
+    found = relay_share(
+        *labels,
+        hidden,
+        n_orders=options.n_orders,
+        valid=valid,
+        estimator=options.estimator,
+        min_coverage=options.min_coverage,
+        max_gap=options.max_gap,
+        seed=options.seed,
+    )
+    return dataclasses.replace(
+        relay,
+        share=found.share.cpu().numpy(),
+        share_error=found.standard_error.cpu().numpy(),
+        share_resolved=found.resolved.cpu().numpy(),
+        unattributed=found.unattributed.cpu().numpy(),
+    )
+
+
+def _drawn(
+    relay: ConceptRelay,
+    labels: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    valid: Tensor,
+    options: _Options,
+) -> ConceptRelay:
+    """The results with all that is drawn for all steps at once, codes ``(step, batch, unit)``.
+
+    Permutations are tested together, one draw of the sequences must do for the shortest and the
+    longest of them, and orders that are added until errors are small are the same at all steps.
+    """
+    if isinstance(options.n_orders, float):
+        relay = _with_shares(relay, labels, hidden, valid, options)
+    if options.n_bootstraps:
+        intervals = bootstrap(
+            *labels,
+            hidden,
+            direction=options.direction,
+            n_bootstraps=options.n_bootstraps,
+            valid=valid,
+            estimator=options.estimator,
+            seed=options.seed,
+        )
+        relay = dataclasses.replace(
+            relay, **{name: getattr(intervals, name).cpu().numpy() for name in _INTERVALS}
+        )
+    if options.n_permutations:
+        relay = dataclasses.replace(relay, **_chance(labels, hidden, valid, options))
+    return relay
+
+
+def _chance(
+    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, options: _Options
+) -> dict[str, NDArray[Any]]:
+    """Chance levels of all units and of each alone, by the names that they have in the report."""
+    steps, _, units = hidden.shape
+    if not any(_varies(labels, step) for step in valid):
+        # Nothing can be permuted, as with a class that does not occur, or a model that always
+        # gives the same. movable says so; a warning in every epoch would not say more.
+        nothing = np.zeros((steps, units + 1))
+        return {
+            "chance_level": nothing,
+            "chance_p_values": nothing + 1,
+            "unexplained_p_values": np.ones(steps),
+            "movable": nothing.copy(),
+        }
+    chance = chance_level(
+        *labels,
+        hidden,
+        [list(range(units)), *([unit] for unit in range(units)), []],
+        n_permutations=options.n_permutations,
+        valid=valid,
+        level=CHANCE_LEVEL,
+        seed=options.seed,
+    )
+    return {
+        "chance_level": chance.threshold[:, :-1].cpu().numpy(),
+        "chance_p_values": chance.family_p_values[:, :-1].cpu().numpy(),
+        "unexplained_p_values": chance.family_p_values[:, -1].cpu().numpy(),
+        "movable": chance.movable[:, :-1].cpu().numpy(),
+    }
+
+
+def _varies(labels: tuple[Tensor, Tensor], valid: Tensor) -> bool:
+    """Whether both X_in and X_out differ among the valid sequences, ``(batch,)`` each."""
+    return all(bool((part[valid] != part[valid][0]).any()) for part in labels)
+
+
+def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:
+    """Results of blocks of steps as those of all steps."""
+    return ConceptRelay(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(ConceptRelay)
+            if getattr(parts[0], field.name) is not None
+        }
+    )
+
+
+def _inputs_ended(
+    layer: str,
+    states: Mapping[str, LayerStates],
+    steps: Sequence[int],
+    inputs_end: InputsEnd | None,
+) -> Tensor:
+    """Whether the states of all counted sequences have seen all inputs at each step, ``(step,)``.
+
+    A backward layer on the input reads from the end: it has seen all inputs at step 0 only. Layers
+    above a bidirectional one have seen all inputs at every step.
+    """
+    key = StateKey.parse(layer)
+    if isinstance(inputs_end, Mapping):
+        inputs_end = inputs_end.get(key.module)
+    if inputs_end is None:
+        return torch.ones(len(steps), dtype=torch.bool)
+    lengths = states[layer].lengths
+    longest = int(lengths.max())
+    if not -longest <= inputs_end < longest:
+        raise ValueError(
+            f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps in "
+            f"{layer!r}; where modules have steps of their own, give a mapping "
+            f"{{{key.module!r}: step, …}}"
+        )
+    others = [StateKey.parse(other) for other in states]
+    if key.layer > 0 and any(other.module == key.module and other.reverse for other in others):
+        return torch.ones(len(steps), dtype=torch.bool)
+    end = inputs_end if inputs_end >= 0 else lengths + inputs_end
+    positions = torch.stack(
+        [torch.full_like(lengths, step) if step >= 0 else lengths + step for step in steps]
+    )
+    seen = positions == 0 if key.reverse else positions >= end
+    valid = torch.stack([has_step(lengths, step) for step in steps])
+    return (seen | ~valid).all(1)

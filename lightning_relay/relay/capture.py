@@ -1,0 +1,203 @@
+"""One pass over evaluation batches: from the user's own steps to buffers of labelled sequences."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from lightning_relay.reading.labels import BatchEntry, Target, read_entry, read_target
+from lightning_relay.reading.predictions import Prediction, PredictionReader
+from lightning_relay.recurrent.hooks import HOOK_GUARDS, is_compiled
+from lightning_relay.recurrent.recorder import HiddenStateRecorder
+from lightning_relay.recurrent.states import HiddenStates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from torch import nn
+
+    from lightning_relay.recurrent.layers import Layers, State
+    from lightning_relay.sampling.buffer import SequenceBuffer
+
+
+class EvaluationCapture:
+    """Context manager that gathers hidden states, X_in and X_out while a model is evaluated.
+
+    Call ``before_step`` and ``after_step`` around each of the model's own steps. Hooks are on the
+    model only inside the block.
+
+    Args:
+        model: The model that is evaluated.
+        modules: Dotted names of the recurrent modules; default: all there are.
+        target: Where the class labels stand in a batch; default: found.
+        prediction: Where the class scores come from; default: found.
+        lengths: Where the lengths of the sequences stand in a batch, for padded sequences that
+            are not packed.
+        new_buffer: Makes a buffer for the sequences of a dataloader.
+        layers: Which layers of each module.
+        states: Which states of LSTMs.
+        num_batches: Number of batches to come from each dataloader, for the estimate of memory;
+            infinite or None where it is not known.
+
+    Attributes:
+        buffers: The sequences gathered so far, by dataloader.
+        num_classes: Number of classes that had a score, by dataloader; None where only classes
+            are known.
+        sources: Where X_in and X_out were found, in words, by dataloader.
+        presorted: Layers that were given packed sequences that had been sorted by length, and whose
+            order could not be checked because no lengths were named.
+        steps: Numbers of steps of the batches whose lengths are not known, because they were not
+            packed and no lengths were named, by layer key.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        modules: Sequence[str] | None,
+        target: BatchEntry | None,
+        prediction: Prediction | None,
+        lengths: BatchEntry | None,
+        new_buffer: Callable[[], SequenceBuffer],
+        layers: Layers = "last",
+        states: Sequence[State] = ("hidden",),
+        num_batches: Sequence[float] | None = None,
+    ) -> None:
+        self.buffers: dict[int, SequenceBuffer] = {}
+        self.num_classes: dict[int, int | None] = {}
+        self.sources: dict[int, tuple[str, str]] = {}
+        self.presorted: set[str] = set()
+        self.steps: dict[str, set[int]] = {}
+        self._model = model
+        self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
+        self._reader = PredictionReader(model, prediction)
+        self._target_entry = target
+        self._lengths_entry = lengths
+        self._new_buffer = new_buffer
+        self._num_batches = num_batches
+        self._hooks = ExitStack()
+        self._dataloader: int | None = None
+        self._target: Target | None = None
+        self._lengths: Tensor | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as hooks:
+            hooks.enter_context(self._recorder)
+            hooks.enter_context(self._reader)
+            self._hooks = hooks.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
+
+    def before_step(self, batch: Any, dataloader: int = 0) -> None:
+        """Read labels and lengths off a batch, before the step can change it.
+
+        Args:
+            batch: The batch.
+            dataloader: Index of the dataloader that it came from; the step may do something else
+                with the batches of each.
+        """
+        self._recorder.clear()
+        self._reader.clear()
+        if dataloader != self._dataloader:
+            self._dataloader = dataloader
+            self._reader.restart()
+        self._target = read_target(batch, self._target_entry)
+        self._lengths = None
+        if self._lengths_entry is not None:
+            lengths = read_entry(batch, self._lengths_entry, "lengths")
+            if not isinstance(lengths, Tensor):
+                raise TypeError(
+                    f"lengths: {self._lengths_entry!r} gave {type(lengths).__name__}; it takes an "
+                    "integer tensor (batch,)"
+                )
+            self._lengths = lengths.detach().clone()
+
+    def after_step(self, outputs: Any) -> None:
+        """Take in what the step made of the batch.
+
+        Args:
+            outputs: What the step returned.
+        """
+        if self._target is None or self._dataloader is None:
+            raise RuntimeError("capture: after_step was called without before_step")
+        target = self._target
+        states = self._step_states(len(target.labels))
+        predictions = self._reader.read(outputs, target.labels)
+        self.num_classes[self._dataloader] = predictions.num_classes
+        self.sources[self._dataloader] = (target.source, predictions.source)
+        if self._dataloader not in self.buffers:
+            self.buffers[self._dataloader] = self._new_buffer()
+        self.buffers[self._dataloader].add(
+            states, target.labels, predictions.classes, expected=self._expected(len(target.labels))
+        )
+        self._recorder.clear()
+        self._reader.clear()
+
+    def _expected(self, sequences: int) -> int | None:
+        """Number of sequences to come from the dataloader, if all its batches are of one size."""
+        if self._num_batches is None or self._dataloader is None:
+            return None
+        batches = self._num_batches[self._dataloader]
+        return int(batches) * sequences if math.isfinite(batches) else None
+
+    def _step_states(self, labels: int) -> dict[str, HiddenStates]:
+        for layer, batches in self._recorder.batches.items():
+            if batches == 0:
+                compiled = (
+                    f". The model is compiled: set {HOOK_GUARDS} before it is first called, or "
+                    "call torch.compiler.reset() too"
+                )
+                raise ValueError(
+                    f"modules: layer {layer!r} was not called in this step; name the modules that "
+                    "are called in every step with modules="
+                    f"{compiled if is_compiled(self._model) else ''}"
+                )
+            if batches > 1:
+                raise ValueError(
+                    f"modules: layer {layer!r} was given {batches} batches of sequences in one "
+                    "step; it takes one: a call with whole sequences, calls that go on from the "
+                    "very state that the call before returned, or a cell called once for every "
+                    "step. Name the modules of which that is true with modules=. A callback that "
+                    "calls the model must stand after the relay callback"
+                )
+        states = self._recorder.states
+        for layer, layer_states in states.items():
+            sequences = len(layer_states.values)
+            if sequences != labels:
+                raise ValueError(
+                    f"target: got {labels} labels for {sequences} sequences of {layer!r}; it "
+                    "takes one class label for each sequence. If the batch is another dimension of "
+                    "its states, check batch_first, or the adapter of its class"
+                )
+            states[layer] = self._within_lengths(layer, layer_states)
+            states[layer].check_finite(layer)
+        return states
+
+    def _within_lengths(self, layer: str, states: HiddenStates) -> HiddenStates:
+        packed = self._recorder.packed
+        if self._lengths is None:
+            if layer not in packed:
+                self.steps.setdefault(layer, set()).add(states.values.shape[1])
+            elif packed[layer]:
+                self.presorted.add(layer)
+            return states
+        named = HiddenStates.of_lengths(states.values, self._lengths)
+        if layer in packed and not torch.equal(named.lengths, states.lengths):
+            raise ValueError(
+                f"lengths: the packed sequences given to {layer!r} have other lengths than named, "
+                "so they stand in another order than the batch; let the packing sort them "
+                "(enforce_sorted=False) instead of sorting them before"
+            )
+        return named

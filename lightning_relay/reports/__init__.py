@@ -1,0 +1,1 @@
+"""What reports have in common: their files, and how pictures of them are drawn."""

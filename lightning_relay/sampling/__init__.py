@@ -1,0 +1,6 @@
+"""A fair sample of sequences in bounded memory."""
+
+from lightning_relay.sampling.buffer import SequenceBuffer
+from lightning_relay.sampling.kept import KeptStates
+
+__all__ = ["KeptStates", "SequenceBuffer"]

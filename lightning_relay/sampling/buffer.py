@@ -1,0 +1,277 @@
+"""Sequences gathered from a stream of batches, in memory that is bounded and estimated before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_relay.information.discretization import Method, check_method
+from lightning_relay.recurrent.states import HiddenStates, check_time_steps
+from lightning_relay.sampling.kept import (
+    CHECKED,
+    KeepOptions,
+    KeptLayer,
+    KeptStates,
+    Storage,
+    check_storage,
+)
+from lightning_relay.sampling.reservoir import Reservoir
+from lightning_relay.sampling.storage import Numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+
+_ELEMENTS_AT_ONCE = 2**19
+"""A batch is taken in by parts of about this many states, so that little is held beside."""
+
+
+class SequenceBuffer:
+    """Keeps up to ``max_samples`` of the sequences it is given, each as likely as any other.
+
+    Every sequence draws a random number from the buffer's own generator, and those with the
+    smallest are kept. So the sample depends on the seed and on the order of the sequences, not on
+    how they were divided into batches, and no other random stream is touched.
+
+    With ``storage="codes"``, the first ``fit_samples`` sequences are kept as they are. If more
+    come, thresholds are fitted to these, once, and from then on only codes are kept: one bit per
+    state for two levels. A step that fewer than 32 of the first sequences have gets no thresholds;
+    the sequences that have it are counted. A fair sample of 256 sequences of the whole stream stays
+    as it is, to tell at the end how well thresholds fitted to it would agree.
+
+    Args:
+        max_samples: Number of sequences kept at most.
+        fit_samples: Number of sequences, the first, to which thresholds are fitted. If it is not
+            smaller than ``max_samples``, all kept sequences stay as they are.
+        storage: ``"codes"``, or ``"states"`` or ``"half"`` to keep all sequences as they are or in
+            half precision (float16).
+        discretization: How thresholds are found.
+        levels: Number of codes.
+        time_steps: Steps kept; a negative one counts back from each sequence's own end. Default:
+            all, and -1.
+        max_bytes: Memory that what is kept may take; default: any. What is needed beside for the
+            moment, to fit thresholds and to analyse, is not counted.
+        seed: Seed of the buffer's own generator.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Attributes:
+        expected: Number of sequences that will be kept at most, as far as is known.
+        bytes_needed: Estimate of the largest number of bytes that will be held at a time.
+    """
+
+    def __init__(
+        self,
+        max_samples: int,
+        *,
+        fit_samples: int | None = None,
+        storage: Storage = "codes",
+        discretization: Method = "kmeans",
+        levels: int = 2,
+        time_steps: Sequence[int] | None = None,
+        max_bytes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_method(discretization, levels)
+        check_storage(storage)
+        check_time_steps(time_steps)
+        fit_samples = max_samples if fit_samples is None else fit_samples
+        for name, value in {"max_samples": max_samples, "fit_samples": fit_samples}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+                raise ValueError(f"{name}: got {value!r}; it takes an integer of at least 2")
+        if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
+            raise ValueError(f"max_bytes: got {max_bytes!r}; it takes an integer number of bytes")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed: got {seed!r}; it takes an integer")
+        self._options = KeepOptions(
+            max_samples,
+            max_samples if storage != "codes" else fit_samples,
+            storage,
+            discretization,
+            levels,
+            None if time_steps is None else tuple(time_steps),
+        )
+        self.expected = 0
+        self.bytes_needed = 0
+        self._max_bytes = max_bytes
+        self._generator = torch.Generator().manual_seed(seed)
+        self._kept = Reservoir(max_samples)
+        self._checked = Reservoir(CHECKED)
+        self._layers: dict[str, KeptLayer] = {}
+        self._shapes: dict[str, tuple[int, int]] = {}
+        self._kinds: dict[str, tuple[int, torch.dtype]] = {}
+        self._x_in = Numbers(torch.int64)
+        self._x_out = Numbers(torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def seen(self) -> int:
+        """Number of sequences given so far."""
+        return self._kept.seen
+
+    @property
+    def x_in(self) -> Tensor:
+        """Labels of the inputs kept, int64 ``(batch,)``, in the order in which they came."""
+        return self._x_in.read(self._kept.slots())
+
+    @property
+    def x_out(self) -> Tensor:
+        """Labels that the model gave the kept sequences, int64 ``(batch,)``."""
+        return self._x_out.read(self._kept.slots())
+
+    @property
+    def states(self) -> dict[str, KeptStates]:
+        """States or codes of the kept sequences, by layer key."""
+        return {
+            key: KeptStates(layer, self._kept.slots(), self._checked.slots())
+            for key, layer in self._layers.items()
+        }
+
+    def add(
+        self,
+        states: Mapping[str, HiddenStates],
+        x_in: Tensor,
+        x_out: Tensor,
+        *,
+        expected: int | None = None,
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            states: Hidden states by layer key.
+            x_in: Label of the input of each sequence, int64 ``(batch,)``.
+            x_out: Label that the model gave each sequence, int64 ``(batch,)``.
+            expected: Number of sequences that will come in all, for the estimate of memory;
+                default: as many as may be kept.
+
+        Raises:
+            TypeError: If labels are not integers.
+            ValueError: If numbers of sequences differ, the layers are others than before, a state
+                is NaN or infinite, or what is to be kept would take more than ``max_bytes``; says
+                how much.
+        """
+        self._check_batch(states, x_in, x_out)
+        if len(x_in) == 0:
+            return
+        self._check_memory(states, expected)
+        with torch.inference_mode(False), torch.no_grad():
+            for first, last in self._spans(len(x_in), states.values()):
+                part = {key: _slice(layer, first, last) for key, layer in states.items()}
+                self._add(part, x_in[first:last], x_out[first:last])
+
+    def _check_batch(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
+        """Raise an error unless a batch is of one size and like those before."""
+        if not states:
+            raise ValueError("states: got no layer; it takes hidden states by layer key")
+        for name, labels in {"x_in": x_in, "x_out": x_out}.items():
+            if labels.is_floating_point() or labels.dim() != 1:
+                raise TypeError(
+                    f"{name}: got {labels.dtype} of shape {tuple(labels.shape)}; it takes integer "
+                    "class labels (batch,)"
+                )
+        kinds = {key: (layer.values.shape[2], layer.values.dtype) for key, layer in states.items()}
+        for key, layer in states.items():
+            if not len(layer) == len(x_in) == len(x_out):
+                raise ValueError(
+                    f"states, x_in, x_out: got {len(layer)} sequences of {key!r}, {len(x_in)} and "
+                    f"{len(x_out)} labels; they take as many of each. A recorder keeps all "
+                    "sequences until clear()"
+                )
+            layer.check_finite(key)
+            if self._options.storage == "half":
+                _check_half(key, layer)
+        if self._kinds and kinds != self._kinds:
+            raise ValueError(
+                f"states: got units and dtypes {kinds} after {self._kinds}; they take the same "
+                "layers in every batch"
+            )
+        self._kinds = kinds
+
+    def _spans(self, sequences: int, layers: Iterable[HiddenStates]) -> Iterator[tuple[int, int]]:
+        """The batch in small parts, one of which ends where thresholds are to be fitted."""
+        at_once = max(1, _ELEMENTS_AT_ONCE // max(layer.values[0].numel() for layer in layers))
+        first = 0
+        while first < sequences:
+            last = min(first + at_once, sequences)
+            to_fit = self._options.fit_samples - self.seen
+            if self._options.codes_follow and to_fit > 0:
+                last = min(last, first + to_fit)
+            yield first, last
+            first = last
+
+    def _add(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
+        fitted = self._options.codes_follow and self.seen == self._options.fit_samples
+        held, checked = torch.arange(len(self._kept)), self._checked.slots()
+        draws = torch.rand(len(x_in), dtype=torch.float64, generator=self._generator)
+        rows, slots = self._kept.place(draws)
+        if self._options.codes_follow:
+            checked_places = self._checked.place(draws)
+        for key, layer_states in states.items():
+            layer = self._layers.setdefault(key, KeptLayer(key, self._options))
+            if fitted:
+                layer.fit(held, checked, self.expected)
+            layer.write(layer_states, rows, slots, self.expected)
+            if self._options.codes_follow:
+                layer.write_checked(layer_states, *checked_places, self.expected)
+        self._x_in.write(slots, x_in.cpu()[rows])
+        self._x_out.write(slots, x_out.cpu()[rows])
+
+    def _check_memory(self, states: Mapping[str, HiddenStates], expected: int | None) -> None:
+        """Estimate anew what will be held, where this batch tells of more, and check it."""
+        sequences = self._options.max_samples if expected is None else expected
+        batch = len(next(iter(states.values())))
+        sequences = max(self.expected, sequences, self.seen + batch)
+        sequences = min(self._options.max_samples, sequences)
+        shapes = {
+            key: (
+                max(self._steps(key, layer), self._shapes.get(key, (0,))[0]),
+                layer.values.shape[2],
+            )
+            for key, layer in states.items()
+        }
+        if sequences == self.expected and shapes == self._shapes:
+            return
+        needed, how = 0, []
+        for key, (steps, units) in shapes.items():
+            size = states[key].values.element_size()
+            of_layer, arithmetic = self._options.bytes_of(sequences, steps, units, size)
+            needed += of_layer
+            how.append(f"{key!r}: {arithmetic} = {megabytes(of_layer)}")
+        if self._max_bytes is not None and needed > self._max_bytes:
+            raise ValueError(
+                f"max_bytes: got {self._max_bytes} ({megabytes(self._max_bytes)}), but {sequences} "
+                f"sequences take {megabytes(needed)}. {'; '.join(how)}. Keep fewer sequences "
+                "(max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
+                "(time_steps) or modules (modules), or raise max_bytes"
+            )
+        self.expected, self.bytes_needed, self._shapes = sequences, needed, shapes
+
+    def _steps(self, key: str, states: HiddenStates) -> int:
+        """Number of steps of a batch that will be kept, if its sequences are."""
+        kept = self._layers.get(key)
+        steps = states.values.shape[1]
+        return min(steps, max(kept.thresholds, default=0)) if kept and kept.coded else steps
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _check_half(key: str, states: HiddenStates) -> None:
+    largest = float(states.values[states.valid].abs().max()) if len(states) else 0.0
+    if largest > torch.finfo(torch.float16).max:
+        raise ValueError(
+            f"storage: a state of {key!r} is {largest:.3g}, beyond the range of half precision; "
+            "use storage='states' or 'codes'"
+        )
+
+
+def _slice(states: HiddenStates, first: int, last: int) -> HiddenStates:
+    return HiddenStates(states.values[first:last], states.valid[first:last])

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_relay import KnockoutReport, KnockoutSet
+from tests.relay.test_report import assert_equal
+from tests.support.knockouts import LAYER, agreement, single_units, small_knockouts
+from tests.support.reports import small_report
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metrics": ("loss", "accuracy", "a/b")},
+        {"classes": 0},
+        {"classes": 0, "metrics": ("loss",)},
+        {"curves": False},
+        {"sets": single_units(3, 4)},
+        {"sets": []},
+        {
+            "x_in": "batch[1]",
+            "stage": "test",
+            "epoch": 3,
+            "global_step": 40,
+            "dataloader": 1,
+            "relay_epoch": 2,
+            "relay_step": 30,
+            "sets_left_out": 4,
+        },
+    ],
+)
+def test_a_report_is_the_same_after_saving_and_loading(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    report = small_knockouts(**options)
+    report.save(tmp_path / "report.npz")
+    loaded = KnockoutReport.load(tmp_path / "report.npz")
+    assert_equal(report, loaded)
+    assert (loaded.accuracy is None) == (options.get("classes") == 0)
+    assert loaded.sets == report.sets
+    assert list(loaded.metrics) == list(options.get("metrics", ()))
+
+
+def test_sets_of_any_kind_survive() -> None:
+    sets = [
+        KnockoutSet("a|b", "given", {"rnn.l0": (1, 2), "rnn.l1.cell": (0,)}, (0, -1), "größer"),
+        KnockoutSet("header", "given", {}, ()),
+    ]
+    with BytesIO() as file:
+        small_knockouts(sets, concepts=("joint",)).save(file)
+        file.seek(0)
+        assert KnockoutReport.load(file).sets == tuple(sets)
+
+
+def test_an_undefined_correlation_survives(tmp_path: Path) -> None:
+    undefined = agreement("joint", np.ones(5), np.arange(5.0))
+    assert np.isnan(undefined.correlation)
+    report = small_knockouts(agreement=(undefined,))
+    report.save(tmp_path / "report.npz")
+    assert_equal(report, KnockoutReport.load(tmp_path / "report.npz"))
+
+
+def test_the_file_is_plain_numpy_without_pickle(tmp_path: Path) -> None:
+    small_knockouts(metrics=("loss",)).save(tmp_path / "report.npz")
+    with np.load(tmp_path / "report.npz", allow_pickle=False) as file:
+        assert file["accuracy/damage"].shape == (17,)
+        assert file["class_accuracy/damage"].shape == (17, 4)
+        assert file["metrics/loss/baseline"].shape == ()
+        assert file["curves/2/accuracy"].shape == (8, 6)
+        assert file["confusion"].shape == (18, 4, 4)
+        header = json.loads(str(file["header"]))
+    assert header["samples"] == 600
+    assert header["sets"][0]["units"] == {LAYER: [0]}
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, values=np.zeros(2))
+    expected = re.escape(f"path: {str(path)!r} holds no knock-out report")
+    with pytest.raises(ValueError, match=expected):
+        KnockoutReport.load(path)
+    path.write_text("text")
+    with pytest.raises(ValueError, match=expected):
+        KnockoutReport.load(path)
+    with pytest.raises(FileNotFoundError):
+        KnockoutReport.load(tmp_path / "nothing.npz")
+    small_report().save(path)
+    with pytest.raises(ValueError, match=r"but a relay report; load it with RelayReport\.load$"):
+        KnockoutReport.load(path)
+    np.savez(path, header=np.array(json.dumps({"kind": "knock-out", "format": 99})))
+    with pytest.raises(ValueError, match="is of another format than 1; load it with the version"):
+        KnockoutReport.load(path)
+    np.savez(path, header=np.array(json.dumps({"kind": "other", "format": 1})))
+    with pytest.raises(ValueError, match="load it with the class that wrote it"):
+        KnockoutReport.load(path)
+    np.savez(path, header=np.array({"pickled": "object"}, dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        KnockoutReport.load(path)
+
+
+def test_a_set_says_which_layer_or_unit_it_is() -> None:
+    assert KnockoutSet("", "given", {"rnn.l0": (3,)}).unit == 3
+    assert KnockoutSet("", "given", {"rnn.l0": (3,)}).layer == "rnn.l0"
+    assert KnockoutSet("", "given", {"rnn.l0": (3, 4)}).unit is None
+    assert KnockoutSet("", "given", {"rnn.l0": (3,), "rnn.l1": (3,)}).unit is None
+    assert KnockoutSet("", "given", {"rnn.l0": (3,), "rnn.l1": ()}).layer is None
+
+
+def test_measures_are_found_by_name() -> None:
+    report = small_knockouts(metrics=("loss", "bit_1"))
+    assert report.measures == ("accuracy", "joint", "bit_0", "bit_1", "loss")
+    assert report.damage_of("accuracy") is report.accuracy
+    assert report.damage_of("loss") is report.metrics["loss"]
+    assert report.concept_accuracy is not None
+    found = report.damage_of("bit_1")
+    np.testing.assert_array_equal(found.upper, report.concept_accuracy.upper[:, 2])
+    assert found.baseline == report.concept_accuracy.baseline[2]
+    with pytest.raises(ValueError, match="measure: no 'bit' in the report; it has: 'accuracy', 'j"):
+        report.damage_of("bit")
+    empty = small_knockouts(classes=0)
+    assert empty.measures == ()
+    with pytest.raises(ValueError, match="no 'accuracy' in the report; it has: none"):
+        empty.damage_of("accuracy")
+
+
+def test_sets_are_found_by_group_layer_and_step() -> None:
+    other = single_units(2, layer="rnn.l1")
+    both = KnockoutSet("both", "given", {LAYER: (0,), "rnn.l1": (0,)})
+    pair = KnockoutSet("pair", "each", {LAYER: (0, 1)}, (5,))
+    report = small_knockouts([both, *single_units(2, 3), pair, *single_units(2), *other])
+    assert report.layers == (LAYER, "rnn.l1")
+    assert report.places("each", layer="rnn.l1") == [10, 11]
+    assert report.places("given", "each") == list(range(12))
+    assert report.places("given", layer=LAYER) == []
+    assert report.single_steps(LAYER) == {
+        (0, 0): 1,
+        (0, 1): 2,
+        (0, 2): 3,
+        (1, 0): 4,
+        (1, 1): 5,
+        (1, 2): 6,
+    }
+    assert report.single_steps("rnn.l1") == {}
+
+
+def test_reports_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small_knockouts().samples = 3  # type: ignore[misc]

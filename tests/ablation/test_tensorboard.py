@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_relay.ablation.curves import agreement_image, deletion_image
+from lightning_relay.ablation.maps import damage_image, step_damage_image
+from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.ablation.table import knockout_table
+from lightning_relay.ablation.tensorboard import write_knockout_report
+from tests.support.images import decoded
+from tests.support.knockouts import LAYER, single_units, small_knockouts
+
+
+def written(path: Path, report: KnockoutReport) -> EventAccumulator:
+    with SummaryWriter(str(path)) as writer:
+        write_knockout_report(writer, report, "knockout", 7, suffix="/dataloader_1")
+    return EventAccumulator(str(path)).Reload()
+
+
+def test_images_and_the_table_are_written_as_drawn(tmp_path: Path) -> None:
+    report = small_knockouts(epoch=3)
+    events = written(tmp_path, report)
+    title = f"{LAYER}: joint, epoch 3"
+    expected = {
+        "damage": damage_image(report, "knock-outs, epoch 3"),
+        f"{LAYER}/joint/deletion": deletion_image(report, LAYER, "joint", title),
+        f"{LAYER}/joint/agreement": agreement_image(report, LAYER, "joint", title),
+    }
+    tags = {f"knockout/{name}/dataloader_1": image for name, image in expected.items()}
+    assert events.Tags()["images"] == list(tags)
+    for tag, picture in tags.items():
+        (image,) = events.Images(tag)
+        assert image.step == 7
+        np.testing.assert_array_equal(decoded(image.encoded_image_string), picture)
+    (tag,) = events.Tags()["tensors"]
+    assert tag == "knockout/sets/dataloader_1/text_summary"
+    (text,) = events.Tensors(tag)
+    assert text.tensor_proto.string_val[0].decode() == knockout_table(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "measures"),
+    [
+        ({"concepts": ("joint",)}, ["accuracy"]),
+        ({"concepts": ("a", "b"), "metrics": ("loss",)}, ["accuracy", "a", "b", "loss"]),
+        ({"classes": 0, "metrics": ("loss",)}, ["loss"]),
+    ],
+)
+def test_single_steps_are_drawn_for_every_measure(
+    tmp_path: Path, options: dict[str, object], measures: list[str]
+) -> None:
+    report = small_knockouts(single_units(3, 4), curves=False, **options)
+    events = written(tmp_path, report)
+    tags = [f"knockout/{LAYER}/{measure}/step_damage/dataloader_1" for measure in measures]
+    assert events.Tags()["images"] == ["knockout/damage/dataloader_1", *tags]
+    (image,) = events.Images(tags[-1])
+    expected = step_damage_image(report, LAYER, measures[-1], LAYER)
+    np.testing.assert_array_equal(decoded(image.encoded_image_string), expected)

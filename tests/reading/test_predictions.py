@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_sequence
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from lightning_relay.reading.predictions import PredictionReader
+from tests.support.hooks import hook_count
+
+X = torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(0))
+TARGET = torch.tensor([0, 1, 2, 1])
+
+
+class Model(nn.Module):
+    """A recurrent classifier whose parts are called in the way of ``step``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(2, 6, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
+        self.other = nn.Linear(6, 4)
+        self.logit = nn.Linear(4, 1)
+        self.softmax = nn.Softmax(dim=1)
+        self.loss = nn.CrossEntropyLoss()
+        self.full_loss = nn.BCEWithLogitsLoss(reduction="none")
+        self.accuracy = MulticlassAccuracy(3)
+        self.confusion = MulticlassConfusionMatrix(4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.rnn(x)[0][:, -1])
+
+    def final(self) -> Tensor:
+        output, _ = self.rnn(X)
+        return output[:, -1]
+
+
+class InTuple(Model):
+    def forward(self, x: Tensor) -> Any:
+        output, _ = self.rnn(x)
+        return {"logits": self.head(output[:, -1]), "states": output}
+
+
+def own_forward(model: Model) -> None:
+    model(X)
+
+
+def parts(model: Model) -> None:
+    model.head(model.final())
+
+
+def with_softmax(model: Model) -> None:
+    model.softmax(model.head(model.final()))
+
+
+def with_loss_and_metrics(model: Model) -> None:
+    scores = model(X)
+    model.loss(scores, TARGET)
+    model.full_loss(scores, torch.zeros_like(scores))
+    model.accuracy(scores, TARGET)
+    model.confusion(TARGET, TARGET)
+
+
+def hidden_layer_outside(model: Model) -> None:
+    model.head[3](model.head[1](model.head[0](model.final())))
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model().eval()
+
+
+@pytest.mark.parametrize(
+    ("step", "source"),
+    [
+        (own_forward, ""),
+        (parts, "head"),
+        (with_softmax, "softmax"),
+        (with_loss_and_metrics, ""),
+        (hidden_layer_outside, "head.3"),
+    ],
+)
+def test_class_scores_are_found_and_then_only_their_module_is_watched(
+    model: Model, step: Any, source: str
+) -> None:
+    expected = model(X).argmax(1)
+    with PredictionReader(model) as reader:
+        for _ in range(3):
+            reader.clear()
+            step(model)
+            predictions = reader.read(None, TARGET)
+            assert torch.equal(predictions.classes, expected)
+            assert predictions.num_classes == 3
+        assert hook_count(model) == hook_count(model.get_submodule(source)) == 2
+    assert hook_count(model) == 0
+
+
+def test_class_scores_are_found_in_what_forward_returns() -> None:
+    model = InTuple().eval()
+    with PredictionReader(model) as reader:
+        expected = model(X)["logits"].argmax(1)
+        assert torch.equal(reader.read(None, TARGET).classes, expected)
+
+
+def test_packed_data_is_not_taken_for_scores() -> None:
+    model = Model().eval()
+    one_step_each = pack_sequence([x[:1] for x in X])
+    with PredictionReader(model) as reader:
+        output, final = model.rnn(one_step_each)
+        assert output.data.shape == (4, 6)
+        model.head(final[0])
+        assert reader.read(None, TARGET).num_classes == 3
+
+
+def test_two_heads_are_not_guessed_between(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        hidden = model.final()
+        model.head(hidden)
+        model.other(hidden)
+        with pytest.raises(
+            ValueError,
+            match=r"prediction: several outputs could be the class scores: 'head' \(4, 3\), 'other'"
+            r" \(4, 4\)\. Give prediction= the name of the submodule",
+        ):
+            reader.read(None, TARGET)
+    with PredictionReader(model, "other") as reader:
+        model.head(hidden)
+        scores = model.other(hidden)
+        assert torch.equal(reader.read(None, TARGET).classes, scores.argmax(1))
+
+
+def features_then_one_logit(model: Model) -> None:
+    model.logit(functional.relu(model.other(model.final())))
+
+
+def scores_then_a_value(model: Model) -> None:
+    hidden = model.final()
+    model.head(hidden)
+    model.logit(model.other(hidden))
+
+
+@pytest.mark.parametrize("step", [features_then_one_logit, scores_then_a_value])
+def test_scores_are_not_guessed_where_the_step_ends_with_something_else(
+    model: Model, step: Any
+) -> None:
+    with PredictionReader(model) as reader:
+        step(model)
+        with pytest.raises(ValueError, match=r"prediction: (the step does not end with|several)"):
+            reader.read(None, TARGET)
+
+
+def test_other_steps_can_follow_after_a_restart(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        own_forward(model)
+        assert reader.read(None, TARGET).source == "argmax of the model's own forward, 3 classes"
+        reader.restart()
+        model.other(model.final())
+        assert reader.read(None, TARGET).source == "argmax of 'other', 4 classes"
+
+
+def test_a_named_module_is_called_once_in_a_step(model: Model) -> None:
+    with PredictionReader(model, "head") as reader:
+        model(X)
+        model(X)
+        with pytest.raises(
+            ValueError, match=r"prediction: 'head' was called 2 times in one step; gi"
+        ):
+            reader.read(None, TARGET)
+
+
+def test_masked_classes_may_score_minus_infinity(model: Model) -> None:
+    nn.init.constant_(model.head[3].bias, -torch.inf)
+    with torch.no_grad():
+        model.head[3].bias[2] = 0.0
+    with PredictionReader(model) as reader:
+        model(X)
+        assert reader.read(None, TARGET).classes.tolist() == [2] * 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules_take_no_hooks_and_are_passed_over() -> None:
+    model = nn.Sequential(torch.jit.script(nn.Linear(2, 2)), nn.Linear(2, 3))
+    with PredictionReader(model) as reader:
+        model(X[:, 0])
+        assert reader.read(None, TARGET).num_classes == 3
+
+
+def test_modules_that_change_their_path_when_hooked_are_not_hooked() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, batch_first=True), nn.Linear(4, 3))
+    with PredictionReader(model) as reader:
+        assert hook_count(model[0]) == 0
+        model(torch.zeros(4, 5, 4)[:, :1]).squeeze(1)
+        model[1](torch.zeros(4, 4))
+        assert reader.read(None, TARGET).source == "argmax of '1', 3 classes"
+
+
+def test_nothing_of_a_step_is_held_afterwards(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        model(X)
+    with reader, pytest.raises(ValueError, match="outermost module calls seen: none"):
+        reader.read(None, TARGET)
+
+
+def test_a_function_of_what_the_step_returned_is_asked(model: Model) -> None:
+    scores = torch.eye(4)[:, :3]
+    with PredictionReader(model, lambda outputs: outputs["scores"]) as reader:
+        assert hook_count(model) == 0
+        predictions = reader.read({"scores": scores}, TARGET)
+        assert predictions.classes.tolist() == [0, 1, 2, 0]
+        assert predictions.num_classes == 3
+    with PredictionReader(model, lambda outputs: outputs > 0) as reader:
+        labels = reader.read(torch.tensor([0.5, -1.0, 2.0, 0.0]), TARGET % 2)
+        assert labels.classes.tolist() == [1, 0, 1, 0]
+        assert labels.num_classes is None
+
+
+def test_scores_that_cannot_be_found_say_what_was_seen(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        with pytest.raises(ValueError, match=r"outermost module calls seen: none\. Give predict"):
+            reader.read(None, TARGET)
+        functional.linear(model.final(), model.head[0].weight)
+        with pytest.raises(
+            ValueError,
+            match=r"prediction: the step does not end with class scores of shape \(4, classes\); "
+            r"outermost module calls seen: 'rnn': \(4, 5, 6\), \(1, 4, 6\)",
+        ):
+            reader.read(None, TARGET)
+
+
+def test_an_exception_inside_a_module_leaves_the_nesting_right(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        with pytest.raises(RuntimeError):
+            model(torch.zeros(4, 5, 7))
+        model(X)
+        assert reader.read(None, TARGET).num_classes == 3
+
+
+def test_hooks_are_gone_after_an_exception(model: Model) -> None:
+    with pytest.raises(RuntimeError), PredictionReader(model):
+        model(torch.zeros(4, 5, 7))
+    assert hook_count(model) == 0
+
+
+def test_labels_without_a_score_and_scores_that_are_not_finite_are_refused(model: Model) -> None:
+    with PredictionReader(model) as reader:
+        model(X)
+        with pytest.raises(
+            ValueError, match=r"target: labels from 0 to 7, but the model's own forward gives 3 cla"
+        ):
+            reader.read(None, torch.tensor([0, 7, 1, 2]))
+    nn.init.constant_(model.head[3].bias, torch.nan)
+    with PredictionReader(model) as reader:
+        model(X)
+        with pytest.raises(ValueError, match=r"class scores of the model's own forward are NaN o"):
+            reader.read(None, TARGET)
+
+
+def test_named_sources_are_checked(model: Model) -> None:
+    with pytest.raises(
+        ValueError, match=r"prediction: no submodule 'readout' in Model; it has: 'rnn', 'head', "
+    ):
+        PredictionReader(model, "readout")
+    with (
+        PredictionReader(model, lambda outputs: outputs) as reader,
+        pytest.raises(
+            TypeError, match=r"prediction: prediction=.*lambda> gave NoneType; it takes a tensor"
+        ),
+    ):
+        reader.read(None, TARGET)
+    with (
+        PredictionReader(model, lambda outputs: outputs) as reader,
+        pytest.raises(ValueError, match=r"gave shape \(2, 3\) for 4 targets"),
+    ):
+        reader.read(torch.zeros(2, 3), TARGET)
+    with (
+        PredictionReader(model, lambda outputs: outputs) as reader,
+        pytest.raises(TypeError, match=r"gave torch.float32 of shape \(4, 1\); it takes class sco"),
+    ):
+        reader.read(torch.zeros(4, 1), TARGET)

@@ -1,0 +1,122 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lightning_relay.relay.scalars import relay_scalars
+from tests.support.reports import EVIDENCE, small_report
+
+
+def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
+    report = small_report(inputs_end=2)
+    relay = report.layers["rnn.l0"].concepts["joint"]
+    scalars = relay_scalars(report)
+    assert relay.unattributed is not None
+    assert scalars == {
+        "joint/mutual_information": report.mutual_information["joint"],
+        "rnn.l0/joint/information": pytest.approx(float(relay.information[2:, 0].mean())),
+        "rnn.l0/joint/information_last": float(relay.information[-1, 0]),
+        "rnn.l0/joint/corrected": pytest.approx(float(relay.corrected[2:, 0].mean())),
+        "rnn.l0/joint/coverage": pytest.approx(float(relay.coverage[2:, -1].mean())),
+        "rnn.l0/joint/resolved": pytest.approx(float(relay.resolved[2:].mean())),
+        "rnn.l0/joint/tied": pytest.approx(float(relay.tied[2:].mean())),
+        "rnn.l0/joint/unattributed": pytest.approx(float(relay.unattributed[2:].mean())),
+        "rnn.l0/distinct_states": float(report.layers["rnn.l0"].distinct_states.max()),
+        "samples": 80.0,
+        "samples_seen": 80.0,
+    }
+    assert all(type(value) is float for value in scalars.values())
+    assert all(np.isfinite(value) for value in scalars.values())
+
+
+def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
+    layer = small_report(steps=3, inputs_end=None).layers["rnn.l0"]
+    relay = dataclasses.replace(
+        layer.concepts["joint"],
+        information=np.array([[3.0, 0], [1.0, 0], [2.0, 0]]),
+        tied=np.array([[True], [False], [True]]),
+        corrected=np.array([[2.5, 9], [0.5, 9], [7.0, 9]]),
+        coverage=np.array([[1.0, 0.5], [1.0, 0.25], [1.0, 0.0]]),
+        resolved=np.array([[True, False], [True, True], [False, False]]),
+        unattributed=np.array([0.25, 1.0, 9.0]),
+    )
+    layer = dataclasses.replace(
+        layer,
+        time_steps=np.array([-1, 5, -4]),
+        samples=np.array([60, 30, 10]),
+        inputs_ended=np.array([True, True, False]),
+        concepts={"joint": relay},
+    )
+    scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": layer}))
+    assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
+    assert scalars["rnn.l0/joint/tied"] == pytest.approx(60 / 90)
+    assert scalars["rnn.l0/joint/information_last"] == 3.0
+    assert scalars["rnn.l0/joint/corrected"] == pytest.approx((60 * 2.5 + 30 * 0.5) / 90)
+    assert scalars["rnn.l0/joint/coverage"] == pytest.approx((60 * 0.5 + 30 * 0.25) / 90)
+    assert scalars["rnn.l0/joint/resolved"] == pytest.approx((60 * 0.5 + 30 * 1.0) / 90)
+    assert scalars["rnn.l0/joint/unattributed"] == pytest.approx((60 * 0.25 + 30 * 1.0) / 90)
+    growing = dataclasses.replace(small_report(direction="grow"), layers={"rnn.l0": layer})
+    assert relay_scalars(growing)["rnn.l0/joint/coverage"] == 1.0
+    without = dataclasses.replace(layer, time_steps=np.array([2, 5, -4]))
+    scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": without}))
+    assert scalars["rnn.l0/joint/information_last"] == 1.0
+
+
+def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> None:
+    report = small_report(inputs_end=2, **EVIDENCE)
+    assert set(relay_scalars(report)) - set(relay_scalars(small_report(inputs_end=2))) == {
+        "rnn.l0/joint/chance_level",
+        "rnn.l0/joint/units_above_chance",
+        "rnn.l0/joint/rank_stability",
+    }
+    p_values = np.ones((6, 6))
+    p_values[:, 0] = 0.001
+    p_values[2, 1:3] = p_values[5, 4] = p_values[0, 1:] = 0.05
+    layer = report.layers["rnn.l0"]
+    relay = dataclasses.replace(
+        layer.concepts["joint"],
+        chance_level=np.arange(36.0).reshape(6, 6),
+        chance_p_values=p_values,
+        unexplained_p_values=np.ones(6),
+        rank_stability=np.array([9.0, 9.0, 0.5, 0.25, 1.0, 0.25]),
+    )
+    layer = dataclasses.replace(
+        layer, concepts={"joint": relay}, samples=np.array([9, 9, 40, 20, 20, 20])
+    )
+    scalars = relay_scalars(dataclasses.replace(report, layers={"rnn.l0": layer}))
+    assert scalars["rnn.l0/joint/chance_level"] == (40 * 12 + 20 * 18 + 20 * 24 + 20 * 30) / 100
+    assert scalars["rnn.l0/joint/units_above_chance"] == (40 * 2 + 20 * 1) / 100
+    assert scalars["rnn.l0/joint/rank_stability"] == pytest.approx((20 + 5 + 20 + 5) / 100)
+
+
+def test_what_is_not_attributed_is_known_only_with_shares() -> None:
+    scalars = relay_scalars(small_report(n_orders=0))
+    assert set(relay_scalars(small_report())) - set(scalars) == {"rnn.l0/joint/unattributed"}
+
+
+def test_an_end_of_inputs_after_every_step_is_refused() -> None:
+    report = small_report(inputs_end=2)
+    report.layers["rnn.l0"].inputs_ended[:] = False
+    with pytest.raises(
+        ValueError, match=r"inputs_end: got 2, which comes after every analysed step of 'rnn.l0'; a"
+    ):
+        relay_scalars(report)
+
+
+def test_a_backward_layer_ends_at_step_0() -> None:
+    report = small_report(inputs_end=None)
+    layer = dataclasses.replace(report.layers["rnn.l0"], time_steps=np.array([4, 0, 1, 2, 3, -1]))
+    report = dataclasses.replace(
+        report,
+        layers={"rnn.l0_reverse": layer},
+        threshold_agreement={"rnn.l0_reverse": 0.75},
+    )
+    scalars = relay_scalars(report)
+    information = layer.concepts["joint"].information
+    assert scalars["rnn.l0_reverse/joint/information_last"] == information[1, 0]
+    assert scalars["rnn.l0_reverse/threshold_agreement"] == 0.75
+    layer.inputs_ended[:] = False
+    with pytest.raises(
+        ValueError, match=r"time_steps: 'rnn.l0_reverse' reads from the end and has"
+    ):
+        relay_scalars(report)
