@@ -24,7 +24,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay import RelayInformationCallback
+from lightning_relay import RelayInformationCallback, RelayMeasure
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 
 
@@ -64,7 +64,7 @@ class Timed(RelayInformationCallback):
     """The callback, with the time spent in it."""
 
     def __init__(self, orders: int, permutations: int) -> None:
-        super().__init__(n_orders=orders, n_permutations=permutations)
+        super().__init__(measure=RelayMeasure(n_orders=orders, n_permutations=permutations))
         self.seconds = 0.0
         for name in dir(self):
             if name.startswith("on_validation"):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from lightning_relay import HiddenStateRecorder, HiddenStates
+from lightning_relay import HiddenStateRecorder, HiddenStates, SequenceSample
 from lightning_relay.recurrent.layers import Layers, State
 from lightning_relay.sampling import SequenceBuffer
 
@@ -46,7 +46,7 @@ def stream_memory(sequences: int) -> None:
 
 def streamed(sequences: int, values: torch.Tensor) -> tuple[SequenceBuffer, float]:
     """A buffer that was given a stream of noise, made in ``values``, and its share of the time."""
-    buffer = SequenceBuffer(sequences, fit_samples=BATCH)
+    buffer = SequenceBuffer(SequenceSample(max_samples=sequences, fit_samples=BATCH))
     generator = torch.Generator().manual_seed(0)
     valid = torch.ones(values.shape[:2], dtype=torch.bool)
     labels = torch.zeros(BATCH, dtype=torch.int64)

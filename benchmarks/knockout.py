@@ -26,7 +26,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_relay import KnockoutCallback, knocked_out
+from lightning_relay import EveryUnit, KnockoutCallback, knocked_out
 from lightning_relay.tasks import Cell, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
@@ -145,7 +145,7 @@ def pass_ratios(cell: Cell, batch: int, arguments: argparse.Namespace) -> dict[s
     validation_seconds(model, loader, accelerator)
     for _ in range(arguments.repeats):
         plain = validation_seconds(model, loader, accelerator)
-        callback = KnockoutCallback("each", max_sets=None)
+        callback = KnockoutCallback(EveryUnit(max_sets=None))
         ours = validation_seconds(model, loader, accelerator, callback) - plain
         assert len(callback.reports[0].sets) == units
         naive = []

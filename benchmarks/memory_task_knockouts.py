@@ -38,25 +38,34 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer, seed_everything
 from numpy.typing import NDArray
 
-from lightning_relay import KnockoutCallback, KnockoutReport, LayerRelay, RelayInformationCallback
+from lightning_relay import (
+    EveryUnit,
+    KnockoutCallback,
+    KnockoutReport,
+    LayerRelay,
+    Mean,
+    RelayInformationCallback,
+    RelayMeasure,
+    TopUnits,
+)
 from lightning_relay.ablation.damage import rank_correlation
-from lightning_relay.information.ordering import Direction
+from lightning_relay.ablation.selection import Selection
+from lightning_relay.information.options import Direction
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 DIRECTIONS: tuple[Direction, ...] = ("grow", "shrink")
-VALUES = ("zero", "mean")
+VALUES: dict[str, float | Mean] = {"zero": 0.0, "mean": Mean()}
 TOP = 3
 RANDOM_SETS = 20
 """For each bit; each random set is measured on all bits."""
 
-SETS: dict[str, dict[str, Any]] = {"concept": {"top": TOP, "n_random": RANDOM_SETS}, "each": {}}
+SETS: dict[str, Selection] = {"concept": TopUnits(TOP, n_random=RANDOM_SETS), "each": EveryUnit()}
 
 FIRST_SEED = 100
 """Lower ones were looked at while the study was written."""
@@ -120,9 +129,9 @@ def trained(cell: Cell, seed: int, epochs: int) -> Run:
         direction: RelayInformationCallback(
             concepts=task.concepts,
             inputs_end=task.inputs_end,
-            direction=direction,
             every_n_epochs=epochs,
             prefix=f"relay_{direction}",
+            measure=RelayMeasure(direction=direction),
         )
         for direction in DIRECTIONS
     }
@@ -130,16 +139,15 @@ def trained(cell: Cell, seed: int, epochs: int) -> Run:
     cases = list(product(DIRECTIONS, VALUES))
     knockouts = {
         (direction, value, units): KnockoutCallback(
-            units,
-            report=relays[direction].reports[-1],
+            which,
+            relay=relays[direction].reports[-1],
             concepts=task.concepts,
-            value=value,
+            value=VALUES[value],
             seed=seed,
             prefix=f"{units}_{direction}_{value}",
-            **options,
         )
         for direction, value in cases
-        for units, options in SETS.items()
+        for units, which in SETS.items()
     }
     trainer(list(knockouts.values())).test(model, task, verbose=False)
     layers = {direction: relays[direction].reports[-1].layers["rnn.l0"] for direction in DIRECTIONS}

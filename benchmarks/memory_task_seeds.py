@@ -17,7 +17,7 @@ import warnings
 
 from lightning.pytorch import Trainer, seed_everything
 
-from lightning_relay import RelayInformationCallback
+from lightning_relay import RelayInformationCallback, RelayMeasure
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
@@ -53,7 +53,9 @@ def main() -> None:
             task = MemoryTask(bits=3, delay=10)
             two = RelayInformationCallback(every_n_epochs=EPOCHS)
             four = RelayInformationCallback(
-                every_n_epochs=EPOCHS, discretization="quantile", levels=4, prefix="relay_four"
+                every_n_epochs=EPOCHS,
+                prefix="relay_four",
+                measure=RelayMeasure(discretization="quantile", levels=4),
             )
             trainer = Trainer(
                 max_epochs=EPOCHS,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
-from lightning_relay import KnockoutCallback, RelayInformationCallback
+from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback, RelayMeasure
 from lightning_relay.ablation.curves import deletion_image
 from lightning_relay.ablation.maps import damage_image
 from lightning_relay.relay.picture import relay_image
@@ -33,11 +33,11 @@ def main() -> None:
         relays = RelayInformationCallback(
             concepts={"pattern": int, **task.concepts},
             inputs_end=task.inputs_end,
-            direction="grow",
             stages=["validate"],
+            measure=RelayMeasure(direction="grow"),
         )
-        each = KnockoutCallback("each", stages=["test"], prefix="each")
-        greedy = KnockoutCallback("greedy", stages=["test"], prefix="greedy")
+        each = KnockoutCallback(stages=["test"], prefix="each")
+        greedy = KnockoutCallback(AlongOrder(), stages=["test"], prefix="greedy")
         trainer = Trainer(
             max_epochs=15,
             gradient_clip_val=1.0,

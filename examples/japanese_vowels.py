@@ -17,7 +17,7 @@ from operator import eq
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay import RelayInformationCallback
+from lightning_relay import RelayInformationCallback, RelayMeasure, SequenceSample
 from lightning_relay.tasks import RecurrentClassifier, TimeSeriesTask
 
 
@@ -36,11 +36,10 @@ def main() -> None:
     speakers = {f"speaker_{label}": partial(eq, label) for label in range(task.num_classes)}
     relays = RelayInformationCallback(
         concepts={"speaker": int, **speakers},
-        direction="grow",
-        # A negative step counts back from each sequence's own end.
-        time_steps=[0, 3, 6, 9, 12, 15, -1],
         inputs_end=-1,
         every_n_epochs=5,
+        measure=RelayMeasure(direction="grow"),
+        sample=SequenceSample(time_steps=[0, 3, 6, 9, 12, 15, -1]),
     )
     trainer = Trainer(
         max_epochs=arguments.epochs,

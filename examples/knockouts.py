@@ -20,11 +20,14 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_relay import (
+    AlongOrder,
     ConceptRelay,
     KnockoutCallback,
     KnockoutReport,
     LayerRelay,
     RelayInformationCallback,
+    RelayMeasure,
+    TopUnits,
 )
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
@@ -55,16 +58,19 @@ def train(cell: Cell, task: MemoryTask, epochs: int, seed: int, log_dir: str) ->
     model = RecurrentClassifier(cell, task.input_size, task.num_classes, hidden_size=20)
     # In a redundant layer the shrinking order ends in ties, so that its top units mean little.
     relays = RelayInformationCallback(
-        concepts=task.concepts, inputs_end=task.inputs_end, direction="grow", stages=["validate"]
+        concepts=task.concepts,
+        inputs_end=task.inputs_end,
+        stages=["validate"],
+        measure=RelayMeasure(direction="grow"),
     )
     # Only in testing: by then the newest relay report is that of the trained model, and the
     # sequences that show the damage are not those that the order was found on.
     concept = KnockoutCallback(
-        "concept", n_random=RANDOM_SETS, stages=["test"], prefix="knockout_concept"
+        TopUnits(n_random=RANDOM_SETS), stages=["test"], prefix="knockout_concept"
     )
-    each = KnockoutCallback("each", stages=["test"], prefix="knockout_each")
+    each = KnockoutCallback(stages=["test"], prefix="knockout_each")
     greedy = KnockoutCallback(
-        "greedy", relay_concepts=list(task.concepts), stages=["test"], prefix="knockout_greedy"
+        AlongOrder(concepts=list(task.concepts)), stages=["test"], prefix="knockout_greedy"
     )
     trainer = Trainer(
         max_epochs=epochs,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay import LayerRelay, RelayInformationCallback
+from lightning_relay import LayerRelay, RelayInformationCallback, RelayMeasure
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
@@ -31,7 +31,10 @@ def train(
     concepts: dict[str, Callable[[int], int]] = {"pattern": int, **task.concepts}
     shrinking = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end)
     growing = RelayInformationCallback(
-        concepts=concepts, inputs_end=task.inputs_end, direction="grow", prefix="relay_grow"
+        concepts=concepts,
+        inputs_end=task.inputs_end,
+        prefix="relay_grow",
+        measure=RelayMeasure(direction="grow"),
     )
     trainer = Trainer(
         max_epochs=epochs,

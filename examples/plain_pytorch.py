@@ -16,8 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_relay import HiddenStateRecorder, RelayReport, recurrent_layers, relay_report
-from lightning_relay.relay.picture import relay_image
+from lightning_relay import (
+    HiddenStateRecorder,
+    RelayMeasure,
+    RelayReport,
+    recurrent_layers,
+    relay_image,
+    relay_report,
+)
 
 BITS, DELAY, UNITS = 3, 10, 16
 
@@ -69,7 +75,13 @@ def analysed(model: nn.Module) -> RelayReport:
     ):
         predicted = model(inputs).argmax(1)
     print(f"accuracy {float((predicted == labels).float().mean()):.3f}")
-    return relay_report(recorder.states, labels, predicted, inputs_end=BITS - 1, direction="grow")
+    return relay_report(
+        recorder.states,
+        labels,
+        predicted,
+        inputs_end=BITS - 1,
+        measure=RelayMeasure(direction="grow"),
+    )
 
 
 def main() -> None:

@@ -6,15 +6,25 @@ lightning.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_relay.lazy import loaded_when_used
 
 if TYPE_CHECKING:
+    from lightning_relay.ablation.asked import Computed as Computed
+    from lightning_relay.ablation.asked import Logged as Logged
+    from lightning_relay.ablation.asked import Mean as Mean
+    from lightning_relay.ablation.asked import MeanPerStep as MeanPerStep
+    from lightning_relay.ablation.asked import Resample as Resample
     from lightning_relay.ablation.damage import Damage as Damage
     from lightning_relay.ablation.report import DeletionCurve as DeletionCurve
     from lightning_relay.ablation.report import KnockoutReport as KnockoutReport
     from lightning_relay.ablation.report import KnockoutSet as KnockoutSet
     from lightning_relay.ablation.report import ScoreAgreement as ScoreAgreement
+    from lightning_relay.ablation.selection import AlongOrder as AlongOrder
+    from lightning_relay.ablation.selection import EveryUnit as EveryUnit
+    from lightning_relay.ablation.selection import NamedSets as NamedSets
+    from lightning_relay.ablation.selection import TopUnits as TopUnits
     from lightning_relay.callbacks.knockout import KnockoutCallback as KnockoutCallback
     from lightning_relay.callbacks.relay_information import (
         RelayInformationCallback as RelayInformationCallback,
@@ -22,14 +32,15 @@ if TYPE_CHECKING:
     from lightning_relay.information.bootstrapping import BootstrapIntervals as BootstrapIntervals
     from lightning_relay.information.bootstrapping import bootstrap as bootstrap
     from lightning_relay.information.discretization import discretize as discretize
-    from lightning_relay.information.mutual_information import (
+    from lightning_relay.information.measures import (
         mutual_information as mutual_information,
     )
+    from lightning_relay.information.measures import relay_information as relay_information
+    from lightning_relay.information.options import RelayMeasure as RelayMeasure
     from lightning_relay.information.ordering import RelayOrder as RelayOrder
     from lightning_relay.information.ordering import relay_order as relay_order
     from lightning_relay.information.permutation import ChanceLevel as ChanceLevel
     from lightning_relay.information.permutation import chance_level as chance_level
-    from lightning_relay.information.relay import relay_information as relay_information
     from lightning_relay.information.share import RelayShare as RelayShare
     from lightning_relay.information.share import relay_share as relay_share
     from lightning_relay.information.subsets import (
@@ -41,37 +52,51 @@ if TYPE_CHECKING:
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
     from lightning_relay.recurrent.states import HiddenStates as HiddenStates
     from lightning_relay.relay.analysis import relay_report as relay_report
+    from lightning_relay.relay.picture import relay_image as relay_image
     from lightning_relay.relay.report import ConceptRelay as ConceptRelay
     from lightning_relay.relay.report import LayerRelay as LayerRelay
     from lightning_relay.relay.report import RelayReport as RelayReport
+    from lightning_relay.sampling.sample import SequenceSample as SequenceSample
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AlongOrder": "lightning_relay.ablation.selection",
     "BootstrapIntervals": "lightning_relay.information.bootstrapping",
     "ChanceLevel": "lightning_relay.information.permutation",
+    "Computed": "lightning_relay.ablation.asked",
     "ConceptRelay": "lightning_relay.relay.report",
     "Damage": "lightning_relay.ablation.damage",
     "DeletionCurve": "lightning_relay.ablation.report",
+    "EveryUnit": "lightning_relay.ablation.selection",
     "HiddenStateRecorder": "lightning_relay.recurrent.recorder",
     "HiddenStates": "lightning_relay.recurrent.states",
     "KnockoutCallback": "lightning_relay.callbacks.knockout",
     "KnockoutReport": "lightning_relay.ablation.report",
     "KnockoutSet": "lightning_relay.ablation.report",
     "LayerRelay": "lightning_relay.relay.report",
+    "Logged": "lightning_relay.ablation.asked",
+    "Mean": "lightning_relay.ablation.asked",
+    "MeanPerStep": "lightning_relay.ablation.asked",
+    "NamedSets": "lightning_relay.ablation.selection",
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
+    "RelayMeasure": "lightning_relay.information.options",
     "RelayOrder": "lightning_relay.information.ordering",
     "RelayReport": "lightning_relay.relay.report",
     "RelayShare": "lightning_relay.information.share",
+    "Resample": "lightning_relay.ablation.asked",
     "ScoreAgreement": "lightning_relay.ablation.report",
+    "SequenceSample": "lightning_relay.sampling.sample",
+    "TopUnits": "lightning_relay.ablation.selection",
     "bootstrap": "lightning_relay.information.bootstrapping",
     "chance_level": "lightning_relay.information.permutation",
     "discretize": "lightning_relay.information.discretization",
     "knocked_out": "lightning_relay.knockout.context",
-    "mutual_information": "lightning_relay.information.mutual_information",
+    "mutual_information": "lightning_relay.information.measures",
     "recurrent_layers": "lightning_relay.recurrent.layers",
     "register_recurrent": "lightning_relay.recurrent.adapters",
-    "relay_information": "lightning_relay.information.relay",
+    "relay_image": "lightning_relay.relay.picture",
+    "relay_information": "lightning_relay.information.measures",
     "relay_information_of_all_subsets": "lightning_relay.information.subsets",
     "relay_order": "lightning_relay.information.ordering",
     "relay_report": "lightning_relay.relay.analysis",
@@ -81,12 +106,7 @@ _HOMES = {
 __all__ = sorted([*_HOMES, "__version__"])
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = loaded_when_used(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

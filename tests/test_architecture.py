@@ -49,11 +49,11 @@ def floors(imports: dict[str, set[str]]) -> list[list[str]]:
 def rooms() -> dict[str, set[str]]:
     """Which folders each folder imports from."""
     found: dict[str, set[str]] = {}
-    for name, others in IMPORTS.items():
+    for name, modules in IMPORTS.items():
         own = name.partition(".")[0]
-        found.setdefault(own, set()).update(
-            other for module in others if (other := module.partition(".")[0]) != own
-        )
+        others = {module.partition(".")[0] for module in modules}
+        found.setdefault(own, set()).update(others - {own, "lazy"})
+    del found["lazy"]  # a module, which imports nothing
     return found
 
 

@@ -21,13 +21,12 @@ from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, Score
 from lightning_relay.reading.concepts import JOINT, Concepts, concept_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
     from torchmetrics import Metric
 
-    from lightning_relay.ablation.runs import Outcomes
-    from lightning_relay.ablation.sets import Deletion, Sets
+    from lightning_relay.ablation.asked import Ablation, Logged
+    from lightning_relay.ablation.runs import Outcomes, Ran
+    from lightning_relay.ablation.sets import Deletion
     from lightning_relay.relay.report import RelayReport
 
 _DECIMALS = 9
@@ -35,19 +34,6 @@ _DECIMALS = 9
 
 _TAILS = (0.025, 0.975)
 """Of the resamples, for intervals of 95 %."""
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A value that the step itself gives for every batch.
-
-    Attributes:
-        name: Its name.
-        higher_is_better: Whether higher is better.
-    """
-
-    name: str
-    higher_is_better: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,46 +52,29 @@ class _Labelled:
 
 
 def knockout_report(
-    sets: Sets,
-    outcomes: Outcomes,
-    *,
-    value: str,
-    concepts: Concepts = JOINT,
-    relay: RelayReport | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    measured: Measured | None = None,
-    n_bootstraps: int = 100,
-    seed: int = 0,
-    samples_seen: int | None = None,
-    batches_seen: int | None = None,
+    ran: Ran, asked: Ablation, *, concepts: Concepts = JOINT, relay: RelayReport | None = None
 ) -> KnockoutReport:
     """Damage by every set, curves and how well unit scores predict it.
 
     Args:
-        sets: What was knocked out.
-        outcomes: What the runs gave.
-        value: What the units were held at, in words.
+        ran: What was knocked out, and what that gave.
+        asked: What was asked: the value, and what is measured.
         concepts: As of ``concept_codes``.
         relay: The relay report whose unit scores are compared with the damage.
-        metrics: Metrics of class scores and labels, by name; each gives one number.
-        measured: The value that the step gave for every batch, if there is one.
-        n_bootstraps: Number of resamples of samples, or of batches, for intervals of these two.
-        seed: Seed of the resamples.
-        samples_seen: Number of samples there were.
-        batches_seen: Number of batches there were.
 
     Raises:
         ValueError: If a metric does not give one number.
     """
+    sets, outcomes = ran.sets, ran.outcomes
     samples = sum(outcomes.sizes)
     found: dict[str, Damage] = {}
-    generator = np.random.default_rng(seed)
-    if measured is not None:
-        found[measured.name] = _of_batches(outcomes, measured, n_bootstraps, generator)
+    generator = np.random.default_rng(asked.seed)
+    if asked.logged is not None:
+        found[asked.logged.name] = _of_batches(outcomes, asked.logged, generator)
     labelled = _labelled(outcomes) if outcomes.labels else None
-    if labelled is not None:
-        for name, metric in (metrics or {}).items():
-            found[name] = _of_metric(name, metric, outcomes, n_bootstraps, generator)
+    if labelled is not None and asked.computed is not None:
+        for name, metric in asked.computed.metrics().items():
+            found[name] = _of_metric(name, metric, outcomes, asked.computed.n_bootstraps, generator)
     report = KnockoutReport(
         sets=sets.sets,
         accuracy=None,
@@ -117,12 +86,13 @@ def knockout_report(
         confusion=np.empty((len(sets.sets) + 1, 0, 0), np.int64),
         predictions_changed=np.full(len(sets.sets), np.nan),
         metrics=found,
-        value=value,
+        value=asked.value_in_words(ran.reference),
         samples=samples,
-        samples_seen=samples if samples_seen is None else samples_seen,
+        samples_seen=samples if ran.samples_seen is None else ran.samples_seen,
         batches=len(outcomes.sizes),
-        batches_seen=len(outcomes.sizes) if batches_seen is None else batches_seen,
+        batches_seen=len(outcomes.sizes) if ran.batches_seen is None else ran.batches_seen,
         sets_left_out=sets.left_out,
+        x_in=ran.x_in,
         x_out=outcomes.source,
         relay_epoch=None if relay is None else relay.epoch,
         relay_step=None if relay is None else relay.global_step,
@@ -269,19 +239,17 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
     return found
 
 
-def _of_batches(
-    outcomes: Outcomes, measured: Measured, n_bootstraps: int, generator: np.random.Generator
-) -> Damage:
-    """Damage to the mean over samples of a value that is known for every batch."""
+def _of_batches(outcomes: Outcomes, logged: Logged, generator: np.random.Generator) -> Damage:
+    """Damage to the mean over samples of a number that is known for every batch."""
     values = torch.stack(outcomes.values, -1).numpy()
     sizes = np.asarray(outcomes.sizes, np.float64)
-    batches = len(sizes)
-    drawn = generator.multinomial(batches, np.full(batches, 1 / batches), size=n_bootstraps)
+    batches, resamples = len(sizes), logged.n_bootstraps
+    drawn = generator.multinomial(batches, np.full(batches, 1 / batches), size=resamples)
     resampled = (values @ (sizes * drawn).T) / (drawn @ sizes)
     return _with_interval(
         values @ sizes / sizes.sum(),
-        resampled if batches > 1 and n_bootstraps else None,
-        measured.higher_is_better,
+        resampled if batches > 1 and resamples else None,
+        logged.mode == "max",
     )
 
 
@@ -313,14 +281,14 @@ def _computed(name: str, metric: Metric, predicted: Tensor, labels: Tensor) -> f
         except Exception as error:
             kind = "class scores" if predicted.is_floating_point() else "predicted classes"
             raise ValueError(
-                f"metric: {name!r} cannot be computed of {kind} {tuple(predicted.shape)} and "
+                f"score: {name!r} cannot be computed of {kind} {tuple(predicted.shape)} and "
                 f"labels {tuple(labels.shape)}: {error}"
             ) from error
     metric.reset()
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"metric: {name!r} gave {shape}; it takes a metric that gives one number, such as one "
+            f"score: {name!r} gave {shape}; it takes a metric that gives one number, such as one "
             "with average='macro'"
         )
     return float(value)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightning_relay.ablation.report import KnockoutSet
-from lightning_relay.reading.concepts import JOINT, PER_CLASS, Concepts
+from lightning_relay.reading.concepts import JOINT, Concepts, is_concept
 from lightning_relay.recurrent.layers import StateKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from lightning_relay.knockout.clamps import Steps
     from lightning_relay.relay.report import LayerRelay, RelayReport
-
-Selection = Literal["each", "greedy", "concept"]
-"""Ways to choose the sets; sets of the user's own are the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +86,7 @@ def single_units(
     return Sets(tuple(sets[place] for place in kept), len(sets) - max_sets)
 
 
-def named_sets(units: Mapping[str, Mapping[str, Sequence[int]]]) -> Sets:
+def named_sets(units: Mapping[str, Mapping[str, Sequence[int] | int]]) -> Sets:
     """Sets of the user's own, by name."""
     sets = []
     for name, own in units.items():
@@ -261,35 +257,15 @@ def keys_of(some: KnockoutSet) -> list[StateKey]:
     return [StateKey.parse(layer) for layer in some.units]
 
 
-def check_known(concepts: Concepts, wanted: Iterable[str]) -> None:
-    """Raise a ValueError unless it is known what concepts ask of a class label."""
-    for name in wanted:
-        known = (
-            name in concepts
-            if isinstance(concepts, Mapping)
-            else concepts == PER_CLASS and name.startswith("class_")
-        )
-        if name != JOINT and not known:
+def check_known(concepts: Concepts, sets: Sets) -> None:
+    """Raise a ValueError unless it is known what the concepts of sets ask of a class label."""
+    for name in dict.fromkeys(some.concept for some in sets.sets if some.concept is not None):
+        if name != JOINT and not is_concept(name, concepts):
             words = concepts if isinstance(concepts, str) else list(concepts)
             raise ValueError(
                 f"concepts: got {words!r}, and the relay report has the order of {name!r}; give "
-                "concepts= as in the relay analysis, or name others with relay_concepts="
+                "the callback concepts= as in the relay analysis, or name others in the selection"
             )
-
-
-def check_selection(units: Any) -> None:
-    """Raise an error unless ``units`` is a way to choose sets, or sets by name."""
-    legal = ", ".join(map(repr, get_args(Selection)))
-    takes = f"it takes {legal}, or sets by name such as {{'first two': {{'rnn.l0': [0, 1]}}}}"
-    if isinstance(units, str):
-        if units not in get_args(Selection):
-            raise ValueError(f"units: got {units!r}; {takes}")
-        return
-    if not isinstance(units, Mapping) or not units:
-        raise TypeError(f"units: got {units!r}; {takes}")
-    for name, own in units.items():
-        if not isinstance(name, str) or not isinstance(own, Mapping) or not own:
-            raise TypeError(f"units: got {name!r}: {own!r}; {takes}")
 
 
 def check_same_units(report: RelayReport, layers: Mapping[str, int]) -> None:
@@ -394,7 +370,7 @@ def _known_concepts(layer: LayerRelay, concepts: Sequence[str]) -> Sequence[str]
     for concept in concepts:
         if concept not in layer.concepts:
             raise ValueError(
-                f"relay_concepts: no concept {concept!r} in the relay report; it has: "
+                f"concepts: no concept {concept!r} in the relay report; it has: "
                 f"{_listed(layer.concepts)}"
             )
     return concepts

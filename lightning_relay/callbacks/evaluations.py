@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, NoReturn, Protocol, Self, get_args
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_relay.recurrent.states import StepError
 from lightning_relay.rerun import Stage
 
 
@@ -142,6 +144,20 @@ def check_was_evaluated(
     batches = numbers_of_batches(trainer, stage)
     if limit != 0 and batches and sum(batches) == 0:
         raise_empty(stage)
+
+
+@contextmanager
+def naming_the_sanity_check(trainer: Trainer) -> Iterator[None]:
+    """Add to a StepError that later sequences may be longer than those of the sanity check."""
+    try:
+        yield
+    except StepError as error:
+        if not trainer.sanity_checking:
+            raise
+        raise StepError(
+            f"{error}. These are the sequences of the sanity check; if later ones are longer, "
+            "check them all with the Trainer's num_sanity_val_steps=-1"
+        ) from error
 
 
 def raise_empty(stage: str) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_relay.callbacks.evaluations import (
-    check_schedule,
     is_due,
+    naming_the_sanity_check,
     numbers_of_batches,
     raise_empty,
     suffix_of,
 )
 from lightning_relay.callbacks.reporting_callback import ReportingCallback
-from lightning_relay.information.discretization import Method
-from lightning_relay.information.estimators import Estimator, check_estimator
-from lightning_relay.information.ordering import Direction, check_direction
+from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import check_concepts
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
@@ -31,14 +30,15 @@ from lightning_relay.recurrent.layers import (
     check_modules,
     check_states,
 )
-from lightning_relay.relay.analysis import check_evidence, relay_report
+from lightning_relay.relay.analysis import relay_report
 from lightning_relay.relay.capture import EvaluationCapture
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.relay.scalars import relay_scalars
 from lightning_relay.relay.tensorboard import write_relay_report
 from lightning_relay.rerun import Stage
 from lightning_relay.sampling.buffer import SequenceBuffer, megabytes
-from lightning_relay.sampling.kept import KeptStates, Storage
+from lightning_relay.sampling.kept import KeptStates
+from lightning_relay.sampling.sample import SequenceSample
 
 
 class RelayInformationCallback(ReportingCallback[RelayReport]):
@@ -65,8 +65,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
       X_out, whichever is lower, fraction of 1.
     - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
     - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
-    - ``{layer}/{concept}/unattributed``, unless ``n_orders`` is 0: mean of I_R of all units minus
-      the sum of their relay shares, bits: what the data do not attribute to any unit.
+    - ``{layer}/{concept}/unattributed``, unless ``measure.n_orders`` is 0: mean of I_R of all
+      units minus the sum of their relay shares, bits: what the data attribute to no unit.
     - ``{layer}/{concept}/chance_level``, with ``n_permutations``: mean of the value that
       I(X_in; X_out) exceeds by chance with the probability .05, bits.
     - ``{layer}/{concept}/units_above_chance``, with ``n_permutations``: mean number of units of
@@ -100,41 +100,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             never count. For packed sequences they are compared with those of the packing.
         concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
             of the class label by name, called with an int.
-        discretization: How states become codes: ``"kmeans"``, ``"median"``, ``"sign"`` or
-            ``"quantile"``, fitted per unit and step.
-        levels: Number of codes; only ``"quantile"`` takes more than 2.
-        direction: Direction of the greedy order, ``"shrink"`` or ``"grow"``.
-        estimator: How entropies are estimated from counts: ``"plugin"`` (of the source),
-            ``"miller_madow"``, ``"grassberger"`` or ``"chao_shen"``.
-        min_coverage: Units whose place rests on a condition with a lower coverage are not ranked,
-            fraction of 1.
-        max_gap: Nor are those whose place rests on a condition where the corrected and the plug-in
-            estimate differ by more than this, bits.
-        n_orders: Number of random orders for the relay share of each unit, at least 4; more give
-            smaller errors. A float is the standard error aimed at, in bits. 0: no shares.
-            ``estimator="chao_shen"`` gives no shares.
-        n_permutations: Number of permutations of X_out for chance levels; 0 for none, and at least
-            19. Where nothing can be permuted, as while the model gives every sequence the same
-            class, the table says so and there is no warning.
-        n_bootstraps: Number of resamples of the sequences for intervals; 0 for none, and at least
-            40.
-        time_steps: Steps to analyse; a negative one counts back from each sequence's own end.
-            Default: all and, for sequences of different lengths, -1. A step that no analysed
-            sequence has is left out with a warning.
         inputs_end: Step at which the last input was presented, a negative one counted from each
             sequence's own end; for modules with steps of their own, such as a decoder, a mapping
             from module names to steps. Earlier steps are marked and left out of the means.
-        max_samples: Number of sequences analysed at most, a fair sample of those seen; at least 2.
-        fit_samples: Of how many sequences at most the states themselves are held in memory. Where
-            more are analysed, thresholds are fitted to the first so many, and of all only codes
-            are held, one bit per state for two levels; the report says how well these thresholds
-            suit a fair sample of all sequences, and if they do not, a warning does.
-        storage: ``"codes"`` as above; ``"states"`` or ``"half"`` hold the states of all analysed
-            sequences, as they are or in half precision, so that thresholds are fitted to all.
-        max_bytes: CPU memory that all this may take, for each dataloader; what the analysis needs
-            beside is not counted. It is estimated from the first batch, before anything is kept,
-            and again when longer or more sequences come.
-        seed: Seed of the sample of sequences, of orders, permutations and resamples.
+        measure: How relay information is measured; default: as of ``RelayMeasure``.
+        sample: Which sequences and steps are analysed; default: as of ``SequenceSample``.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
         prefix: First part of all tags.
@@ -146,8 +116,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         reports: The reports so far, the newest last.
 
     Raises:
-        TypeError: If the module is not one of ``lightning.pytorch``, labels are not integers, or
-            ``n_orders`` is no number.
+        TypeError: If the module is not one of ``lightning.pytorch``, or labels are not integers.
         ValueError: If an argument is out of its range, or something cannot be found in model,
             batch or step; says what there is and which argument decides.
 
@@ -175,42 +144,25 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         prediction: Callable[[Any], Tensor] | str | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
-        discretization: Method = "kmeans",
-        levels: int = 2,
-        direction: Direction = "shrink",
-        estimator: Estimator = "plugin",
-        min_coverage: float = 0.9,
-        max_gap: float = 0.1,
-        n_orders: int | float = 16,
-        n_permutations: int = 0,
-        n_bootstraps: int = 0,
-        time_steps: Sequence[int] | None = None,
         inputs_end: int | Mapping[str, int] | None = None,
-        max_samples: int = 4096,
-        fit_samples: int = 4096,
-        storage: Storage = "codes",
-        max_bytes: int = 2**31,
-        seed: int = 0,
+        measure: RelayMeasure | None = None,
+        sample: SequenceSample | None = None,
         every_n_epochs: int = 1,
         stages: Sequence[Stage] = ("validate", "test"),
         prefix: str = "relay",
         dirpath: str | Path | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(every_n_epochs, stages, prefix, dirpath)
+        check_modules(modules)
         check_layers(layers)
         check_states(states)
         check_concepts(concepts)
-        check_direction(direction)
-        check_estimator(estimator)
-        check_evidence(min_coverage, max_gap, n_orders, n_permutations, n_bootstraps)
-        check_modules(modules)
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
             raise TypeError(
                 f"inputs_end: got {inputs_end!r}; it takes a step index, or one for each module "
                 "name"
             )
-        check_schedule(every_n_epochs, stages, prefix)
         self.modules = modules
         self.layers = layers
         self.states = tuple(states)
@@ -218,28 +170,18 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self.prediction = prediction
         self.lengths = lengths
         self.concepts = concepts
-        self.discretization = discretization
-        self.levels = levels
-        self.direction = direction
-        self.estimator = estimator
-        self.min_coverage = min_coverage
-        self.max_gap = max_gap
-        self.n_orders = n_orders
-        self.n_permutations = n_permutations
-        self.n_bootstraps = n_bootstraps
-        self.time_steps = time_steps
         self.inputs_end = inputs_end
-        self.max_samples = max_samples
-        self.fit_samples = fit_samples
-        self.storage = storage
-        self.max_bytes = max_bytes
-        self.seed = seed
-        self.every_n_epochs = every_n_epochs
-        self.stages = tuple(stages)
-        self.prefix = prefix
-        self.dirpath = dirpath
+        self.measure = measure or RelayMeasure()
+        self.sample = sample or SequenceSample()
+        self._key = self._generate_state_key(
+            prefix=prefix,
+            modules=modules,
+            layers=layers,
+            states=self.states,
+            concepts=concepts if isinstance(concepts, str) else list(concepts),
+            measure=self.measure,
+        )
         self._capture: EvaluationCapture | None = None
-        self._new_buffer()  # checks its arguments
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names of modules, and that hooks will be heard, before any training."""
@@ -255,17 +197,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     @property
     def state_key(self) -> str:
         """Name of this callback's state in a checkpoint, made of what it measures and where."""
-        return self._generate_state_key(
-            prefix=self.prefix,
-            modules=self.modules,
-            layers=self.layers,
-            states=self.states,
-            concepts=self.concepts if isinstance(self.concepts, str) else list(self.concepts),
-            discretization=self.discretization,
-            levels=self.levels,
-            direction=self.direction,
-            estimator=self.estimator,
-        )
+        return self._key
 
     def _new_capture(
         self, pl_module: LightningModule, num_batches: Sequence[float] | None
@@ -278,20 +210,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             target=self.target,
             prediction=self.prediction,
             lengths=self.lengths,
-            new_buffer=self._new_buffer,
+            new_buffer=partial(SequenceBuffer, self.sample, self.measure),
             num_batches=num_batches,
-        )
-
-    def _new_buffer(self) -> SequenceBuffer:
-        return SequenceBuffer(
-            self.max_samples,
-            fit_samples=self.fit_samples,
-            storage=self.storage,
-            discretization=self.discretization,
-            levels=self.levels,
-            time_steps=self.time_steps,
-            max_bytes=self.max_bytes,
-            seed=self.seed,
         )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -325,16 +245,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             states = buffer.states
             if trainer.sanity_checking and capture.steps.keys() != states.keys():
                 continue  # Of sequences of different lengths these may all be short.
-            try:
+            with naming_the_sanity_check(trainer):
                 report = self._analysed(capture, dataloader, states)
                 scalars = relay_scalars(report)
-            except ValueError as error:
-                if trainer.sanity_checking and str(error).startswith(("time_steps", "inputs_end")):
-                    raise ValueError(
-                        f"{error}. These are the sequences of the sanity check; if later ones are "
-                        "longer, check them all with the Trainer's num_sanity_val_steps=-1"
-                    ) from error
-                raise
             if trainer.sanity_checking:
                 continue
             report = dataclasses.replace(
@@ -358,17 +271,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             buffer.x_out,
             concepts=self.concepts,
             num_classes=capture.num_classes[dataloader],
-            discretization=self.discretization,
-            levels=self.levels,
-            direction=self.direction,
-            estimator=self.estimator,
-            min_coverage=self.min_coverage,
-            max_gap=self.max_gap,
-            n_orders=self.n_orders,
-            n_permutations=self.n_permutations,
-            n_bootstraps=self.n_bootstraps,
-            seed=self.seed,
-            time_steps=self.time_steps,
+            measure=self.measure,
             inputs_end=self.inputs_end,
             samples_seen=buffer.seen,
         )

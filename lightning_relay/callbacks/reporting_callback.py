@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_relay.callbacks.evaluations import (
     Report,
+    check_schedule,
     check_trainer,
     check_validation_set,
     check_was_evaluated,
@@ -35,13 +36,21 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
     directory: ClassVar[str]
     """Where reports are saved, in the directory of the Trainer's first logger."""
 
-    stages: Sequence[Stage]
-    prefix: str
-    dirpath: str | Path | None
     reports: list[ReportT]
     _report: type[ReportT]
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        every_n_epochs: int,
+        stages: Sequence[Stage],
+        prefix: str,
+        dirpath: str | Path | None,
+    ) -> None:
+        check_schedule(every_n_epochs, stages, prefix)
+        self.every_n_epochs = every_n_epochs
+        self.stages = tuple(stages)
+        self.prefix = prefix
+        self.dirpath = dirpath
         self.reports = []
         self._evaluated = False
         self._said: set[str] = set()

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 
 from lightning_relay.information.compiled import in_threads
-from lightning_relay.information.estimators import Estimator, check_estimator
 from lightning_relay.information.given import information_along
-from lightning_relay.information.ordering import (
+from lightning_relay.information.options import (
     Direction,
-    RelayOrder,
+    Estimator,
     check_direction,
-    grow,
-    information_of_sets,
-    relay_order,
+    check_estimator,
+    check_resamples,
 )
+from lightning_relay.information.ordering import RelayOrder, grow, information_of_sets, relay_order
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
@@ -170,20 +169,6 @@ def bootstrap(
         n_bootstraps=n_bootstraps,
         seed=seed,
     )
-
-
-def check_resamples(n_bootstraps: int, confidence: float = 0.95) -> None:
-    """Raise unless there are enough resamples for intervals of this confidence."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: got {confidence!r}; it takes a fraction between 0 and 1")
-    if isinstance(n_bootstraps, bool) or not isinstance(n_bootstraps, int):
-        raise TypeError(f"n_bootstraps: got {n_bootstraps!r}; it takes a number of resamples")
-    fewest = round(2 / (1 - confidence))
-    if n_bootstraps < fewest:
-        raise ValueError(
-            f"n_bootstraps: got {n_bootstraps}; for a confidence of {confidence} it takes at least "
-            f"{fewest}, so that a resample lies beyond each end"
-        )
 
 
 def _drawn(

@@ -10,18 +10,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+
+from lightning_relay.information.options import Method, check_method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-Method = Literal["kmeans", "median", "sign", "quantile"]
-"""How thresholds are found."""
 
 _ELEMENTS_AT_ONCE = 2**17
 """States are sorted in blocks of leading indices and units of about this many values."""
@@ -187,19 +187,6 @@ def fit_thresholds(
         _check_finite(states, mask, layer)
     fitted = torch.from_numpy(cuts).reshape(*leading, levels - 1, units)
     return Thresholds(fitted.to(states.device))
-
-
-def check_method(method: str, levels: int) -> None:
-    """Raise a ValueError unless ``method`` is known and makes ``levels`` levels."""
-    if method not in get_args(Method):
-        legal = ", ".join(repr(legal) for legal in get_args(Method))
-        raise ValueError(f"discretization: got {method!r}; it takes {legal}")
-    if levels < 2:
-        raise ValueError(f"levels: got {levels}; it takes at least 2")
-    if levels > 2 and method != "quantile":
-        raise ValueError(
-            f"levels: got {levels} with {method!r}, which makes two; use 'quantile' for more"
-        )
 
 
 def _check_finite(states: Tensor, mask: Tensor, layer: str | None) -> None:

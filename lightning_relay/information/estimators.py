@@ -4,54 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import log
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lightning_relay.information.compiled import compiled
+from lightning_relay.information.options import Estimator, is_additive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Estimator = Literal["plugin", "miller_madow", "grassberger", "chao_shen"]
-"""How an entropy is estimated from counts.
-
-``"plugin"`` takes the observed frequencies; the others correct its bias to too small entropies:
-``"miller_madow"`` (Miller 1955) adds (states - 1) / (2 samples) nats, ``"grassberger"``
-(Grassberger 2003, arXiv physics/0307138, eq. 28) replaces the logarithm of each count,
-``"chao_shen"`` (Chao and Shen 2003, Environ. Ecol. Stat. 10:429) weighs each state by its chance of
-having been seen and scales the frequencies by the coverage.
-"""
-
-SetEstimator = Estimator | Literal["decoder"]
-"""How the information of a given set of units is estimated: from counts, or by decoders.
-
-``"decoder"`` takes states as they are, without codes: see ``decoded_information``.
-"""
 
 CORRECTED: Estimator = "grassberger"
 """The estimator that the plug-in is compared with."""
 
 _EULER_GAMMA = 0.5772156649015329
-
-
-def check_estimator(name: str) -> None:
-    """Raise a ValueError unless there is an estimator called ``name``; lists those there are."""
-    if name not in get_args(Estimator):
-        legal = ", ".join(repr(legal) for legal in get_args(Estimator))
-        if name == "decoder":
-            raise ValueError(
-                "estimator: got 'decoder', which mutual_information and relay_information take for "
-                f"given sets of units; here it takes {legal}. To order wide layers, order with one "
-                "of these and ask relay_information(…, estimator='decoder') about the sets that "
-                "matter"
-            )
-        raise ValueError(f"estimator: got {name!r}; it takes {legal}")
-
-
-def is_additive(name: Estimator) -> bool:
-    """Whether the estimate is a constant minus a sum over states of a function of their counts."""
-    return name != "chao_shen"
 
 
 class Psi(NamedTuple):

@@ -13,7 +13,8 @@ from lightning_relay.information.rows import mixed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lightning_relay.information.estimators import Estimator, Psi
+    from lightning_relay.information.estimators import Psi
+    from lightning_relay.information.options import Estimator
     from lightning_relay.information.rows import Rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,14 @@ from lightning_relay.information.counting import (
     room_for_strata,
     split,
 )
-from lightning_relay.information.estimators import Psi, check_estimator, psi_of
+from lightning_relay.information.estimators import Psi, psi_of
 from lightning_relay.information.given import information_given, information_of
+from lightning_relay.information.options import (
+    Direction,
+    check_direction,
+    check_estimator,
+    check_evidence_rule,
+)
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
@@ -30,11 +36,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_relay.information.estimators import Estimator
+    from lightning_relay.information.options import Estimator
     from lightning_relay.information.rows import Rows
 
-Direction = Literal["shrink", "grow"]
-"""Which way a greedy order is found: by taking units out of R, or by putting them in."""
 
 TIE = 1e-9
 """Candidates whose information differs by no more than this many bits are tied."""
@@ -241,23 +245,6 @@ def relay_order(
         "resolved": resolved,
     }
     return RelayOrder(**{name: samples.shaped(values) for name, values in fields.items()})
-
-
-def check_direction(direction: str) -> None:
-    """Raise a ValueError unless ``direction`` is ``"shrink"`` or ``"grow"``."""
-    if direction not in get_args(Direction):
-        raise ValueError(f"direction: got {direction!r}; it takes 'shrink' or 'grow'")
-
-
-def check_evidence_rule(min_coverage: float, max_gap: float) -> None:
-    """Raise unless ``min_coverage`` is a fraction and ``max_gap`` not negative."""
-    for name, value in (("min_coverage", min_coverage), ("max_gap", max_gap)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name}: got {value!r}; it takes a number")
-    if not 0 <= min_coverage <= 1:
-        raise ValueError(f"min_coverage: got {min_coverage!r}; it takes a fraction from 0 to 1")
-    if not max_gap >= 0:
-        raise ValueError(f"max_gap: got {max_gap!r}; it takes bits from 0")
 
 
 def _check_beam_width(beam_width: int) -> None:

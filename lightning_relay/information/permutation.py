@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from math import ceil, floor
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from lightning_relay.information.arguments import checked_units
 from lightning_relay.information.compiled import compiled, in_threads
 from lightning_relay.information.estimators import psi_of
 from lightning_relay.information.given import number_states
+from lightning_relay.information.options import Within, checked_permutations
 from lightning_relay.information.rows import Samples, mixed, sorted_by
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Within = Literal["states", "everywhere"]
-"""Where X_out is permuted: among samples that share a state of Y_0, or among all samples."""
 
 TIE = 1e-9
 """Values that differ by no more than this many bits are equal."""
@@ -165,7 +163,7 @@ def chance_level(
         Permutation P-values Should Never Be Zero, Stat. Appl. Genet. Mol. Biol. 9:39 (2010).
     """
     samples = Samples.of(x_in, x_out, hidden, valid)
-    exceeding = _checked_options(within, n_permutations, level)
+    exceeding = checked_permutations(within, n_permutations, level)
     family = [[unit] for unit in range(samples.units)] if relay_units is None else relay_units
     others = ~_checked_family(family, samples.units)
 
@@ -353,38 +351,6 @@ def _why_empty(within: Within, *, singletons: bool) -> str:
         f"chance_level: {reason}, so nothing can be permuted and every p-value is 1; give more "
         "samples or fewer levels of the states, or put more units in the sets of relay_units"
     )
-
-
-def check_permutations(n_permutations: int) -> None:
-    """Raise unless there are enough permutations for a level of 5 %."""
-    _checked_options("states", n_permutations, 0.05)
-
-
-def _checked_options(within: str, n_permutations: int, level: float) -> int:
-    """Number of permutations that may reach a value, itself included, for it to be at ``level``."""
-    if within not in get_args(Within):
-        raise ValueError(f"within: got {within!r}; it takes one of {', '.join(get_args(Within))}")
-    if isinstance(n_permutations, bool) or not isinstance(n_permutations, int):
-        raise TypeError(
-            f"n_permutations: got {n_permutations!r}; it takes a number of permutations, an int"
-        )
-    if n_permutations < 1:
-        raise ValueError(
-            f"n_permutations: got {n_permutations}; it takes at least 1, and 200 for a level of 5 %"
-        )
-    if not 0 < level < 1:
-        raise ValueError(
-            f"level: got {level}; it takes a probability between 0 and 1, such as 0.05"
-        )
-    # 0.05 * 20 and its like are whole numbers but for rounding.
-    exceeding = floor(level * (n_permutations + 1) + 1e-9)
-    if exceeding < 1:
-        raise ValueError(
-            f"level: got {level}, but with n_permutations={n_permutations} no p-value is below "
-            f"1/{n_permutations + 1}; it takes n_permutations of at least "
-            f"{ceil(1 / level - 1e-9) - 1}"
-        )
-    return exceeding
 
 
 def _checked_family(relay_units: Sequence[Sequence[int]], units: int) -> NDArray[np.bool_]:

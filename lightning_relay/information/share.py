@@ -34,14 +34,15 @@ from lightning_relay.information.counting import (
     room_for_strata,
     split,
 )
-from lightning_relay.information.estimators import (
+from lightning_relay.information.estimators import psi_of
+from lightning_relay.information.given import information_given
+from lightning_relay.information.options import (
     Estimator,
     check_estimator,
+    check_evidence_rule,
+    check_orders,
     is_additive,
-    psi_of,
 )
-from lightning_relay.information.given import information_given
-from lightning_relay.information.ordering import check_evidence_rule
 from lightning_relay.information.rows import MOST_COUNTED, Samples
 from lightning_relay.information.subsets import conditioned_on_all_subsets
 
@@ -223,19 +224,6 @@ def relay_share(
         estimator=estimator,
         seed=seed,
     )
-
-
-def check_orders(n_orders: int | float) -> None:
-    """Raise unless ``n_orders`` is a number of orders from 4, or an error in bits above 0."""
-    if isinstance(n_orders, bool) or not isinstance(n_orders, int | float):
-        raise TypeError(
-            f"n_orders: got {n_orders!r}; it takes a number of orders, an int, or the standard "
-            "error aimed at in bits, a float"
-        )
-    if isinstance(n_orders, int) and n_orders < 4:
-        raise ValueError(f"n_orders: got {n_orders}; it takes at least 4, so that errors are known")
-    if isinstance(n_orders, float) and not n_orders > 0:
-        raise ValueError(f"n_orders: got {n_orders}; an error aimed at is above 0 bits")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from lightning_relay.information.counting import (
     room_for_strata,
     split,
 )
-from lightning_relay.information.estimators import check_estimator, is_additive, psi_of
+from lightning_relay.information.estimators import psi_of
+from lightning_relay.information.options import check_estimator, is_additive
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_relay.information.estimators import Estimator, Psi
+    from lightning_relay.information.estimators import Psi
+    from lightning_relay.information.options import Estimator
     from lightning_relay.information.rows import Rows
 
 MOST_UNITS = 24

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_relay.recurrent.states import StepError, TooShortError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,7 +69,7 @@ class Clamp:
                 f"{len(lengths)}"
             )
         if 1 < values.shape[1] < steps:
-            raise ValueError(
+            raise TooShortError(
                 f"value: got values for {values.shape[1]} steps of {str(self.key)!r}, which was "
                 f"called on {steps}; it takes values for every step, or (1, {len(self.units)}) for "
                 "the same at all"
@@ -80,7 +82,7 @@ class Clamp:
         by_length = self.donors.argsort(descending=True)
         long_enough = (self.donors >= lengths.cpu().unsqueeze(1)).sum(1)
         if bool((long_enough == 0).any()):
-            raise ValueError(
+            raise TooShortError(
                 f"states: the longest recorded sequence of {str(self.key)!r} has "
                 f"{int(self.donors.max())} steps, and a sequence of the call has "
                 f"{int(lengths.max())}; 'resample' takes recorded sequences at least as long"
@@ -270,18 +272,18 @@ def step_mask(steps: Steps, lengths: Tensor) -> Tensor:
 
 
 def check_within(steps: Steps, length: int) -> None:
-    """Raise a ValueError if a position lies outside the longest sequence, or none is named."""
+    """Raise a StepError if a position lies outside the longest sequence, or none is named."""
     named = (steps.start, steps.stop) if isinstance(steps, slice) else steps or ()
     for step in named:
         end = length if isinstance(steps, slice) and step == steps.stop else length - 1
         if step is not None and not -length <= step <= end:
-            raise ValueError(
+            raise StepError(
                 f"steps: got {describe(steps)}, but the longest sequence has {length} steps; it "
                 f"takes positions from 0 to {length - 1}, or -1 to {-length} from the end of each "
                 "sequence"
             )
     if steps is not None and not bool(_positions(steps, length).any()):
-        raise ValueError(
+        raise StepError(
             f"steps: got {describe(steps)}, which names none of the {length} steps of the longest "
             "sequence"
         )

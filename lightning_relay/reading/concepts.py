@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ Concepts = str | Mapping[str, Callable[[int], Hashable]]
 
 JOINT = "joint"
 PER_CLASS = "per_class"
+_OF_CLASS = "class_{}"
 
 
 def check_concepts(concepts: Concepts) -> None:
@@ -34,6 +36,15 @@ def check_concepts(concepts: Concepts) -> None:
         f"concepts: got {concepts!r}; it takes 'joint', 'per_class', or a mapping from names to "
         "functions of the class label"
     )
+
+
+def is_concept(name: str, concepts: Concepts) -> bool:
+    """Whether a name is one that ``concept_codes`` gives to a concept."""
+    if isinstance(concepts, Mapping):
+        return name in concepts
+    if concepts == JOINT:
+        return name == JOINT
+    return re.fullmatch(_OF_CLASS.format(r"\d+"), name) is not None
 
 
 def concept_codes(
@@ -70,7 +81,8 @@ def concept_codes(
     if concepts == PER_CLASS:
         classes = labels if num_classes is None else range(num_classes)
         return {
-            f"class_{label}": ((x_in == label).long(), (x_out == label).long()) for label in classes
+            _OF_CLASS.format(label): ((x_in == label).long(), (x_out == label).long())
+            for label in classes
         }
     assert isinstance(concepts, Mapping)
     return {

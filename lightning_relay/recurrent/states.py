@@ -17,6 +17,14 @@ _ELEMENTS_AT_ONCE = 2**19
 """States are looked through in blocks of sequences of about this many values."""
 
 
+class StepError(ValueError):
+    """A step that was asked for lies outside every sequence; longer ones may still come."""
+
+
+class TooShortError(ValueError):
+    """Values to hold or recorded states do not reach to the end of a sequence."""
+
+
 class LayerStates(Protocol):
     """States of one recurrent layer that can be read step by step, wherever they are kept."""
 
@@ -172,10 +180,10 @@ def has_step(lengths: Tensor, step: int) -> Tensor:
 
 
 def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
-    """Raise the ValueError that no sequence of such lengths has a step."""
+    """Raise the StepError that no sequence of such lengths has a step."""
     if len(lengths) == 0:
-        raise ValueError(f"time_steps: got {step}, but there is no sequence")
-    raise ValueError(
+        raise StepError(f"time_steps: got {step}, but there is no sequence")
+    raise StepError(
         f"time_steps: got {step}, but the longest sequence has {int(lengths.max())} steps"
     )
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from lightning_relay.information import (
-    Direction,
-    Estimator,
     bootstrap,
     chance_level,
     mutual_information,
@@ -21,15 +18,11 @@ from lightning_relay.information import (
     relay_share,
 )
 from lightning_relay.information.arguments import check_label_tensor
-from lightning_relay.information.bootstrapping import check_resamples
-from lightning_relay.information.discretization import Method, check_method, fit_thresholds
-from lightning_relay.information.estimators import is_additive
-from lightning_relay.information.ordering import check_evidence_rule
-from lightning_relay.information.permutation import check_permutations
-from lightning_relay.information.share import check_orders
+from lightning_relay.information.discretization import fit_thresholds
+from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import Concepts, concept_codes
 from lightning_relay.recurrent.layers import StateKey
-from lightning_relay.recurrent.states import HiddenStates, check_time_steps, has_step
+from lightning_relay.recurrent.states import HiddenStates, StepError, check_time_steps, has_step
 from lightning_relay.relay.report import CHANCE_LEVEL, ConceptRelay, LayerRelay, RelayReport
 from lightning_relay.sampling.kept import KeptStates
 from lightning_relay.sampling.storage import code_dtype
@@ -61,16 +54,7 @@ def relay_report(
     *,
     concepts: Concepts = "joint",
     num_classes: int | None = None,
-    discretization: Method = "kmeans",
-    levels: int = 2,
-    direction: Direction = "shrink",
-    estimator: Estimator = "plugin",
-    min_coverage: float = 0.9,
-    max_gap: float = 0.1,
-    n_orders: int | float = 16,
-    n_permutations: int = 0,
-    n_bootstraps: int = 0,
-    seed: int = 0,
+    measure: RelayMeasure | None = None,
     time_steps: Sequence[int] | None = None,
     inputs_end: InputsEnd | None = None,
     samples_seen: int | None = None,
@@ -81,25 +65,12 @@ def relay_report(
 
     Args:
         states: Hidden states by layer key, ``(batch, step, unit)`` each; integers are taken for
-            codes, made of the states with ``discretization`` and ``levels``.
+            codes, made of the states with the ``discretization`` and ``levels`` of ``measure``.
         x_in: Class label of each input sequence, int64 ``(batch,)``.
         x_out: Class label that the model gave each sequence, int64 ``(batch,)``.
         concepts: ``"joint"``, ``"per_class"``, or functions of the class label by name.
         num_classes: Number of classes, for ``"per_class"``; default: the labels that occur.
-        discretization: How states become codes.
-        levels: Number of codes; only ``"quantile"`` takes more than 2.
-        direction: Direction of the greedy order.
-        estimator: How entropies are estimated from counts.
-        min_coverage: Units are resolved only by conditions with at least this coverage, fraction.
-        max_gap: And whose corrected and plug-in information differ by no more than this, bits.
-        n_orders: Number of random orders for the relay share of each unit, at least 4; more give
-            smaller errors. A float is the standard error aimed at, in bits. 0: no shares. The
-            orders are the same at all steps. ``estimator="chao_shen"`` gives no shares.
-        n_permutations: Number of permutations of X_out for chance levels of all units and of each
-            alone; 0 for none, and at least 19.
-        n_bootstraps: Number of resamples of the sequences for intervals of information and places;
-            0 for none, and at least 40.
-        seed: Seed of orders, permutations and resamples; no other random state is touched.
+        measure: How it is measured; default: as of ``RelayMeasure``.
         time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
             step that no sequence of a layer has is left out of it with a warning, unless none is
             left. Default: every step up to the end of the longest sequence and, where the
@@ -117,8 +88,8 @@ def relay_report(
         The report. At each step only the sequences that are long enough are counted.
 
     Raises:
-        TypeError: If labels are not integers, or ``n_orders`` is no number.
-        ValueError: If numbers of sequences differ, an option is unknown, a key of ``states`` is no
+        TypeError: If labels are not integers.
+        ValueError: If numbers of sequences differ, a key of ``states`` is no
             layer key, codes were made in another way than said, a step lies outside every
             sequence, or a state is NaN or infinite; says which.
 
@@ -131,7 +102,7 @@ def relay_report(
         >>> report.layers["rnn.l0"].concepts["joint"].information[0]
         array([1., 0.])
     """
-    check_method(discretization, levels)
+    measure = measure or RelayMeasure()
     check_time_steps(time_steps)
     x_in, x_out = _labels("x_in", x_in), _labels("x_out", x_out)
     if not states:
@@ -144,18 +115,13 @@ def relay_report(
                 f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
             )
     _check_ends(inputs_end, states)
-    check_evidence(min_coverage, max_gap, n_orders, n_permutations, n_bootstraps)
-    n_orders = n_orders if is_additive(estimator) else 0
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
-    options = _Options(
-        direction, estimator, min_coverage, max_gap, n_orders, n_permutations, n_bootstraps, seed
-    )
     layers = {}
     for layer, layer_states in states.items():
         if isinstance(layer_states, HiddenStates):
             layer_states.check_finite(layer)
         if isinstance(layer_states, KeptStates):
-            _check_codes(layer, layer_states, discretization, levels)
+            _check_codes(layer, layer_states, measure)
         steps = _steps(layer, layer_states, time_steps)
         samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
         parts, kept_codes, kept_valid = [], [], []
@@ -164,11 +130,15 @@ def relay_report(
             hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
             if hidden.is_floating_point():
                 thresholds = fit_thresholds(
-                    hidden, discretization, levels=levels, valid=valid, layer=layer
+                    hidden,
+                    measure.discretization,
+                    levels=measure.levels,
+                    valid=valid,
+                    layer=layer,
                 )
-                hidden = thresholds.codes(hidden, code_dtype(levels))
-            parts.append(_measured(codes, hidden, valid, options))
-            if options.all_steps_at_once:
+                hidden = thresholds.codes(hidden, code_dtype(measure.levels))
+            parts.append(_measured(codes, hidden, valid, measure))
+            if measure.all_steps_at_once:
                 kept_codes.append(_narrow(hidden))
                 kept_valid.append(valid)
         measured, concept_parts = zip(*parts, strict=True)
@@ -176,7 +146,7 @@ def relay_report(
         if kept_codes:
             hidden, valid = torch.cat(kept_codes), torch.cat(kept_valid)
             relays = {
-                name: _drawn(relay, codes[name], hidden, valid, options)
+                name: _drawn(relay, codes[name], hidden, valid, measure)
                 for name, relay in relays.items()
             }
         layers[layer] = LayerRelay(
@@ -194,7 +164,7 @@ def relay_report(
     report = RelayReport(
         layers=layers,
         mutual_information={
-            name: float(mutual_information(concept_in, concept_out, estimator=estimator))
+            name: float(mutual_information(concept_in, concept_out, estimator=measure.estimator))
             for name, (concept_in, concept_out) in codes.items()
         },
         samples=len(x_in),
@@ -203,36 +173,11 @@ def relay_report(
         threshold_agreement={layer: kept.agreement() for layer, kept in coded.items()},
         expected_agreement={layer: kept.expected_agreement for layer, kept in coded.items()},
         beyond_thresholds={layer: kept.left_out() for layer, kept in coded.items()},
-        discretization=discretization,
-        levels=levels,
-        direction=direction,
-        estimator=estimator,
-        min_coverage=min_coverage,
-        max_gap=max_gap,
-        n_orders=n_orders,
-        n_permutations=n_permutations,
-        n_bootstraps=n_bootstraps,
+        measure=measure,
         inputs_end=inputs_end,
     )
     _warn_of_thresholds(report)
     return report
-
-
-def check_evidence(
-    min_coverage: float,
-    max_gap: float,
-    n_orders: int | float,
-    n_permutations: int,
-    n_bootstraps: int,
-) -> None:
-    """Raise unless the options are in their ranges; of orders and draws 0 is none."""
-    check_evidence_rule(min_coverage, max_gap)
-    if type(n_orders) is not int or n_orders != 0:
-        check_orders(n_orders)
-    if n_permutations != 0:
-        check_permutations(n_permutations)
-    if n_bootstraps != 0:
-        check_resamples(n_bootstraps)
 
 
 def _labels(name: str, labels: Tensor) -> Tensor:
@@ -252,12 +197,13 @@ def _check_ends(inputs_end: InputsEnd | None, states: Mapping[str, LayerStates])
         )
 
 
-def _check_codes(layer: str, states: KeptStates, discretization: Method, levels: int) -> None:
-    if states.fitted is None or (states.discretization, states.levels) == (discretization, levels):
+def _check_codes(layer: str, states: KeptStates, measure: RelayMeasure) -> None:
+    made_with = (states.discretization, states.levels)
+    if states.fitted is None or made_with == (measure.discretization, measure.levels):
         return
     raise ValueError(
-        f"discretization, levels: got {discretization!r}, {levels}, but the codes kept of "
-        f"{layer!r} were made with {states.discretization!r}, {states.levels}; name these"
+        f"discretization, levels: got {measure.discretization!r}, {measure.levels}, but the codes "
+        f"kept of {layer!r} were made with {states.discretization!r}, {states.levels}; name these"
     )
 
 
@@ -312,30 +258,8 @@ def _narrow(codes: Tensor) -> Tensor:
     return codes.to(torch.uint8) if small else codes
 
 
-@dataclass(frozen=True)
-class _Options:
-    """How relay information is measured."""
-
-    direction: Direction
-    estimator: Estimator
-    min_coverage: float
-    max_gap: float
-    n_orders: int | float
-    n_permutations: int
-    n_bootstraps: int
-    seed: int
-
-    @property
-    def all_steps_at_once(self) -> bool:
-        """Whether something is asked for that is not measured in blocks of steps.
-
-        An error that is aimed at is one: the number of orders depends on the step that takes most.
-        """
-        return bool(self.n_permutations or self.n_bootstraps) or isinstance(self.n_orders, float)
-
-
 def _measured(
-    codes: Mapping[str, tuple[Tensor, Tensor]], hidden: Tensor, valid: Tensor, options: _Options
+    codes: Mapping[str, tuple[Tensor, Tensor]], hidden: Tensor, valid: Tensor, measure: RelayMeasure
 ) -> tuple[NDArray[np.int64], dict[str, ConceptRelay]]:
     """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
     relays, counted = {}, None if bool(valid.all()) else valid
@@ -344,25 +268,25 @@ def _measured(
             concept_in,
             concept_out,
             hidden,
-            direction=options.direction,
+            direction=measure.direction,
             valid=counted,
-            estimator=options.estimator,
-            min_coverage=options.min_coverage,
-            max_gap=options.max_gap,
+            estimator=measure.estimator,
+            min_coverage=measure.min_coverage,
+            max_gap=measure.max_gap,
         )
         information = mutual_information(
-            concept_in, concept_out, valid=counted, estimator=options.estimator
+            concept_in, concept_out, valid=counted, estimator=measure.estimator
         ).expand(len(hidden))  # one for all steps where all sequences reach them
         measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
         relays[name] = ConceptRelay(
             mutual_information=information.contiguous().cpu().numpy(),
             **{name: values.cpu().numpy() for name, values in measured.items()},
         )
-        if options.n_orders and not isinstance(options.n_orders, float):
+        if measure.orders_of_shares and not isinstance(measure.orders_of_shares, float):
             relays[name] = _with_shares(
-                relays[name], (concept_in, concept_out), hidden, counted, options
+                relays[name], (concept_in, concept_out), hidden, counted, measure
             )
-    everything = -1 if options.direction == "shrink" else 0
+    everything = -1 if measure.direction == "shrink" else 0
     return order.distinct_states[:, everything].cpu().numpy(), relays
 
 
@@ -371,18 +295,18 @@ def _with_shares(
     labels: tuple[Tensor, Tensor],
     hidden: Tensor,
     valid: Tensor | None,
-    options: _Options,
+    measure: RelayMeasure,
 ) -> ConceptRelay:
     """The results with relay shares, codes ``(step, batch, unit)``."""
     found = relay_share(
         *labels,
         hidden,
-        n_orders=options.n_orders,
+        n_orders=measure.orders_of_shares,
         valid=valid,
-        estimator=options.estimator,
-        min_coverage=options.min_coverage,
-        max_gap=options.max_gap,
-        seed=options.seed,
+        estimator=measure.estimator,
+        min_coverage=measure.min_coverage,
+        max_gap=measure.max_gap,
+        seed=measure.seed,
     )
     return dataclasses.replace(
         relay,
@@ -398,35 +322,35 @@ def _drawn(
     labels: tuple[Tensor, Tensor],
     hidden: Tensor,
     valid: Tensor,
-    options: _Options,
+    measure: RelayMeasure,
 ) -> ConceptRelay:
     """The results with all that is drawn for all steps at once, codes ``(step, batch, unit)``.
 
     Permutations are tested together, one draw of the sequences must do for the shortest and the
     longest of them, and orders that are added until errors are small are the same at all steps.
     """
-    if isinstance(options.n_orders, float):
-        relay = _with_shares(relay, labels, hidden, valid, options)
-    if options.n_bootstraps:
+    if isinstance(measure.orders_of_shares, float):
+        relay = _with_shares(relay, labels, hidden, valid, measure)
+    if measure.n_bootstraps:
         intervals = bootstrap(
             *labels,
             hidden,
-            direction=options.direction,
-            n_bootstraps=options.n_bootstraps,
+            direction=measure.direction,
+            n_bootstraps=measure.n_bootstraps,
             valid=valid,
-            estimator=options.estimator,
-            seed=options.seed,
+            estimator=measure.estimator,
+            seed=measure.seed,
         )
         relay = dataclasses.replace(
             relay, **{name: getattr(intervals, name).cpu().numpy() for name in _INTERVALS}
         )
-    if options.n_permutations:
-        relay = dataclasses.replace(relay, **_chance(labels, hidden, valid, options))
+    if measure.n_permutations:
+        relay = dataclasses.replace(relay, **_chance(labels, hidden, valid, measure))
     return relay
 
 
 def _chance(
-    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, options: _Options
+    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
 ) -> dict[str, NDArray[Any]]:
     """Chance levels of all units and of each alone, by the names that they have in the report."""
     steps, _, units = hidden.shape
@@ -444,10 +368,10 @@ def _chance(
         *labels,
         hidden,
         [list(range(units)), *([unit] for unit in range(units)), []],
-        n_permutations=options.n_permutations,
+        n_permutations=measure.n_permutations,
         valid=valid,
         level=CHANCE_LEVEL,
-        seed=options.seed,
+        seed=measure.seed,
     )
     return {
         "chance_level": chance.threshold[:, :-1].cpu().numpy(),
@@ -492,7 +416,7 @@ def _inputs_ended(
     lengths = states[layer].lengths
     longest = int(lengths.max())
     if not -longest <= inputs_end < longest:
-        raise ValueError(
+        raise StepError(
             f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps in "
             f"{layer!r}; where modules have steps of their own, give a mapping "
             f"{{{key.module!r}: step, …}}"

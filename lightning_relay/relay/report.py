@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reports.files import arrays_of, opened, read, write
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file format; a file of another one is refused."""
 
 CHANCE_LEVEL = 0.05
@@ -59,7 +60,7 @@ class ConceptRelay:
         alone: Fraction of the sequences that are alone in their state of the condition, float64
             ``(step, unit + 1)``.
         resolved: Whether there are sequences enough for the place of each unit, bool
-            ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of the report.
+            ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of ``RelayMeasure``.
         share: Relay share of each unit, bits, float64 ``(step, unit)``: what it takes away when it
             becomes known, the mean over random orders, beyond what a permuted copy would. None,
             like the following, where shares were not measured.
@@ -227,16 +228,7 @@ class RelayReport:
         expected_agreement: What that would be if all sequences were like the first, by layer key.
         beyond_thresholds: Number of sequences that have a step for which there are no thresholds,
             because too few of the first have it, by layer key; these steps are left out.
-        discretization: Method that made codes of the states.
-        levels: Number of codes asked of it.
-        direction: Direction of the greedy order.
-        estimator: Estimator of the entropies.
-        min_coverage: Conditions with a lower coverage resolve nothing.
-        max_gap: Nor do those whose corrected and plug-in information differ by more, bits.
-        n_orders: Number of random orders for relay shares, or, as a float, the standard error aimed
-            at, bits; 0 where shares were not measured.
-        n_permutations: Number of permutations for chance levels.
-        n_bootstraps: Number of resamples for intervals.
+        measure: How it was measured.
         inputs_end: Step at which the last input was presented, or these steps by module name; None
             where it was not given.
         x_in: Where X_in was found, in words; None outside a Trainer.
@@ -252,15 +244,7 @@ class RelayReport:
     samples: int
     samples_seen: int
     samples_fitted: int
-    discretization: str
-    levels: int
-    direction: str
-    estimator: str
-    min_coverage: float
-    max_gap: float
-    n_orders: int | float = 0
-    n_permutations: int = 0
-    n_bootstraps: int = 0
+    measure: RelayMeasure
     inputs_end: int | Mapping[str, int] | None = None
     x_in: str | None = None
     x_out: str | None = None
@@ -279,7 +263,7 @@ class RelayReport:
         The last of a shrinking order, which ends with all units known; the first of a growing one,
         whose last unit leaves R first.
         """
-        return -1 if self.direction == "shrink" else 0
+        return -1 if self.measure.direction == "shrink" else 0
 
     def save(self, path: str | Path | IO[bytes]) -> None:
         """Write the report to an ``.npz`` file, or an open binary file, which NumPy alone can read.
@@ -291,8 +275,9 @@ class RelayReport:
         header |= {
             part.name: getattr(self, part.name)
             for part in fields(self)
-            if part.name not in ("layers", "mutual_information")
+            if part.name not in ("layers", "mutual_information", "measure")
         }
+        header["measure"] = asdict(self.measure)
         header["mutual_information"] = dict(self.mutual_information)
         arrays: dict[str, NDArray[Any]] = {}
         for key, layer in self.layers.items():
@@ -321,4 +306,5 @@ class RelayReport:
                 )
                 for key, concepts in header["layers"].items()
             }
+            header["measure"] = RelayMeasure(**header["measure"])
         return cls(**header)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.states import StepError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,7 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
       the step and of the unit where it is lowest.
 
     Raises:
-        ValueError: If at every analysed step the states of some sequence had not seen all input.
+        StepError: If at every analysed step the states of some sequence had not seen all input.
     """
     scalars = {
         f"{concept}/mutual_information": bits for concept, bits in report.mutual_information.items()
@@ -97,11 +98,11 @@ def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.flo
 
 def _raise_all_early(report: RelayReport, key: str, reverse: bool) -> NoReturn:
     if reverse:
-        raise ValueError(
+        raise StepError(
             f"time_steps: {key!r} reads from the end and has seen all input at step 0 only, which "
             "is not among the analysed steps; add 0, or leave inputs_end out"
         )
-    raise ValueError(
+    raise StepError(
         f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "
         f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
     )

@@ -73,15 +73,16 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         **_share_columns(relay),
         _UNITS: [relay.most_important(step, shown) for step in steps],
     }
+    measure = report.measure
     note = (
-        f"{report.samples} of {report.samples_seen} sequences analysed; {report.discretization}, "
-        f"{report.direction} order, {report.estimator} estimate. "
+        f"{report.samples} of {report.samples_seen} sequences analysed; {measure.discretization}, "
+        f"{measure.direction} order, {measure.estimator} estimate. "
         f"{_sources(report)}{_thresholds(report, layer)}"
         f"Units: the {shown} most important of {units}, most important first; "
         "≈ before a unit: another was as good, so the data do not tell its "
         "place. Units in brackets are not ranked: their places rest on joint states with a "
-        f"coverage below {report.min_coverage:g}, or with corrected and plug-in information more "
-        f"than {report.max_gap:g} bits apart. Coverage is that of the states of all units. "
+        f"coverage below {measure.min_coverage:g}, or with corrected and plug-in information more "
+        f"than {measure.max_gap:g} bits apart. Coverage is that of the states of all units. "
         f"{_shares(report, relay)}{_chance(report, relay)}{_intervals(report, relay)}"
         "At a step marked * the states had not seen all input."
     )
@@ -146,7 +147,7 @@ def _share_columns(relay: ConceptRelay) -> dict[str, list[str]]:
 def _shares(report: RelayReport, relay: ConceptRelay) -> str:
     if relay.share is None:
         return ""
-    number = report.n_orders
+    number = report.measure.n_orders
     orders = f"{number} random orders"
     if isinstance(number, float):
         orders = f"as many random orders as a standard error of {number:g} bits takes"
@@ -166,9 +167,9 @@ def _chance(report: RelayReport, relay: ConceptRelay) -> str:
     untested = (relay.movable[:, 1:] == 0).sum()
     note = (
         f"Chance level: what I(in; out) exceeds with the probability {CHANCE_LEVEL:g} when X_out "
-        f"is permuted, {report.n_permutations} times; p: that of as much at any step, by all units "
-        "or one. A unit is beyond chance where input and output share more, when all other units "
-        f"are known, than when X_out is permuted among sequences alike in these (p at most "
+        f"is permuted, {report.measure.n_permutations} times; p: that of as much at any step, by "
+        "all units or one. A unit is beyond chance where input and output share more, when all "
+        "other units are known, than when X_out is permuted among sequences alike in these (p at most "
         f"{CHANCE_LEVEL:g}), and no more when its state is known too. It cannot be told where all "
         "units together do not account for what input and output share. "
     )
@@ -186,7 +187,9 @@ def _chance(report: RelayReport, relay: ConceptRelay) -> str:
 def _intervals(report: RelayReport, relay: ConceptRelay) -> str:
     if relay.lower is None:
         return ""
-    return f"After I_R its 95 % interval by {report.n_bootstraps} resamples of the sequences. "
+    return (
+        f"After I_R its 95 % interval by {report.measure.n_bootstraps} resamples of the sequences. "
+    )
 
 
 def _sources(report: RelayReport) -> str:

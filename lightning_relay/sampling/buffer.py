@@ -6,21 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.discretization import Method, check_method
-from lightning_relay.recurrent.states import HiddenStates, check_time_steps
-from lightning_relay.sampling.kept import (
-    CHECKED,
-    KeepOptions,
-    KeptLayer,
-    KeptStates,
-    Storage,
-    check_storage,
-)
+from lightning_relay.information.options import RelayMeasure
+from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.sampling.kept import KeptLayer, KeptStates
 from lightning_relay.sampling.reservoir import Reservoir
+from lightning_relay.sampling.sample import CHECKED, SequenceSample
 from lightning_relay.sampling.storage import Numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -43,21 +37,8 @@ class SequenceBuffer:
     as it is, to tell at the end how well thresholds fitted to it would agree.
 
     Args:
-        max_samples: Number of sequences kept at most.
-        fit_samples: Number of sequences, the first, to which thresholds are fitted. If it is not
-            smaller than ``max_samples``, all kept sequences stay as they are.
-        storage: ``"codes"``, or ``"states"`` or ``"half"`` to keep all sequences as they are or in
-            half precision (float16).
-        discretization: How thresholds are found.
-        levels: Number of codes.
-        time_steps: Steps kept; a negative one counts back from each sequence's own end. Default:
-            all, and -1.
-        max_bytes: Memory that what is kept may take; default: any. What is needed beside for the
-            moment, to fit thresholds and to analyse, is not counted.
-        seed: Seed of the buffer's own generator.
-
-    Raises:
-        ValueError: If an argument is out of its range.
+        sample: Which sequences and steps are kept, and how; default: as of ``SequenceSample``.
+        measure: How codes are made of the states.
 
     Attributes:
         expected: Number of sequences that will be kept at most, as far as is known.
@@ -65,41 +46,14 @@ class SequenceBuffer:
     """
 
     def __init__(
-        self,
-        max_samples: int,
-        *,
-        fit_samples: int | None = None,
-        storage: Storage = "codes",
-        discretization: Method = "kmeans",
-        levels: int = 2,
-        time_steps: Sequence[int] | None = None,
-        max_bytes: int | None = None,
-        seed: int = 0,
+        self, sample: SequenceSample | None = None, measure: RelayMeasure | None = None
     ) -> None:
-        check_method(discretization, levels)
-        check_storage(storage)
-        check_time_steps(time_steps)
-        fit_samples = max_samples if fit_samples is None else fit_samples
-        for name, value in {"max_samples": max_samples, "fit_samples": fit_samples}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-                raise ValueError(f"{name}: got {value!r}; it takes an integer of at least 2")
-        if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
-            raise ValueError(f"max_bytes: got {max_bytes!r}; it takes an integer number of bytes")
-        if not isinstance(seed, int):
-            raise TypeError(f"seed: got {seed!r}; it takes an integer")
-        self._options = KeepOptions(
-            max_samples,
-            max_samples if storage != "codes" else fit_samples,
-            storage,
-            discretization,
-            levels,
-            None if time_steps is None else tuple(time_steps),
-        )
+        self._sample = sample or SequenceSample()
+        self._measure = measure or RelayMeasure()
         self.expected = 0
         self.bytes_needed = 0
-        self._max_bytes = max_bytes
-        self._generator = torch.Generator().manual_seed(seed)
-        self._kept = Reservoir(max_samples)
+        self._generator = torch.Generator().manual_seed(self._sample.seed)
+        self._kept = Reservoir(self._sample.max_samples)
         self._checked = Reservoir(CHECKED)
         self._layers: dict[str, KeptLayer] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
@@ -184,7 +138,7 @@ class SequenceBuffer:
                     "sequences until clear()"
                 )
             layer.check_finite(key)
-            if self._options.storage == "half":
+            if self._sample.storage == "half":
                 _check_half(key, layer)
         if self._kinds and kinds != self._kinds:
             raise ValueError(
@@ -199,35 +153,35 @@ class SequenceBuffer:
         first = 0
         while first < sequences:
             last = min(first + at_once, sequences)
-            to_fit = self._options.fit_samples - self.seen
-            if self._options.codes_follow and to_fit > 0:
+            to_fit = self._sample.held - self.seen
+            if self._sample.codes_follow and to_fit > 0:
                 last = min(last, first + to_fit)
             yield first, last
             first = last
 
     def _add(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
-        fitted = self._options.codes_follow and self.seen == self._options.fit_samples
+        fitted = self._sample.codes_follow and self.seen == self._sample.held
         held, checked = torch.arange(len(self._kept)), self._checked.slots()
         draws = torch.rand(len(x_in), dtype=torch.float64, generator=self._generator)
         rows, slots = self._kept.place(draws)
-        if self._options.codes_follow:
+        if self._sample.codes_follow:
             checked_places = self._checked.place(draws)
         for key, layer_states in states.items():
-            layer = self._layers.setdefault(key, KeptLayer(key, self._options))
+            layer = self._layers.setdefault(key, KeptLayer(key, self._sample, self._measure))
             if fitted:
                 layer.fit(held, checked, self.expected)
             layer.write(layer_states, rows, slots, self.expected)
-            if self._options.codes_follow:
+            if self._sample.codes_follow:
                 layer.write_checked(layer_states, *checked_places, self.expected)
         self._x_in.write(slots, x_in.cpu()[rows])
         self._x_out.write(slots, x_out.cpu()[rows])
 
     def _check_memory(self, states: Mapping[str, HiddenStates], expected: int | None) -> None:
         """Estimate anew what will be held, where this batch tells of more, and check it."""
-        sequences = self._options.max_samples if expected is None else expected
+        sequences = self._sample.max_samples if expected is None else expected
         batch = len(next(iter(states.values())))
         sequences = max(self.expected, sequences, self.seen + batch)
-        sequences = min(self._options.max_samples, sequences)
+        sequences = min(self._sample.max_samples, sequences)
         shapes = {
             key: (
                 max(self._steps(key, layer), self._shapes.get(key, (0,))[0]),
@@ -240,13 +194,16 @@ class SequenceBuffer:
         needed, how = 0, []
         for key, (steps, units) in shapes.items():
             size = states[key].values.element_size()
-            of_layer, arithmetic = self._options.bytes_of(sequences, steps, units, size)
+            of_layer, arithmetic = self._sample.bytes_of(
+                sequences, steps, units, size, self._measure.levels
+            )
             needed += of_layer
             how.append(f"{key!r}: {arithmetic} = {megabytes(of_layer)}")
-        if self._max_bytes is not None and needed > self._max_bytes:
+        most = self._sample.max_bytes
+        if most is not None and needed > most:
             raise ValueError(
-                f"max_bytes: got {self._max_bytes} ({megabytes(self._max_bytes)}), but {sequences} "
-                f"sequences take {megabytes(needed)}. {'; '.join(how)}. Keep fewer sequences "
+                f"max_bytes: got {most} ({megabytes(most)}), but {sequences} sequences "
+                f"take {megabytes(needed)}. {'; '.join(how)}. Keep fewer sequences "
                 "(max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
                 "(time_steps) or modules (modules), or raise max_bytes"
             )

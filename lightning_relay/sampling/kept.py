@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.information.discretization import Method, Thresholds, fit_thresholds
-from lightning_relay.recurrent.states import HiddenStates, has_step, raise_no_step
+from lightning_relay.information.discretization import Thresholds, fit_thresholds
+from lightning_relay.recurrent.states import HiddenStates, StepError, has_step, raise_no_step
+from lightning_relay.sampling.sample import CHECKED
 from lightning_relay.sampling.storage import (
     Blocks,
     Numbers,
@@ -24,66 +24,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Storage = Literal["codes", "states", "half"]
-"""What is kept of a state: its code, itself, or itself in half precision."""
-
-CHECKED = 256
-"""Sequences whose states are kept to the end to compare the thresholds with."""
+    from lightning_relay.information.options import RelayMeasure
+    from lightning_relay.sampling.sample import SequenceSample
 
 _FEWEST = 32
 """A step that fewer of the first sequences have gets no thresholds, if there are that many."""
 
 
-@dataclass(frozen=True)
-class KeepOptions:
-    """What is kept of the sequences, and how."""
-
-    max_samples: int
-    fit_samples: int
-    storage: Storage
-    discretization: Method
-    levels: int
-    time_steps: tuple[int, ...] | None
-
-    @property
-    def codes_follow(self) -> bool:
-        """Whether codes are kept as soon as thresholds can be fitted."""
-        return self.fit_samples < self.max_samples
-
-    def columns(self, steps: int) -> int:
-        """Number of steps kept of sequences of so many steps."""
-        return steps + 1 if self.time_steps is None else len(self.time_steps)
-
-    def bytes_of(self, sequences: int, steps: int, units: int, size: int) -> tuple[int, str]:
-        """Largest number of bytes held at a time, and how it comes about, in words."""
-        columns = self.columns(steps)
-        size = 2 if self.storage == "half" else size
-        row = columns * units * size
-        shape = f"{columns} steps × {units} units × {size} B"
-        if not self.codes_follow:
-            return sequences * row, f"{sequences} sequences × {shape}"
-        checked = f"{min(CHECKED, sequences)} to check thresholds × {shape}"
-        needed = min(CHECKED, sequences) * row
-        if sequences <= self.fit_samples:
-            return sequences * row + needed, f"{sequences} sequences × {shape}, {checked}"
-        width = packed_width(units, self.levels) * code_dtype(self.levels).itemsize
-        fitting = self.fit_samples * (row + columns * width)
-        coding = sequences * columns * width
-        if fitting > coding:
-            how = (
-                f"{self.fit_samples} to fit thresholds × ({shape} + {columns} × {width} B of codes)"
-            )
-        else:
-            how = f"{sequences} sequences × {columns} steps × {width} B of codes"
-        return max(fitting, coding) + needed, f"{how}, {checked}"
-
-
 class KeptLayer:
     """What is kept of one layer: states, and codes once thresholds are fitted."""
 
-    def __init__(self, key: str, options: KeepOptions) -> None:
+    def __init__(self, key: str, sample: SequenceSample, measure: RelayMeasure) -> None:
         self.key = key
-        self.options = options
+        self.sample = sample
+        self.measure = measure
         self.units = 0
         self.lengths = Numbers(torch.int64)
         self.checked_lengths = Numbers(torch.int64)
@@ -97,8 +51,8 @@ class KeptLayer:
         """Keep some rows of a batch in their slots, of so many expected."""
         self.units = states.values.shape[2]
         if self.values is None:
-            half = self.options.storage == "half"
-            expected = min(expected, self.options.fit_samples)
+            half = self.sample.storage == "half"
+            expected = min(expected, self.sample.held)
             self.values = self._blocks_of_states(states, expected, half)
         if len(rows) == 0:
             return
@@ -130,9 +84,9 @@ class KeptLayer:
         lengths = self.lengths.read(slots)
         codes = Blocks(
             expected,
-            self.options.columns(int(lengths.max())),
-            packed_width(self.units, self.options.levels),
-            code_dtype(self.options.levels),
+            self.sample.columns(int(lengths.max())),
+            packed_width(self.units, self.measure.levels),
+            code_dtype(self.measure.levels),
         )
         for step, column in self._steps(lengths):
             values = states.column(column, slots)
@@ -159,7 +113,7 @@ class KeptLayer:
 
     def column_of(self, step: int) -> int | None:
         """The column in which a step is kept; None if it is not."""
-        steps = self.options.time_steps
+        steps = self.sample.time_steps
         if steps is not None:
             column = steps.index(step) if step in steps else None
         else:
@@ -168,20 +122,20 @@ class KeptLayer:
 
     def _columns(self, states: HiddenStates) -> Iterator[tuple[int, Tensor]]:
         """States ``(batch, step, unit)`` to be kept, each with its first column."""
-        if self.options.time_steps is None:
+        if self.sample.time_steps is None:
             yield 0, states.at(-1).values
             if self.coded:
                 yield 1, states.values[:, : max(self.thresholds)]
             else:
                 yield 1, states.values
             return
-        for column, step in enumerate(self.options.time_steps):
+        for column, step in enumerate(self.sample.time_steps):
             if states.has(step) and not (self.coded and column not in self.thresholds):
                 yield column, states.at(step).values
 
     def _steps(self, lengths: Tensor) -> Iterator[tuple[int, int]]:
         """Kept steps that enough sequences of such lengths have, each with its column."""
-        steps = self.options.time_steps
+        steps = self.sample.time_steps
         for step in (-1, *range(int(lengths.max()))) if steps is None else steps:
             column = self.column_of(step)
             long_enough = int(has_step(lengths, step).sum())
@@ -191,8 +145,8 @@ class KeptLayer:
     def _fitted(self, values: Tensor, valid: Tensor) -> Thresholds:
         return fit_thresholds(
             values,
-            self.options.discretization,
-            levels=self.options.levels,
+            self.measure.discretization,
+            levels=self.measure.levels,
             valid=valid,
             layer=self.key,
         )
@@ -201,12 +155,12 @@ class KeptLayer:
         columns = range(first_column, first_column + states.shape[1])
         cuts = torch.stack([self.thresholds[column].cuts for column in columns])
         codes = Thresholds(cuts.to(states.device)).codes(
-            states.transpose(0, 1), code_dtype(self.options.levels)
+            states.transpose(0, 1), code_dtype(self.measure.levels)
         )
-        return pack_codes(codes.transpose(0, 1).cpu(), self.options.levels)
+        return pack_codes(codes.transpose(0, 1).cpu(), self.measure.levels)
 
     def _blocks_of_states(self, states: HiddenStates, expected: int, half: bool) -> Blocks:
-        columns = self.options.columns(states.values.shape[1])
+        columns = self.sample.columns(states.values.shape[1])
         dtype = torch.float16 if half else states.values.dtype
         return Blocks(expected, columns, states.values.shape[2], dtype)
 
@@ -230,10 +184,10 @@ class KeptStates:
         self._slots = slots
         self._checked = checked
         self.lengths = layer.lengths.read(slots)
-        self.time_steps = layer.options.time_steps
-        self.discretization = layer.options.discretization
-        self.levels = layer.options.levels
-        self.fitted = layer.options.fit_samples if layer.coded else None
+        self.time_steps = layer.sample.time_steps
+        self.discretization = layer.measure.discretization
+        self.levels = layer.measure.levels
+        self.fitted = layer.sample.held if layer.coded else None
         self.expected_agreement = layer.expected_agreement
 
     def __len__(self) -> int:
@@ -255,15 +209,15 @@ class KeptStates:
             raise_no_step(step, self.lengths)
         if column is None or layer.values is None:
             if layer.coded and (self.time_steps is None or step in self.time_steps):
-                raise ValueError(
+                raise StepError(
                     f"time_steps: got {step}, which fewer than {_FEWEST} of the first "
                     f"{self.fitted} sequences of {layer.key!r} have, so that there are no "
                     "thresholds for it; raise fit_samples, or shuffle the sequences once"
                 )
-            raise ValueError(f"time_steps: got {step}, which was not kept of {layer.key!r}")
+            raise StepError(f"time_steps: got {step}, which was not kept of {layer.key!r}")
         values = layer.values.column(column, self._slots)
         if layer.coded:
-            values = unpack_codes(values, layer.units, layer.options.levels)
+            values = unpack_codes(values, layer.units, layer.measure.levels)
         return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
 
     def agreement(self) -> float:
@@ -289,10 +243,3 @@ class KeptStates:
         for step in without:
             beyond |= has_step(self.lengths, step)
         return int(beyond.sum())
-
-
-def check_storage(storage: Storage) -> None:
-    """Raise a ValueError unless ``storage`` is known."""
-    if storage not in get_args(Storage):
-        legal = ", ".join(repr(legal) for legal in get_args(Storage))
-        raise ValueError(f"storage: got {storage!r}; it takes {legal}")

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_relay import KnockoutCallback
+from lightning_relay import EveryUnit, KnockoutCallback, Mean, MeanPerStep, Resample
 from lightning_relay.ablation import passes
-from tests.callbacks.test_knockout import (
-    INPUTS,
+from tests.support.ablation import (
     Ragged,
     Stream,
     as_loader,
@@ -21,6 +20,7 @@ from tests.callbacks.test_knockout import (
     validated,
 )
 from tests.support.models import Classifier, loader
+from tests.support.training import INPUTS
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_states_are_those_of_the_first_whole_batches(
     reference_samples: int, recorded_batches: int
 ) -> None:
     model = lively(Classifier)
-    callback = KnockoutCallback("each", value="mean", reference_samples=reference_samples)
+    callback = KnockoutCallback(value=Mean(reference_samples=reference_samples))
     validated(model, callback)
     states = recorded(model, batches()[:recorded_batches])
     assert_report(callback.reports[0], model, batches(), value="mean", states=states)
@@ -38,21 +38,23 @@ def test_states_are_those_of_the_first_whole_batches(
 
 def test_only_batches_that_are_run_again_are_recorded() -> None:
     model = lively(Classifier)
-    callback = KnockoutCallback("each", value="mean", max_batches=2)
+    callback = KnockoutCallback(value=Mean(), max_batches=2)
     validated(model, callback)
     states = recorded(model, batches()[:2])
     assert_report(callback.reports[0], model, batches()[:2], value="mean", states=states)
 
 
-@pytest.mark.parametrize("value", ["mean_per_step", "resample"])
-def test_sequences_longer_than_those_recorded_are_refused_with_a_remedy(value: str) -> None:
+@pytest.mark.parametrize("kind", [MeanPerStep, Resample])
+def test_sequences_longer_than_those_recorded_are_refused_with_a_remedy(
+    kind: type[MeanPerStep | Resample],
+) -> None:
     (x, y), *_ = batches()
     data = as_loader([(x[:, :3], y), (x, y)])
-    callback = KnockoutCallback("each", value=value, reference_samples=4)
+    callback = KnockoutCallback(value=kind(reference_samples=4))
     with pytest.raises(ValueError, match=r"reference_samples: got 4") as raised:
         validated(lively(Classifier), callback, data=data)
     assert "3 steps" in str(raised.value)
-    enough = KnockoutCallback("each", value=value, reference_samples=20)
+    enough = KnockoutCallback(value=kind(reference_samples=20))
     validated(lively(Classifier), enough, data=data)
     assert enough.reports[0].samples == 32
 
@@ -63,17 +65,18 @@ def test_batches_wait_no_longer_than_they_must(monkeypatch: pytest.MonkeyPatch) 
 
     def watched(self: Any, batch_idx: int, dataloader: int) -> None:
         plain(self, batch_idx, dataloader)
-        waiting.append(len(self.dataloaders[dataloader].waiting))
+        waiting.append(len(self._dataloaders[dataloader].waiting))
 
     monkeypatch.setattr(passes.KnockoutPass, "after_step", watched)
-    for value, samples, data, expected in (
-        ("zero", 1024, loader(), [0, 0, 0]),
-        ("mean", 20, loader(), [1, 0, 0]),
-        ("mean", 1000, loader(), [1, 2, 0]),
-        ("mean", 1000, as_loader(Stream(batches())), [0, 0, 0]),
+    some: Any
+    for some, data, expected in (
+        (0.0, loader(), [0, 0, 0]),
+        (Mean(reference_samples=20), loader(), [1, 0, 0]),
+        (Mean(reference_samples=1000), loader(), [1, 2, 0]),
+        (Mean(reference_samples=1000), as_loader(Stream(batches())), [0, 0, 0]),
     ):
         waiting.clear()
-        callback = KnockoutCallback("each", value=value, reference_samples=samples)
+        callback = KnockoutCallback(value=some)
         validated(Classifier(), callback, data=data)
         assert waiting == expected
         assert callback.reports[0].batches == 3
@@ -97,7 +100,7 @@ def test_the_twins_of_waiting_batches_see_what_their_step_saw() -> None:
             self.shift += 0.5
 
     model = lively(Shifting)
-    callback = KnockoutCallback("each", value="mean", max_sets=1)
+    callback = KnockoutCallback(EveryUnit(max_sets=1), value=Mean())
     validated(model, callback)
     model.eval()
     own = torch.cat([model(INPUTS[16 * k : 16 * k + 16] + 0.5 * k).argmax(1) for k in range(3)])
@@ -107,7 +110,7 @@ def test_the_twins_of_waiting_batches_see_what_their_step_saw() -> None:
 
 def test_packed_sequences_at_single_steps() -> None:
     model = lively(Ragged)
-    callback = KnockoutCallback("each", steps="each", modules=["rnn"], max_sets=None)
+    callback = KnockoutCallback(EveryUnit(steps="each", modules=["rnn"], max_sets=None))
     validated(model, callback)
     (report,) = callback.reports
     assert len(report.sets) == 2 * 3 * 6

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from lightning_relay import KnockoutReport, KnockoutSet
-from tests.relay.test_report import assert_equal
 from tests.support.knockouts import LAYER, agreement, single_units, small_knockouts
-from tests.support.reports import small_report
+from tests.support.reports import assert_equal, small_report
 
 
 @pytest.mark.parametrize(

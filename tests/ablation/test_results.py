@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lightning_relay.ablation.results import Measured, knockout_report
-from lightning_relay.ablation.runs import Outcomes
+from lightning_relay import Computed, EveryUnit, Logged
+from lightning_relay.ablation.asked import Ablation
+from lightning_relay.ablation.results import knockout_report
+from lightning_relay.ablation.runs import Outcomes, Ran
 from lightning_relay.ablation.sets import Sets, along_orders, single_units
 from tests.support.reports import small_report
+
+if TYPE_CHECKING:
+    from lightning_relay.ablation.report import KnockoutReport
 
 LAYER, UNITS, CLASSES = "rnn.l0", 5, 4
 SIZES = (7, 12, 3)
@@ -36,11 +42,19 @@ def outcomes_of(sets: int, *, scores: bool = True, values: bool = False) -> Outc
     return outcomes
 
 
+def reported(
+    sets: Sets, outcomes: Outcomes, *, score: Any = None, seed: int = 0, **options: Any
+) -> KnockoutReport:
+    return knockout_report(
+        Ran(sets, outcomes), Ablation(EveryUnit(), score=score, seed=seed), **options
+    )
+
+
 @pytest.mark.parametrize("scores", [True, False])
 def test_counts(scores: bool) -> None:
     sets = single_units({LAYER: UNITS})
     outcomes = outcomes_of(UNITS, scores=scores)
-    report = knockout_report(sets, outcomes, value="0", concepts={"odd": lambda label: label % 2})
+    report = reported(sets, outcomes, concepts={"odd": lambda label: label % 2})
     labels = torch.cat(outcomes.labels).tolist()
     classes = torch.cat(outcomes.classes, 1).tolist()
     pairs = [list(zip(labels, row, strict=True)) for row in classes]
@@ -72,9 +86,7 @@ def test_counts(scores: bool) -> None:
 
 
 def test_concepts_of_classes_that_never_occur() -> None:
-    report = knockout_report(
-        single_units({LAYER: 2}), outcomes_of(2), value="0", concepts="per_class"
-    )
+    report = reported(single_units({LAYER: 2}), outcomes_of(2), concepts="per_class")
     assert report.concepts == ("class_0", "class_1", "class_2", "class_3")
     never = report.damage_of("class_3")
     assert np.isfinite(never.damage).all()  # it is right not to predict it
@@ -85,12 +97,10 @@ def test_a_value_of_batches_is_weighted_with_their_sizes() -> None:
     values = torch.stack(outcomes.values).numpy()  # (batch, set + 1)
     mean = np.average(values, axis=0, weights=SIZES)
     for better in (False, True):
-        report = knockout_report(
+        report = reported(
             single_units({LAYER: 3}),
             outcomes,
-            value="0",
-            measured=Measured("loss", better),
-            n_bootstraps=4000,
+            score=Logged("loss", "max" if better else "min", n_bootstraps=4000),
         )
         found = report.metrics["loss"]
         assert float(found.baseline) == pytest.approx(mean[0])
@@ -109,11 +119,9 @@ def test_a_value_of_batches_is_weighted_with_their_sizes() -> None:
 
 def test_values_have_no_interval_where_there_can_be_none() -> None:
     outcomes = outcomes_of(2, values=True)
-    none = knockout_report(
-        single_units({LAYER: 2}), outcomes, value="0", measured=Measured("a"), n_bootstraps=0
-    )
+    none = reported(single_units({LAYER: 2}), outcomes, score=Logged("a", n_bootstraps=0))
     one = Outcomes(sizes=[4], values=outcomes.values[:1])
-    single = knockout_report(single_units({LAYER: 2}), one, value="0", measured=Measured("a"))
+    single = reported(single_units({LAYER: 2}), one, score=Logged("a"))
     for report in (none, single):
         assert np.isnan(report.metrics["a"].lower).all()
         assert np.isfinite(report.metrics["a"].damage).all()
@@ -127,9 +135,8 @@ def test_metrics_are_better_higher_or_lower() -> None:
         "micro": MulticlassAccuracy(CLASSES, average="micro"),
         "error": MulticlassCalibrationError(CLASSES),
     }
-    report = knockout_report(
-        single_units({LAYER: 3}), outcomes, value="0", metrics=metrics, n_bootstraps=400, seed=1
-    )
+    score = Computed(MetricCollection(metrics), n_bootstraps=400)
+    report = reported(single_units({LAYER: 3}), outcomes, score=score, seed=1)
     assert report.accuracy is not None
     np.testing.assert_allclose(report.metrics["micro"].damage, report.accuracy.damage, atol=1e-6)
     plain = [float(metrics["error"](row, labels)) for row in scores]
@@ -139,19 +146,17 @@ def test_metrics_are_better_higher_or_lower() -> None:
     micro = report.metrics["micro"]
     np.testing.assert_allclose(micro.lower, report.accuracy.lower, atol=0.12)
     np.testing.assert_allclose(micro.upper, report.accuracy.upper, atol=0.12)
-    again = knockout_report(
-        single_units({LAYER: 3}), outcomes, value="0", metrics=metrics, n_bootstraps=400, seed=1
-    )
+    again = reported(single_units({LAYER: 3}), outcomes, score=score, seed=1)
     assert (again.metrics["micro"].lower == micro.lower).all()
 
 
 def test_a_metric_of_classes_where_there_are_no_scores() -> None:
-    report = knockout_report(
+    report = reported(
         single_units({LAYER: 2}),
         outcomes_of(2, scores=False),
-        value="0",
-        metrics={"micro": MulticlassAccuracy(CLASSES, average="micro")},
-        n_bootstraps=3,
+        score=Computed(
+            MetricCollection({"micro": MulticlassAccuracy(CLASSES, average="micro")}), 3
+        ),
     )
     assert report.accuracy is not None
     np.testing.assert_allclose(report.metrics["micro"].damage, report.accuracy.damage, atol=1e-6)
@@ -159,13 +164,12 @@ def test_a_metric_of_classes_where_there_are_no_scores() -> None:
 
 def test_a_metric_that_gives_no_single_number_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"metric: 'each' gave \(4,\); it takes a metric that gives"
+        ValueError, match=r"score: 'each' gave \(4,\); it takes a metric that gives"
     ):
-        knockout_report(
+        reported(
             single_units({LAYER: 1}),
             outcomes_of(1),
-            value="0",
-            metrics={"each": MulticlassAccuracy(CLASSES, average="none")},
+            score=Computed(MetricCollection({"each": MulticlassAccuracy(CLASSES, average="none")})),
         )
 
 
@@ -174,7 +178,7 @@ def test_curves_follow_their_orders(most: int | None) -> None:
     relay = small_report(units=UNITS)
     sets = along_orders(relay, {LAYER: UNITS}, n_random=2, max_sets=most)
     outcomes = outcomes_of(len(sets.sets))
-    report = knockout_report(sets, outcomes, value="0", relay=relay)
+    report = reported(sets, outcomes, relay=relay)
     labels, classes = torch.cat(outcomes.labels), torch.cat(outcomes.classes, 1)
     accuracy = (classes == labels).double().mean(1).numpy()
     known = {
@@ -204,7 +208,7 @@ def test_curves_follow_their_orders(most: int | None) -> None:
 def test_scores_are_the_mean_over_steps_that_had_all_inputs() -> None:
     relay = small_report(units=UNITS, inputs_end=3)
     sets = single_units({LAYER: UNITS}, max_sets=4, seed=2)
-    report = knockout_report(sets, outcomes_of(4), value="0", relay=relay)
+    report = reported(sets, outcomes_of(4), relay=relay)
     (found,) = report.agreement
     units = [some.units[LAYER][0] for some in sets.sets]
     steps = relay.layers[LAYER]
@@ -223,5 +227,5 @@ def test_scores_are_the_mean_over_steps_that_had_all_inputs() -> None:
     ],
 )
 def test_there_is_no_agreement_with_what_is_not_alike(sets: Any) -> None:
-    report = knockout_report(sets, outcomes_of(2), value="0", relay=small_report(units=UNITS))
+    report = reported(sets, outcomes_of(2), relay=small_report(units=UNITS))
     assert report.agreement == ()

@@ -261,7 +261,7 @@ def test_layers_and_concepts_that_the_report_does_not_have() -> None:
             choose(report, {"gru.l0": 5})
         with pytest.raises(ValueError, match=r"'rnn.l0' has 5 units in the .*, and 6 in the model"):
             choose(report, {LAYER: 6})
-        with pytest.raises(ValueError, match=r"relay_concepts: no concept 'bit' .* has: 'class_0'"):
+        with pytest.raises(ValueError, match=r"concepts: no concept 'bit' .* has: 'class_0'"):
             choose(report, {LAYER: 5}, concepts=["bit"])
         sets = choose(report, {"gru.l0": 3, LAYER: 5})  # what it has
         assert {layer for some in sets.sets for layer in some.units} == {LAYER}
@@ -306,6 +306,9 @@ def test_units_at_steps_that_came_later_are_left_out() -> None:
     ],
 )
 def test_what_orders_are_of_must_be_known(concepts: Any, known: list[str], unknown: str) -> None:
-    check_known(concepts, known)
-    with pytest.raises(ValueError, match=f"concepts: got .*the order of '{unknown}'; give concept"):
-        check_known(concepts, [*known, unknown])
+    def sets_of(names: list[str]) -> Sets:
+        return Sets(tuple(KnockoutSet(name, "given", {}, concept=name) for name in names))
+
+    check_known(concepts, sets_of(known))
+    with pytest.raises(ValueError, match=f"concepts: got .*the order of '{unknown}'; give the ca"):
+        check_known(concepts, sets_of([*known, unknown]))

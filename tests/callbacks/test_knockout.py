@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import random
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from scipy.stats import spearmanr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -26,177 +24,60 @@ from torchmetrics.classification import (
 )
 
 from lightning_relay import (
-    HiddenStateRecorder,
+    AlongOrder,
+    Computed,
+    EveryUnit,
     HiddenStates,
     KnockoutCallback,
     KnockoutReport,
+    Logged,
+    Mean,
+    MeanPerStep,
+    NamedSets,
     RelayInformationCallback,
+    RelayMeasure,
     RelayReport,
+    Resample,
+    TopUnits,
     knocked_out,
     register_recurrent,
 )
-from lightning_relay.ablation.damage import area_under_curve, paired_accuracy, wilson_interval
-from tests.callbacks.test_relay_information import batch_of, quiet_trainer
-from tests.relay.test_report import assert_equal
-from tests.support.hooks import hook_count
+from lightning_relay.ablation.damage import area_under_curve, wilson_interval
+from tests.support.ablation import (
+    UNITS,
+    Ragged,
+    Stream,
+    Untrained,
+    as_loader,
+    assert_report,
+    batches,
+    by_hand,
+    lively,
+    recorded,
+    refused_before_training,
+    validated,
+)
 from tests.support.models import (
     CLASSES,
     STEPS,
     Classifier,
     InPieces,
     PlainRNN,
-    Stacked,
     Stepped,
     TwoModules,
     WithoutForward,
     loader,
 )
-from tests.support.reports import small_report
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from lightning_relay.ablation.damage import Damage
-
-INPUTS, LABELS = loader().dataset.tensors
-UNITS = 6
-
-
-def lively(kind: type[Classifier], seed: int = 1) -> Classifier:
-    """A model in which every unit matters to the classes of some sequences."""
-    torch.manual_seed(seed)
-    model = kind()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=1.2)
-        model.head.bias -= model.eval()(INPUTS).mean(0)  # or one class would be given to all
-    return model.train()
-
-
-class Ragged(Stacked):
-    """Packed sequences of all lengths."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        lengths = 1 + torch.arange(len(x) + 3).flip(0)[: len(x)] % STEPS
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        _, (final, _) = self.rnn(packed)
-        scores: Tensor = self.head(torch.cat([final[-2], final[-1]], dim=1))
-        return scores
-
-
-def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
-    """The sequences in batches of 16, or of these sizes."""
-    parts = list(sizes) or [16, 16, 16]
-    used = sum(parts)
-    return list(zip(INPUTS[:used].split(parts), LABELS[:used].split(parts), strict=True))
-
-
-def as_loader(data: Any) -> DataLoader[Any]:
-    return DataLoader(data, batch_size=None)
-
-
-def validated(
-    model: LightningModule, *callbacks: Callback, data: Any = None, **options: Any
-) -> Trainer:
-    trainer = quiet_trainer(*callbacks, **options)
-    trainer.validate(model, as_loader(batches()) if data is None else data, verbose=False)
-    return trainer
-
+from tests.support.reports import assert_equal
+from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
 
 # By hand: the model itself, in one ``knocked_out`` block after the other
-
-
-def by_hand(
-    model: Classifier, data: Any, units: Mapping[str, Sequence[int]] | None, **options: Any
-) -> Tensor:
-    """Class scores ``(sample, class)``."""
-    model.eval()
-    scores = []
-    block: Any = nullcontext() if units is None else knocked_out(model, units, **options)
-    with torch.no_grad(), block:
-        for x, _ in data:
-            scores.append(model(x))
-    return torch.cat(scores)
-
-
-def recorded(model: Classifier, data: Any) -> dict[str, HiddenStates]:
-    """States of some batches."""
-    parts = []
-    for x, _ in data:
-        with HiddenStateRecorder(model, layers="all", states=("hidden", "cell")) as recorder:
-            by_hand(model, [(x, None)], None)
-        parts.append(recorder.states)
-    return {key: HiddenStates.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def assert_damage(found: Damage, right: np.ndarray) -> None:
-    """Damage to the share of right samples, given as bool ``(set + 1, sample)``."""
-    before = right[0]
-    expected = paired_accuracy(
-        int(before.sum()),
-        [int((before & ~own).sum()) for own in right[1:]],
-        [int((own & ~before).sum()) for own in right[1:]],
-        right.shape[1],
-    )
-    assert float(found.baseline) == pytest.approx(before.mean(), abs=1e-12)
-    np.testing.assert_allclose(found.knocked_out, right[1:].mean(1), atol=1e-12)
-    np.testing.assert_allclose(found.damage, before.mean() - right[1:].mean(1), atol=1e-12)
-    np.testing.assert_allclose(found.lower, expected.lower, atol=1e-12)
-    np.testing.assert_allclose(found.upper, expected.upper, atol=1e-12)
-
-
-def assert_report(
-    report: KnockoutReport,
-    model: Classifier,
-    data: Any,
-    concepts: Mapping[str, Callable[[int], Any]] | None = None,
-    **options: Any,
-) -> np.ndarray:
-    """All counts of a report against runs by hand; gives the predicted classes."""
-    labels = np.concatenate([y.numpy() for _, y in data])
-    classes = np.stack(
-        [
-            by_hand(model, data, units, **(options if units is not None else {})).argmax(1).numpy()
-            for units in (
-                None,
-                *({k: list(v) for k, v in some.units.items()} for some in report.sets),
-            )
-        ]
-    )
-    changed = [(own != classes[0]).mean() for own in classes[1:]]
-    np.testing.assert_allclose(report.predictions_changed, changed, atol=1e-12)
-    assert max(changed) > 0
-    assert report.accuracy is not None
-    assert report.class_accuracy is not None
-    assert report.concept_accuracy is not None
-    assert_damage(report.accuracy, classes == labels)
-    for label in range(CLASSES):
-        own = labels == label
-        assert report.class_samples[label] == own.sum()
-        parts = {
-            name: getattr(report.class_accuracy, name)[..., label]
-            for name in ("baseline", "knocked_out", "damage", "lower", "upper")
-        }
-        if own.any():
-            assert_damage(type(report.class_accuracy)(**parts), (classes == labels)[:, own])
-        else:
-            assert np.isnan(parts["damage"]).all()
-        for other in range(CLASSES):
-            counted = [int((row[own] == other).sum()) for row in classes]
-            assert report.confusion[:, label, other].tolist() == counted
-    concepts = concepts or {"joint": lambda label: label}
-    assert report.concepts == tuple(concepts)
-    for name, function in concepts.items():
-        of_label = np.array([function(label) for label in labels.tolist()])
-        of_class = np.array([[function(label) for label in row] for row in classes.tolist()])
-        assert_damage(report.damage_of(name), of_label == of_class)
-    return classes
 
 
 @pytest.mark.parametrize("kind", [Classifier, PlainRNN, Ragged, Stepped, InPieces, TwoModules])
 def test_every_unit_alone(kind: type[Classifier]) -> None:
     model = lively(kind)
-    callback = KnockoutCallback("each", layers="all", states=("hidden", "cell"))
+    callback = KnockoutCallback(EveryUnit(layers="all", states=("hidden", "cell")))
     validated(model, callback)
     (report,) = callback.reports
     units: dict[str, int] = {}
@@ -237,7 +118,7 @@ def test_every_unit_alone(kind: type[Classifier]) -> None:
 @pytest.mark.parametrize("kind", [Classifier, Ragged])
 def test_windows(kind: type[Classifier], steps: Any) -> None:
     model = lively(kind)
-    callback = KnockoutCallback("each", steps=steps, concepts="per_class")
+    callback = KnockoutCallback(EveryUnit(steps=steps), concepts="per_class")
     validated(model, callback)
     (report,) = callback.reports
     positions = {2: (2,), str([1, 4]): (1, 4), str(slice(2, None)): (2, 3, 4, 5)}
@@ -249,7 +130,7 @@ def test_windows(kind: type[Classifier], steps: Any) -> None:
 
 def test_every_unit_at_every_step() -> None:
     model = lively(Classifier)
-    callback = KnockoutCallback("each", steps="each")
+    callback = KnockoutCallback(EveryUnit(steps="each"))
     validated(model, callback)
     (report,) = callback.reports
     cells = report.single_steps("rnn.l0")
@@ -267,28 +148,27 @@ def test_every_unit_at_every_step() -> None:
 def test_steps_that_only_later_batches_have_are_counted() -> None:
     x, y = batches()[0]
     data = as_loader([(x[:, :4], y), (x, y), (x[:, :3], y)])
-    callback = KnockoutCallback("each", steps="each")
+    callback = KnockoutCallback(EveryUnit(steps="each"))
     validated(lively(Classifier), callback, data=data)
     (report,) = callback.reports
     assert len(report.sets) == UNITS * 4
     assert report.sets_left_out == UNITS * 2
 
 
-@pytest.mark.parametrize("value", [0.7, "mean", "mean_per_step", "resample"])
+OF_STATES: dict[str, Any] = {"mean": Mean, "mean_per_step": MeanPerStep, "resample": Resample}
+
+
+@pytest.mark.parametrize("value", [0.7, *OF_STATES])
 @pytest.mark.parametrize("kind", [Classifier, Ragged])
 def test_values(kind: type[Classifier], value: Any) -> None:
     model = lively(kind)
-    callback = KnockoutCallback(
-        "each",
-        value=value,
-        seed=3,
-        states=("cell",) if kind is Ragged else ("hidden",),
-        **({} if value == 0.7 else {"reference_samples": 30}),
-    )
+    states = ["cell" if kind is Ragged else "hidden"]
+    held = value if value == 0.7 else OF_STATES[value](reference_samples=30)
+    callback = KnockoutCallback(EveryUnit(states=states), value=held, seed=3)
     validated(model, callback)
     (report,) = callback.reports
-    states = None if value == 0.7 else recorded(model, batches()[:2])
-    assert_report(report, model, batches(), value=value, states=states, seed=3)
+    reference = None if value == 0.7 else recorded(model, batches()[:2])
+    assert_report(report, model, batches(), value=value, states=reference, seed=3)
     expected = "0.7" if value == 0.7 else f"{value} of the states of the first 32 sequences"
     assert report.value == expected
     assert report.samples == 48
@@ -302,7 +182,7 @@ def test_the_states_of_lengths_that_are_named_are_valid() -> None:
 
     model = lively(Padded)
     lengths = torch.arange(48) % STEPS + 1
-    callback = KnockoutCallback("each", value="mean", lengths=1, target=2)
+    callback = KnockoutCallback(value=Mean(lengths=1), target=2)
     validated(model, callback, data=batch_of(INPUTS, lengths, LABELS))
     states = recorded(model, [(INPUTS, None)])
     of_lengths = {
@@ -330,7 +210,9 @@ def test_sets_by_name() -> None:
         "one": {"encoder.l0": 4},
     }
     model = lively(TwoModules)
-    callback = KnockoutCallback(sets, concepts={"low": lambda label: label & 1}, value=-1)
+    callback = KnockoutCallback(
+        NamedSets(sets), concepts={"low": lambda label: label & 1}, value=-1
+    )
     validated(model, callback)
     (report,) = callback.reports
     assert [(some.name, some.group, dict(some.units)) for some in report.sets] == [
@@ -357,12 +239,7 @@ def test_units_one_after_the_other_along_the_order() -> None:
     model = lively(Classifier)
     relay = relay_of(model, concepts=CONCEPTS)
     callback = KnockoutCallback(
-        "greedy",
-        report=relay,
-        concepts=CONCEPTS,
-        relay_concepts=["high", "low"],
-        n_random=3,
-        seed=2,
+        AlongOrder(concepts=["high", "low"], n_random=3), relay=relay, concepts=CONCEPTS, seed=2
     )
     validated(model, callback)
     (report,) = callback.reports
@@ -404,9 +281,7 @@ def test_units_one_after_the_other_along_the_order() -> None:
 def test_the_units_that_relay_most_of_each_concept() -> None:
     model = lively(Classifier)
     relay = relay_of(model, concepts=CONCEPTS)
-    callback = KnockoutCallback(
-        "concept", report=relay, concepts=CONCEPTS, top=2, n_random=4, seed=1
-    )
+    callback = KnockoutCallback(TopUnits(2, n_random=4), relay=relay, concepts=CONCEPTS, seed=1)
     trainer = validated(model, callback)
     (report,) = callback.reports
     classes = assert_report(report, model, batches(), CONCEPTS)
@@ -438,8 +313,8 @@ def test_the_units_that_relay_most_of_each_concept() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_orders_are_those_of_the_newest_relay_report_before_the_evaluation(first: bool) -> None:
     relay = RelayInformationCallback()
-    greedy = KnockoutCallback("greedy", n_random=1, prefix="greedy")
-    each = KnockoutCallback("each", prefix="each")
+    greedy = KnockoutCallback(AlongOrder(n_random=1), prefix="greedy")
+    each = KnockoutCallback(prefix="each")
     callbacks = [relay, greedy, each] if first else [greedy, each, relay]
     quiet_trainer(*callbacks, max_epochs=3).fit(Classifier(), loader(), loader())
     assert [(r.epoch, r.relay_epoch, r.relay_step) for r in greedy.reports] == [
@@ -458,7 +333,7 @@ def test_orders_are_those_of_the_newest_relay_report_before_the_evaluation(first
 def test_scores_and_damage_agree_as_far_as_scipy_finds() -> None:
     model = lively(Classifier)
     relay = RelayInformationCallback(concepts=CONCEPTS, inputs_end=3)
-    callback = KnockoutCallback("each")
+    callback = KnockoutCallback()
     validated(model, relay, callback)
     (report,) = callback.reports
     steps = relay.reports[0].layers["rnn.l0"]
@@ -481,7 +356,7 @@ def test_scores_and_damage_agree_as_far_as_scipy_finds() -> None:
 
 
 def test_damage_in_a_window_is_not_compared_with_scores() -> None:
-    relay, callback = RelayInformationCallback(), KnockoutCallback("each", steps=[1])
+    relay, callback = RelayInformationCallback(), KnockoutCallback(EveryUnit(steps=[1]))
     validated(lively(Classifier), relay, callback)
     assert callback.reports[0].agreement == ()
 
@@ -504,7 +379,7 @@ class Measuring(Classifier):
 def test_a_number_that_the_step_gives(name: str) -> None:
     model = lively(Measuring)
     data = batches(16, 16, 10)
-    callback = KnockoutCallback("each", metric=name, n_bootstraps=200)
+    callback = KnockoutCallback(score=Logged(name, n_bootstraps=200))
     trainer = validated(model, callback, data=as_loader(data))
     (report,) = callback.reports
     sets = [None, *({"rnn.l0": [unit]} for unit in range(UNITS))]
@@ -529,7 +404,7 @@ def test_a_number_that_the_step_gives(name: str) -> None:
 
 def test_a_number_beside_accuracies_where_the_target_is_named() -> None:
     model = lively(Measuring)
-    callback = KnockoutCallback("each", metric="val_loss", target=1)
+    callback = KnockoutCallback(score=Logged("val_loss"), target=1)
     validated(model, callback)
     assert_report(callback.reports[0], model, batches())
     assert set(callback.reports[0].metrics) == {"val_loss"}
@@ -543,7 +418,9 @@ def test_a_model_without_classes() -> None:
 
     model = lively(Regressor)
     data = [(x, y.float()) for x, y in batches()]
-    callback = KnockoutCallback("each", metric="val_loss", value="mean", steps=slice(1, 4))
+    callback = KnockoutCallback(
+        EveryUnit(steps=slice(1, 4)), value=Mean(), score=Logged("val_loss")
+    )
     validated(model, callback, data=as_loader(data))
     states = recorded(model, data)
     expected = []
@@ -556,7 +433,7 @@ def test_a_model_without_classes() -> None:
     np.testing.assert_allclose(found.knocked_out, expected[1:], rtol=1e-5)
     np.testing.assert_allclose(found.damage, np.array(expected[1:]) - expected[0], rtol=1e-3)
     with pytest.raises(ValueError, match="target: no integer tensor of shape"):
-        validated(model, KnockoutCallback("each"), data=as_loader(data))
+        validated(model, KnockoutCallback(), data=as_loader(data))
 
 
 def test_metrics_of_torchmetrics() -> None:
@@ -564,7 +441,7 @@ def test_metrics_of_torchmetrics() -> None:
     metric = MetricCollection(
         {"f1": MulticlassF1Score(CLASSES), "micro": MulticlassAccuracy(CLASSES, average="micro")}
     )
-    callback = KnockoutCallback("each", metric=metric, n_bootstraps=60)
+    callback = KnockoutCallback(score=Computed(metric, n_bootstraps=60))
     validated(model, callback)
     (report,) = callback.reports
     assert_report(report, model, batches())
@@ -581,7 +458,7 @@ def test_metrics_of_torchmetrics() -> None:
         np.testing.assert_allclose(found.damage, values[0] - np.array(values[1:]), atol=1e-6)
         assert (found.lower <= found.damage + 1e-9).all()
         assert (found.damage <= found.upper + 1e-9).all()
-    single = KnockoutCallback("each", metric=MulticlassF1Score(CLASSES), n_bootstraps=0)
+    single = KnockoutCallback(score=Computed(MulticlassF1Score(CLASSES), n_bootstraps=0))
     validated(model, single)
     assert_equal(single.reports[0].metrics["MulticlassF1Score"].damage, report.metrics["f1"].damage)
     assert np.isnan(single.reports[0].metrics["MulticlassF1Score"].lower).all()
@@ -592,7 +469,7 @@ def test_metrics_of_torchmetrics() -> None:
 
 def test_batches_and_sets_left_out_are_counted() -> None:
     model = lively(Classifier)
-    callback = KnockoutCallback("each", max_batches=2, max_sets=4, seed=5)
+    callback = KnockoutCallback(EveryUnit(max_sets=4), max_batches=2, seed=5)
     trainer = validated(model, callback)
     (report,) = callback.reports
     assert (report.samples, report.samples_seen) == (32, 48)
@@ -603,7 +480,7 @@ def test_batches_and_sets_left_out_are_counted() -> None:
     assert trainer.callback_metrics["knockout/samples"] == 32
     chosen = []
     for seed in (5, 6):
-        again = KnockoutCallback("each", max_batches=1, max_sets=4, seed=seed)
+        again = KnockoutCallback(EveryUnit(max_sets=4), max_batches=1, seed=seed)
         validated(model, again)
         chosen.append([some.name for some in again.reports[0].sets])
     assert chosen[0] == [some.name for some in report.sets] != chosen[1]
@@ -615,19 +492,9 @@ def test_samples_that_are_not_run_again_are_counted_where_time_comes_first() -> 
             self.head(self.rnn(batch[0].transpose(0, 1))[0][:, -1])
 
     data = [(x.transpose(0, 1), y) for x, y in batches()]
-    callback = KnockoutCallback("each", max_batches=1)
+    callback = KnockoutCallback(max_batches=1)
     validated(TimeFirst(), callback, data=as_loader(data))
     assert (callback.reports[0].samples, callback.reports[0].samples_seen) == (16, 48)
-
-
-class Stream(IterableDataset[Any]):
-    """Batches whose number is not known, or said to be another."""
-
-    def __init__(self, data: Sequence[Any]) -> None:
-        self.data = data
-
-    def __iter__(self) -> Any:
-        return iter(self.data)
 
 
 class Promising(Stream):
@@ -640,13 +507,13 @@ class Promising(Stream):
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
 def test_sets_of_unknown_or_wrong_length() -> None:
     model = lively(Classifier)
-    unknown = KnockoutCallback("each", value="mean")
+    unknown = KnockoutCallback(value=Mean())
     validated(model, unknown, data=as_loader(Stream(batches())))
     # The first batch must do for the states, as there may be no other.
     assert_report(
         unknown.reports[0], model, batches(), value="mean", states=recorded(model, batches()[:1])
     )
-    fewer = KnockoutCallback("each", value="mean")
+    fewer = KnockoutCallback(value=Mean())
     validated(model, fewer, data=as_loader(Promising(batches())))
     assert_report(
         fewer.reports[0], model, batches(), value="mean", states=recorded(model, batches())
@@ -656,7 +523,7 @@ def test_sets_of_unknown_or_wrong_length() -> None:
 def test_dataloaders_are_apart(tmp_path: Path) -> None:
     model = lively(Classifier)
     parts = [batches(), batches(16, 4)]
-    callback = KnockoutCallback("each", value="mean")
+    callback = KnockoutCallback(value=Mean())
     trainer = validated(
         model,
         callback,
@@ -673,8 +540,8 @@ def test_dataloaders_are_apart(tmp_path: Path) -> None:
 
 def test_the_test_stage_and_chosen_epochs() -> None:
     model = lively(Classifier)
-    callback = KnockoutCallback("each", every_n_epochs=2)
-    testing = KnockoutCallback("each", stages=["test"], prefix="only")
+    callback = KnockoutCallback(every_n_epochs=2)
+    testing = KnockoutCallback(stages=["test"], prefix="only")
     trainer = quiet_trainer(callback, testing, max_epochs=4)
     trainer.fit(model, loader(), loader())
     trainer.test(model, as_loader(batches()), verbose=False)
@@ -698,7 +565,7 @@ def test_where_the_scores_come_from_can_be_named(source: Any) -> None:
 
     model = lively(Naming)
     data = [{"x": x, "label": y, "other": y + 1} for x, y in batches()]
-    callback = KnockoutCallback("each", target="label", prediction=source)
+    callback = KnockoutCallback(target="label", prediction=source)
     validated(model, callback, data=as_loader(data))
     assert_report(callback.reports[0], model, batches())
     assert callback.reports[0].x_in == "target='label'"
@@ -711,7 +578,7 @@ def test_a_step_that_takes_its_batch_apart_is_run_again() -> None:
             self.log("val_loss", self.loss(self(batch.pop("x")), y), batch_size=len(y))
 
     model = lively(Popping)
-    callback = KnockoutCallback("each")
+    callback = KnockoutCallback()
     data = [{"x": x, "y": y} for x, y in zip(INPUTS, LABELS, strict=True)]
     validated(model, callback, data=DataLoader(data, 16))
     assert_report(callback.reports[0], model, batches())
@@ -722,7 +589,7 @@ def test_a_step_that_takes_its_batch_apart_is_run_again() -> None:
 
 def test_scalars_pictures_table_and_report_of_each_epoch(tmp_path: Path) -> None:
     relay = RelayInformationCallback(stages=["validate"])
-    callback = KnockoutCallback("each")
+    callback = KnockoutCallback()
     trainer = quiet_trainer(relay, callback, logger=TensorBoardLogger(tmp_path), max_epochs=2)
     trainer.fit(Classifier(), loader(), loader())
     events = EventAccumulator(str(trainer.log_dir), size_guidance={"images": 0, "tensors": 0})
@@ -754,7 +621,7 @@ def test_scalars_pictures_table_and_report_of_each_epoch(tmp_path: Path) -> None
 
 def test_scalars_can_be_monitored(tmp_path: Path) -> None:
     stopping = EarlyStopping("knockout/accuracy", mode="min", patience=1)
-    callback = KnockoutCallback("each")
+    callback = KnockoutCallback()
     trainer = quiet_trainer(
         callback, stopping, max_epochs=20, logger=CSVLogger(tmp_path), log_every_n_steps=1
     )
@@ -766,14 +633,12 @@ def test_without_a_logger_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    validated(Classifier(), KnockoutCallback("each"))
+    validated(Classifier(), KnockoutCallback())
     options = {"fast_dev_run": True}
-    quiet_trainer(KnockoutCallback("each", dirpath="here"), **options).fit(
-        Classifier(), loader(), loader()
-    )
+    quiet_trainer(KnockoutCallback(dirpath="here"), **options).fit(Classifier(), loader(), loader())
     assert list(tmp_path.iterdir()) == []
-    validated(Classifier(), KnockoutCallback("each", dirpath="here"))
-    validated(Classifier(), KnockoutCallback("each", dirpath="here"))
+    validated(Classifier(), KnockoutCallback(dirpath="here"))
+    validated(Classifier(), KnockoutCallback(dirpath="here"))
     assert sorted(path.name for path in Path("here").iterdir()) == [
         "knockout-validate-epoch=0-step=0-v1.npz",
         "knockout-validate-epoch=0-step=0.npz",
@@ -781,18 +646,18 @@ def test_without_a_logger_nothing_is_written(
 
 
 def test_the_newest_report_is_the_state() -> None:
-    callback = KnockoutCallback("each")
+    callback = KnockoutCallback()
     assert callback.state_dict() == {}
     quiet_trainer(callback).fit(Classifier(), loader(), loader())
-    again = KnockoutCallback("each")
+    again = KnockoutCallback()
     again.load_state_dict(callback.state_dict())
     assert len(again.reports) == 1
     assert_equal(again.reports[0], callback.reports[-1])
     again.load_state_dict(callback.state_dict())  # those there are stay
     assert len(again.reports) == 1
-    assert KnockoutCallback("greedy").state_key != callback.state_key
-    assert KnockoutCallback("each", value=0.5).state_key != callback.state_key
-    assert KnockoutCallback("each").state_key == callback.state_key
+    assert KnockoutCallback(AlongOrder()).state_key != callback.state_key
+    assert KnockoutCallback(value=0.5).state_key != callback.state_key
+    assert KnockoutCallback().state_key == callback.state_key
     twin = pickle.loads(pickle.dumps(callback))
     assert_equal(twin.reports[-1], callback.reports[-1])
 
@@ -803,20 +668,18 @@ def test_a_report_can_be_given_as_a_file(tmp_path: Path) -> None:
     relay.save(tmp_path / "relay.npz")
     reports = []
     for given in (relay, tmp_path / "relay.npz", str(tmp_path / "relay.npz")):
-        callback = KnockoutCallback("greedy", report=given, n_random=1)
+        callback = KnockoutCallback(AlongOrder(n_random=1), relay=given)
         validated(model, callback)
         reports.append(callback.reports[0])
     assert_equal(reports[0], reports[1])
     assert_equal(reports[0], reports[2])
-    with pytest.raises(
-        ValueError, match=r"report: there is no file '.*nothing\.npz'; it takes a s"
-    ):
-        KnockoutCallback("greedy", report=tmp_path / "nothing.npz")
+    with pytest.raises(ValueError, match=r"relay: there is no file '.*nothing\.npz'; it takes a s"):
+        KnockoutCallback(AlongOrder(), relay=tmp_path / "nothing.npz")
     callback.reports[0].save(tmp_path / "knockout.npz")
     with pytest.raises(
         ValueError, match=r"but a knock-out report; load it with KnockoutReport\.lo"
     ):
-        KnockoutCallback("greedy", report=tmp_path / "knockout.npz")
+        KnockoutCallback(AlongOrder(), relay=tmp_path / "knockout.npz")
 
 
 # The sanity check
@@ -837,75 +700,45 @@ def test_the_sanity_check_leaves_no_trace() -> None:
             return super().validation_step(batch, batch_idx, dataloader_idx)
 
     runs: list[int] = []
-    callback = KnockoutCallback("each")
+    callback = KnockoutCallback()
     quiet_trainer(callback, Alone(), max_epochs=1).fit(Counting(), loader(), loader())
     # Two batches by Lightning; one of them again without, twice, and with two sets at most.
     assert runs[0] <= 2 + 2 + 2 * 2
     assert len(callback.reports) == 1
 
 
-class Untrained(Classifier):
-    """Must not come to training."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        raise AssertionError("training began")
-
-
-def refused_before_training(
-    callback: KnockoutCallback,
-    message: str,
-    *others: Callback,
-    kind: type[Classifier] = Untrained,
-    error: type[Exception] = ValueError,
-    data: Any = None,
-    **options: Any,
-) -> None:
-    model = kind()
-    before = hook_count(model)
-    streams = (random.getstate(), torch.get_rng_state())
-    with pytest.raises(error, match=message):
-        quiet_trainer(callback, *others, **options).fit(
-            model, loader(), as_loader(batches()) if data is None else data
-        )
-    assert hook_count(model) == before
-    assert all("forward" not in vars(module) for module in model.modules())
-    assert random.getstate() == streams[0]
-    assert callback.reports == []
-    assert callback._pass is None
-    assert callback._progress is None
-
-
 def test_layers_and_units_that_do_not_exist() -> None:
     refused_before_training(
-        KnockoutCallback({"a": {"rnn.l0": [0]}, "b": {"rnn.l1": [0]}}),
+        KnockoutCallback(NamedSets({"a": {"rnn.l0": [0]}, "b": {"rnn.l1": [0]}})),
         r"units: no layer 'rnn.l1' in Untrained; it has: 'rnn.l0'",
     )
     refused_before_training(
-        KnockoutCallback({"a": {"rnn.l0": [0, 6]}}),
+        KnockoutCallback(NamedSets({"a": {"rnn.l0": [0, 6]}})),
         r"units: got 6 for 'rnn.l0'; it takes unit indices from 0 to 5",
     )
     refused_before_training(
-        KnockoutCallback({"a": {"rnn.l0": [1, 1]}}), r"units: got \[1, 1\] .*name each unit once"
+        KnockoutCallback(NamedSets({"a": {"rnn.l0": [1, 1]}})),
+        r"units: got \[1, 1\] .*name each unit once",
     )
     refused_before_training(
-        KnockoutCallback("each", modules=["lstm"]),
+        KnockoutCallback(EveryUnit(modules=["lstm"])),
         r"modules: no recurrent module 'lstm' in Untrained; it has: 'rnn'",
     )
     refused_before_training(
-        KnockoutCallback("each", prediction="tail"), r"prediction: no submodule 'tail' in Untrained"
+        KnockoutCallback(prediction="tail"), r"prediction: no submodule 'tail' in Untrained"
     )
-    refused_before_training(
-        KnockoutCallback("each", target=5), r"target: the batch has no 5; it ha"
-    )
+    refused_before_training(KnockoutCallback(target=5), r"target: the batch has no 5; it ha")
 
 
 def test_named_sets_are_checked_where_there_is_no_sanity_check() -> None:
     refused_before_training(
-        KnockoutCallback({"a": {"rnn.l0": [9]}}), "units: got 9 for", num_sanity_val_steps=0
+        KnockoutCallback(NamedSets({"a": {"rnn.l0": [9]}})),
+        "units: got 9 for",
+        num_sanity_val_steps=0,
     )
     refused_before_training(
-        KnockoutCallback("greedy", report=relay_of(Classifier()), relay_concepts=["bit"]),
-        r"relay_concepts: no concept 'bit' in the relay report; it has: 'joint'",
+        KnockoutCallback(AlongOrder(concepts=["bit"]), relay=relay_of(Classifier())),
+        r"concepts: no concept 'bit' in the relay report; it has: 'joint'",
         num_sanity_val_steps=0,
     )
 
@@ -924,7 +757,7 @@ def test_modules_that_cannot_be_knocked_out() -> None:
             self.rnn = OwnForward(1, 6, batch_first=True)
 
     refused_before_training(
-        KnockoutCallback("each"),
+        KnockoutCallback(),
         r"units: 'rnn' \(OwnForward\) has a forward of its own",
         kind=Own,
         num_sanity_val_steps=0,
@@ -946,7 +779,7 @@ def test_modules_that_cannot_be_knocked_out() -> None:
             self.rnn = Leaky()
 
     refused_before_training(
-        KnockoutCallback("each"),
+        KnockoutCallback(),
         r"units: 'rnn' \(Leaky\) has an adapter, which tells how its states are read but not",
         kind=Adapted,
         num_sanity_val_steps=0,
@@ -955,12 +788,12 @@ def test_modules_that_cannot_be_knocked_out() -> None:
 
 def test_steps_outside_of_the_sequences() -> None:
     refused_before_training(
-        KnockoutCallback("each", steps=6),
+        KnockoutCallback(EveryUnit(steps=6)),
         r"steps: got 6, but the longest sequence has 6 steps; it takes positions from 0 to 5, or -1"
         r".*sanity check; if later ones are longer, check them all with .*num_sanity_val_steps=-1",
     )
     with pytest.raises(ValueError, match="steps: got 6, but the longest sequence has 6") as raised:
-        validated(Classifier(), KnockoutCallback("each", steps=6))
+        validated(Classifier(), KnockoutCallback(EveryUnit(steps=6)))
     assert "sanity" not in str(raised.value)
 
 
@@ -969,7 +802,7 @@ def test_steps_that_only_some_batches_have(kind: type[Classifier]) -> None:
     x, y = batches()[0]
     model = lively(kind)
     data = [(x[:, :3], y), (x, y)]
-    callback = KnockoutCallback("each", steps=4)
+    callback = KnockoutCallback(EveryUnit(steps=4))
     validated(model, callback, data=as_loader(data))
     plain, own = (
         torch.cat([by_hand(model, data[:1], None), by_hand(model, data[1:], some, **options)])
@@ -994,11 +827,11 @@ def test_steps_of_modules_that_are_not_knocked_out_do_not_matter() -> None:
             return scores
 
     model = lively(Decoded)
-    callback = KnockoutCallback("each", modules=["rnn"], steps=4)
+    callback = KnockoutCallback(EveryUnit(modules=["rnn"], steps=4))
     validated(model, callback)
     assert_report(callback.reports[0], model, batches(), steps=4)
     with pytest.raises(ValueError, match="steps: got 4, but the longest sequence has 2 steps"):
-        validated(model, KnockoutCallback("each", steps=4))
+        validated(model, KnockoutCallback(EveryUnit(steps=4)))
 
 
 def test_a_module_that_the_step_does_not_call_is_refused() -> None:
@@ -1008,24 +841,24 @@ def test_a_module_that_the_step_does_not_call_is_refused() -> None:
             self.spare = nn.GRU(1, 4)
 
     refused_before_training(
-        KnockoutCallback("each"),
+        KnockoutCallback(),
         r"modules: 'spare' was not called in the step, so nothing was knocked out; name the",
         kind=Spare,
     )
-    callback = KnockoutCallback("each", modules=["rnn"])
+    callback = KnockoutCallback(EveryUnit(modules=["rnn"]))
     validated(Spare(), callback)
     assert callback.reports[0].layers == ("rnn.l0",)
 
 
 def test_orders_without_a_relay_report() -> None:
-    for units in ("greedy", "concept"):
+    for which in (AlongOrder(), TopUnits()):
         with pytest.raises(
             ValueError,
-            match=f"units: '{units}' follows the orders of a relay report, and there is none; add "
-            "a RelayInformationCallback to the Trainer, or name a report with report=",
+            match=f"which: {type(which).__name__} follows the orders of a relay report, and there "
+            "is none; add a RelayInformationCallback to the Trainer, or name a report with relay=",
         ):
-            validated(Classifier(), KnockoutCallback(units))
-    relay, callback = RelayInformationCallback(), KnockoutCallback("concept")
+            validated(Classifier(), KnockoutCallback(which))
+    relay, callback = RelayInformationCallback(), KnockoutCallback(TopUnits())
     trainer = quiet_trainer(relay, callback)
     model = Classifier()
     with pytest.raises(
@@ -1039,13 +872,13 @@ def test_orders_without_a_relay_report() -> None:
 
 def test_a_fit_waits_for_the_first_relay_report(caplog: pytest.LogCaptureFixture) -> None:
     relay = RelayInformationCallback(every_n_epochs=2)
-    callback = KnockoutCallback("greedy", n_random=1)
+    callback = KnockoutCallback(AlongOrder(n_random=1))
     with caplog.at_level("INFO"):
         quiet_trainer(relay, callback, max_epochs=4).fit(Classifier(), loader(), loader())
     assert [report.epoch for report in callback.reports] == [2, 3]
     said = [text for text in caplog.messages if text.startswith("Knock-outs")]
     assert said == [
-        "Knock-outs: 'greedy' follows relay orders, and there is no relay report yet; they begin "
+        "Knock-outs: AlongOrder follows relay orders, and there is no relay report yet; they begin "
         "with the first evaluation after one."
     ]
 
@@ -1060,27 +893,27 @@ def test_a_relay_report_that_does_not_fit() -> None:
             self.rnn = nn.GRU(1, 7, batch_first=True)
             self.head = nn.Linear(7, CLASSES)
 
-    for units in ("each", "greedy", "concept"):
+    for which in (EveryUnit(), AlongOrder(), TopUnits()):
         refused_before_training(
-            KnockoutCallback(units, report=relay),
+            KnockoutCallback(which, relay=relay),
             r"report: 'rnn.l0' has 6 units in the relay report, and 7 in the model; it takes",
             kind=Wide,
         )
     refused_before_training(
-        KnockoutCallback("greedy", report=relay, states=["cell"], layers="all"),
+        KnockoutCallback(AlongOrder(states=["cell"], layers="all"), relay=relay),
         r"report: the relay report has 'rnn.l0', and none of the layers to knock out, 'rnn.l0.cel",
         kind=type("Cells", (WithoutForward, Untrained), {}),
     )
     refused_before_training(
-        KnockoutCallback("concept", report=relay, top=7),
+        KnockoutCallback(TopUnits(7), relay=relay),
         r"top: got 7, but 'rnn.l0' has 6 units",
     )
     refused_before_training(
-        KnockoutCallback("greedy", report=several),
-        r"concepts: got 'joint', and the relay report has the order of 'low'; give concepts= as in",
+        KnockoutCallback(AlongOrder(), relay=several),
+        r"concepts: got 'joint', and the relay report has the order of 'low'; give the callb",
     )
     refused_before_training(
-        KnockoutCallback("concept", report=several, concepts={"low": CONCEPTS["low"]}),
+        KnockoutCallback(TopUnits(), relay=several, concepts={"low": CONCEPTS["low"]}),
         r"concepts: got \['low'\], and the relay report has the order of 'high'",
     )
 
@@ -1088,14 +921,9 @@ def test_a_relay_report_that_does_not_fit() -> None:
 def test_too_few_sets() -> None:
     relay = relay_of(Classifier())
     refused_before_training(
-        KnockoutCallback("concept", report=relay, max_sets=1),
+        KnockoutCallback(TopUnits(max_sets=1), relay=relay),
         r"max_sets: got 1, fewer than the 2 sets of 1 concepts and layers with one random set each",
     )
-    names = {str(unit): {"rnn.l0": [unit]} for unit in range(4)}
-    with pytest.raises(
-        ValueError, match="max_sets: got 3, and 4 sets by name; it takes at least as many, or None"
-    ):
-        validated(Classifier(), KnockoutCallback(names, max_sets=3))
 
 
 def test_training_mode_in_validation() -> None:
@@ -1105,7 +933,7 @@ def test_training_mode_in_validation() -> None:
             self.rnn.train()
 
     refused_before_training(
-        KnockoutCallback("each"),
+        KnockoutCallback(),
         r"model: 'rnn' \(GRU\) is in training mode; knock-outs take a model in evaluation mode",
         kind=Careless,
         error=RuntimeError,
@@ -1123,7 +951,7 @@ def test_steps_that_are_not_repeatable() -> None:
             self(batch[0] + self.seen)
 
     refused_before_training(
-        KnockoutCallback("each"),
+        KnockoutCallback(),
         r"pl_module: the validation_step gave other (predicted classes|class scores) when it was",
         kind=Stateful,
     )
@@ -1140,26 +968,26 @@ class Carrying(Classifier):
         self.log("val_loss", self.loss(self.head(output[:, -1]), batch[1]))
 
 
-@pytest.mark.parametrize("metric", [None, "val_loss"])
-def test_a_state_that_later_batches_start_from_is_noticed(metric: Any) -> None:
-    words = "numbers to log as 'val_loss'" if metric else "(predicted classes|class scores)"
-    callback = KnockoutCallback("each", metric=metric, prediction=None if metric else "head")
+@pytest.mark.parametrize("score", [None, Logged("val_loss")])
+def test_a_state_that_later_batches_start_from_is_noticed(score: Logged | None) -> None:
+    words = "numbers to log as 'val_loss'" if score else "(predicted classes|class scores)"
+    callback = KnockoutCallback(score=score, prediction=None if score else "head")
     with pytest.raises(ValueError, match=f"pl_module: the validation_step gave other {words}"):
         validated(lively(Carrying), callback)
 
 
 def test_numbers_that_are_not_there() -> None:
     refused_before_training(
-        KnockoutCallback("each", metric="val_los"),
-        r"metric: validation_step logs no number 'val_los'; it logs 'val_loss'",
+        KnockoutCallback(score=Logged("val_los")),
+        r"score: validation_step logs no number 'val_los'; it logs 'val_loss'",
     )
     refused_before_training(
-        KnockoutCallback("each", metric="loss"),
-        r"metric: validation_step returns no loss; it logs 'val_loss': name one of these",
+        KnockoutCallback(score=Logged("loss")),
+        r"score: validation_step returns no loss; it logs 'val_loss': name one of these",
     )
     refused_before_training(
-        KnockoutCallback("each", metric=MulticlassF1Score(CLASSES, average="none")),
-        r"metric: 'MulticlassF1Score' gave \(4,\); it takes a metric that gives one number",
+        KnockoutCallback(score=MulticlassF1Score(CLASSES, average="none")),
+        r"score: 'MulticlassF1Score' gave \(4,\); it takes a metric that gives one number",
     )
 
 
@@ -1173,17 +1001,17 @@ class LogsMetrics(Classifier):
 
 def test_errors_about_metrics_say_what_to_do() -> None:
     refused_before_training(
-        KnockoutCallback("each", metric="f1"),
-        r"metric: validation_step logs a Metric as 'f1', .*; give a Metric of its kind itself",
+        KnockoutCallback(score=Logged("f1")),
+        r"score: validation_step logs a Metric as 'f1', .*; give a Metric of its kind itself",
         kind=LogsMetrics,
     )
     refused_before_training(
-        KnockoutCallback("each", metric="val_loss_epoch"),
+        KnockoutCallback(score=Logged("val_loss_epoch")),
         r"logs no number 'val_loss_epoch'; it logs 'val_loss'; its own name for it is 'val_loss'",
     )
     refused_before_training(
-        KnockoutCallback("each", metric=MulticlassAccuracy(CLASSES + 3)),
-        r"metric: 'MulticlassAccuracy' cannot be computed of class scores \(\d+, 4\) and labels",
+        KnockoutCallback(score=MulticlassAccuracy(CLASSES + 3)),
+        r"score: 'MulticlassAccuracy' cannot be computed of class scores \(\d+, 4\) and labels",
     )
 
 
@@ -1193,33 +1021,31 @@ def test_models_without_classes_are_told_of_numbers_that_are_logged() -> None:
             self.log("val_loss", self(batch[0]).square().mean())
 
     data = as_loader([(x, x[:, -1]) for x, _ in batches()])
-    with pytest.raises(ValueError, match=r"target: no integer .* without classes give metric= the"):
-        validated(lively(Forecast), KnockoutCallback("each"), data=data)
+    with pytest.raises(ValueError, match=r"target: no integer .* without classes give score= the"):
+        validated(lively(Forecast), KnockoutCallback(), data=data)
 
 
 def test_nothing_to_evaluate() -> None:
     empty = batch_of(INPUTS[:0], LABELS[:0])
     with pytest.warns(UserWarning, match="is zero"):
         refused_before_training(
-            KnockoutCallback("each"), "dataloader: the validation set is empty", data=empty
+            KnockoutCallback(), "dataloader: the validation set is empty", data=empty
         )
     with pytest.raises(ValueError, match="dataloader: the test set is empty"):
-        quiet_trainer(KnockoutCallback("each")).test(
-            Classifier(), as_loader(Stream([])), verbose=False
-        )
+        quiet_trainer(KnockoutCallback()).test(Classifier(), as_loader(Stream([])), verbose=False)
     with pytest.raises(ValueError, match=r"dataloader: there is no validation set or .* stages="):
-        quiet_trainer(KnockoutCallback("each")).fit(Classifier(), loader())
+        quiet_trainer(KnockoutCallback()).fit(Classifier(), loader())
 
 
 def test_two_callbacks_take_prefixes_of_their_own() -> None:
     message = "prefix: two callbacks log under 'same'; give one of them another prefix"
     for other in (
-        KnockoutCallback("each", value=1, prefix="same"),
+        KnockoutCallback(value=1, prefix="same"),
         RelayInformationCallback(prefix="same"),
     ):
-        refused_before_training(KnockoutCallback("each", prefix="same"), message, other)
+        refused_before_training(KnockoutCallback(prefix="same"), message, other)
     model = lively(Classifier)
-    callbacks = [KnockoutCallback("each"), KnockoutCallback("each", value=0.5, prefix="half")]
+    callbacks = [KnockoutCallback(), KnockoutCallback(value=0.5, prefix="half")]
     trainer = validated(model, *callbacks)
     for callback, value in zip(callbacks, (0, 0.5), strict=True):
         assert_report(callback.reports[0], model, batches(), value=value)
@@ -1242,56 +1068,20 @@ def test_other_modules_and_processes_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (
-            {"units": "all"},
-            ValueError,
-            r"units: got 'all'; it takes 'each', 'greedy', 'concept', o",
-        ),
-        ({"units": {}}, TypeError, r"units: got {}; it takes"),
-        ({"units": {"rnn.l0": [1, 2]}}, TypeError, r"units: got 'rnn.l0': \[1, 2\]; it takes"),
-        ({"units": [1]}, TypeError, r"units: got \[1\]"),
-        (
-            {"modules": "rnn"},
-            TypeError,
-            r"modules: got the string 'rnn'; it takes a list: \['rnn'\]",
-        ),
-        ({"layers": "first"}, ValueError, "layers: got 'first'; it takes 'last', 'all'"),
-        ({"states": "cell"}, TypeError, "states: got the string 'cell'"),
-        (
-            {"value": "median"},
-            ValueError,
-            r"value: got 'median'; it takes a finite number or one of",
-        ),
+        ({"which": "each"}, TypeError, r"which: got 'each'; it takes EveryUnit\(\), AlongOrder"),
+        ({"value": "mean"}, ValueError, r"value: got 'mean'; it takes a finite number, Mean\(\)"),
         ({"value": True}, ValueError, "value: got True"),
         ({"value": float("nan")}, ValueError, "value: got nan"),
         ({"value": None}, ValueError, "value: got None"),
-        ({"steps": "all"}, TypeError, "steps: got 'all'; it takes a slice"),
-        ({"steps": []}, ValueError, r"steps: got \[\], which names no step"),
+        ({"score": "val_loss"}, TypeError, "score: got 'val_loss'; it takes a torchmetrics.Metr"),
         (
-            {"units": "greedy", "steps": "each"},
+            {"score": MulticlassConfusionMatrix(3)},
             ValueError,
-            "steps: got 'each' with units='greedy'; it goes with units='each'",
-        ),
-        ({"metric": 3}, TypeError, "metric: got int; it takes a torchmetrics.Metric or MetricCol"),
-        (
-            {"metric": MulticlassConfusionMatrix(3)},
-            ValueError,
-            "metric: MulticlassConfusionMatrix does not say whether higher is better",
+            "score: MulticlassConfusionMatrix does not say whether higher is better",
         ),
         ({"concepts": "bits"}, ValueError, "concepts: got 'bits'; it takes 'joint', 'per_class'"),
         ({"concepts": {"a": 1}}, TypeError, "concepts: got 'a': 1"),
-        (
-            {"relay_concepts": "bit"},
-            TypeError,
-            "relay_concepts: got the string 'bit'; it takes a l",
-        ),
-        ({"top": 0}, ValueError, "top: got 0; it takes at least 1"),
-        ({"n_random": 0}, ValueError, "n_random: got 0; it takes at least 1"),
-        ({"n_bootstraps": -1}, ValueError, "n_bootstraps: got -1; it takes at least 0"),
         ({"max_batches": 0}, ValueError, "max_batches: got 0; it takes at least 1"),
-        ({"max_sets": 2.5}, ValueError, "max_sets: got 2.5; it takes at least 1"),
-        ({"reference_samples": 1}, ValueError, "reference_samples: got 1; it takes at least 2"),
-        ({"reference_samples": None}, ValueError, "reference_samples: got None"),
         ({"seed": 0.5}, TypeError, "seed: got 0.5; it takes an integer"),
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; it takes at least 1"),
         (
@@ -1309,21 +1099,69 @@ def test_arguments_are_checked_in_the_constructor(
         KnockoutCallback(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "error", "message"),
+    [
+        (NamedSets, {"units": {}}, TypeError, r"units: got {}; it takes sets by name"),
+        (NamedSets, {"units": {"rnn.l0": [1, 2]}}, TypeError, r"units: got 'rnn.l0': \[1, 2\]; it"),
+        (NamedSets, {"units": [1]}, TypeError, r"units: got \[1\]"),
+        (EveryUnit, {"modules": "rnn"}, TypeError, r"modules: got the string 'rnn'; it takes a li"),
+        (EveryUnit, {"layers": "first"}, ValueError, "layers: got 'first'; it takes 'last'"),
+        (EveryUnit, {"states": "cell"}, TypeError, "states: got the string 'cell'"),
+        (EveryUnit, {"steps": "all"}, TypeError, "steps: got 'all'; it takes a slice"),
+        (EveryUnit, {"steps": []}, ValueError, r"steps: got \[\], which names no step"),
+        (EveryUnit, {"max_sets": 2.5}, ValueError, "max_sets: got 2.5; it takes at least 1"),
+        (AlongOrder, {"steps": "each"}, TypeError, "steps: got 'each'; it takes a slice"),
+        (
+            AlongOrder,
+            {"concepts": "bit"},
+            TypeError,
+            "concepts: got the string 'bit'; it takes a l",
+        ),
+        (AlongOrder, {"n_random": 0}, ValueError, "n_random: got 0; it takes at least 1"),
+        (TopUnits, {"top": 0}, ValueError, "top: got 0; it takes at least 1"),
+        (TopUnits, {"concepts": "bit"}, TypeError, "concepts: got the string 'bit'; it takes a li"),
+        (Mean, {"reference_samples": 1}, ValueError, "reference_samples: got 1; it takes at least"),
+        (Resample, {"reference_samples": None}, ValueError, "reference_samples: got None"),
+        (Logged, {"name": "a", "mode": "best"}, ValueError, "mode: got 'best'; it takes 'min' or"),
+        (
+            Logged,
+            {"name": "a", "n_bootstraps": -1},
+            ValueError,
+            "n_bootstraps: got -1; it takes at",
+        ),
+        (Computed, {"metric": 3}, TypeError, "score: got int; it takes a torchmetrics.Metric or M"),
+        (
+            Computed,
+            {"metric": MulticlassF1Score(3), "n_bootstraps": 0.5},
+            ValueError,
+            "n_bootstraps: got 0.5; it takes at least 0",
+        ),
+    ],
+)
+def test_options_are_checked_where_they_are_made(
+    kind: Any, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kind(**arguments)
+
+
 @pytest.mark.parametrize(("mode", "sign"), [("min", -1), ("max", 1)])
 def test_a_logged_number_is_best_at_its_least_or_its_most(mode: Any, sign: int) -> None:
-    callback = KnockoutCallback("each", metric="val_loss", mode=mode)
+    callback = KnockoutCallback(score=Logged("val_loss", mode))
     validated(lively(Classifier), callback)
     found = callback.reports[0].metrics["val_loss"]
     np.testing.assert_allclose(found.damage, sign * (found.baseline - found.knocked_out))
     assert (found.damage != 0).any()
-    with pytest.raises(ValueError, match="mode: got 'best'; it takes 'min' or 'max'"):
-        KnockoutCallback("each", mode=cast("Any", "best"))
 
 
 def test_the_relay_callback_to_follow_is_named_by_its_prefix() -> None:
-    relays = [RelayInformationCallback(), RelayInformationCallback(direction="grow", prefix="grow")]
+    relays = [
+        RelayInformationCallback(),
+        RelayInformationCallback(prefix="grow", measure=RelayMeasure(direction="grow")),
+    ]
     knockouts = [
-        KnockoutCallback("concept", top=2, relay=relay, prefix=f"knockout_{relay}")
+        KnockoutCallback(TopUnits(2), relay=relay, prefix=f"knockout_{relay}")
         for relay in (None, "grow")
     ]
     trainer = quiet_trainer(*relays, *knockouts, max_epochs=2)
@@ -1340,7 +1178,7 @@ def test_the_relay_callback_to_follow_is_named_by_its_prefix() -> None:
         match="relay: no RelayInformationCallback with the prefix 'gro' in the Trainer; it has: "
         "'relay', 'grow'",
     ):
-        validated(lively(Classifier), *relays, KnockoutCallback("each", relay="gro"))
+        validated(lively(Classifier), *relays, KnockoutCallback(relay="gro"))
 
 
 def in_reverse(report: RelayReport) -> RelayReport:
@@ -1353,7 +1191,7 @@ def in_reverse(report: RelayReport) -> RelayReport:
 
 
 def test_every_dataloader_follows_the_orders_of_its_own() -> None:
-    relay, knockout = RelayInformationCallback(), KnockoutCallback("concept", top=5)
+    relay, knockout = RelayInformationCallback(), KnockoutCallback(TopUnits(5))
     model = lively(Classifier)
     data = [as_loader(batches()[:1]), as_loader(batches()[1:])]
     validated(model, relay, data=data)
@@ -1368,31 +1206,8 @@ def test_every_dataloader_follows_the_orders_of_its_own() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("relay", {"relay": "relay", "report": small_report()}),
-        ("relay_concepts", {"relay_concepts": ["joint"]}),
-        ("modules", {"units": {"one": {"rnn.l0": [0]}}, "modules": ["rnn"]}),
-        ("layers", {"units": {"one": {"rnn.l0": [0]}}, "layers": "all"}),
-        ("states", {"units": {"one": {"rnn.l0": [0]}}, "states": ["cell"]}),
-        ("lengths", {"lengths": 1}),
-        ("reference_samples", {"reference_samples": 10}),
-        ("top", {"units": "greedy", "top": 2}),
-        ("n_random", {"n_random": 2}),
-        ("n_bootstraps", {"n_bootstraps": 0}),
-        ("prediction", {"prediction": "head", "metric": "val_loss"}),
-        ("concepts", {"concepts": "per_class", "metric": "val_loss"}),
-        ("mode", {"mode": "max"}),
-    ],
-)
-def test_arguments_that_would_change_nothing_are_refused(name: str, arguments: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{name}: it goes with .*, and changes nothing without"):
-        KnockoutCallback(**arguments)
-
-
 def test_cell_states_of_modules_without_are_refused() -> None:
     refused_before_training(
-        KnockoutCallback("each", states=["cell"]),
-        r"states: got \('cell',\), and none of 'rnn\.l0' is of such states; it takes 'hidden', or",
+        KnockoutCallback(EveryUnit(states=["cell"])),
+        r"states: got \['cell'\], and none of 'rnn\.l0' is of such states; it takes 'hidden', or",
     )

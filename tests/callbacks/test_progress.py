@@ -15,8 +15,8 @@ from tqdm import tqdm
 from lightning_relay import KnockoutCallback
 from lightning_relay.callbacks import progress
 from lightning_relay.callbacks.progress import Progress
-from tests.callbacks.test_relay_information import quiet_trainer
 from tests.support.models import Classifier, loader
+from tests.support.training import quiet_trainer
 
 RUNS = 7 * 3
 """Six units and without, on three batches."""
@@ -107,7 +107,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> type[Bars]:
 
 
 def fitted(bar: ProgressBar, **options: Any) -> None:
-    quiet_trainer(KnockoutCallback("each"), bar, enable_progress_bar=True, **options).fit(
+    quiet_trainer(KnockoutCallback(), bar, enable_progress_bar=True, **options).fit(
         Classifier(), loader(), loader()
     )
 
@@ -149,7 +149,7 @@ def test_a_bar_goes_with_an_exception(bars: type[Bars]) -> None:
             if batch_idx == 1:
                 raise RuntimeError("failed")
 
-    trainer = quiet_trainer(KnockoutCallback("each"), TQDMProgressBar(), enable_progress_bar=True)
+    trainer = quiet_trainer(KnockoutCallback(), TQDMProgressBar(), enable_progress_bar=True)
     with pytest.raises(RuntimeError, match="failed"):
         trainer.validate(Failing(), loader(), verbose=False)
     assert len(bars.made) == len(bars.at_end) == 1
@@ -161,7 +161,7 @@ def test_a_bar_goes_with_an_exception(bars: type[Bars]) -> None:
 def test_there_is_no_bar_where_there_is_none_of_the_trainer(
     bars: type[Bars], bar: ProgressBar | None
 ) -> None:
-    callbacks = [KnockoutCallback("each")] + ([] if bar is None else [bar])
+    callbacks = [KnockoutCallback()] + ([] if bar is None else [bar])
     quiet_trainer(*callbacks, enable_progress_bar=bar is not None).validate(
         Classifier(), loader(), verbose=False
     )

@@ -7,23 +7,24 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_relay import (
     HiddenStateRecorder,
     RelayInformationCallback,
+    RelayMeasure,
     RelayReport,
+    SequenceSample,
     recurrent_layers,
     relay_report,
 )
 from lightning_relay.relay.picture import relay_image
-from tests.relay.test_report import assert_equal
 from tests.support.hooks import hook_count
 from tests.support.images import decoded
 from tests.support.models import (
@@ -36,25 +37,8 @@ from tests.support.models import (
     WithoutForward,
     loader,
 )
-
-INPUTS, LABELS = loader().dataset.tensors
-
-
-def quiet_trainer(*callbacks: Any, **options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "accelerator": "cpu",
-    }
-    return Trainer(callbacks=list(callbacks), **(defaults | options))
-
-
-def batch_of(*tensors: torch.Tensor) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(*tensors), 16)
-
+from tests.support.reports import assert_equal
+from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
 
 # What is measured
 
@@ -113,7 +97,7 @@ def test_validation_inside_an_epoch_is_reported_each_time() -> None:
 
 
 def test_a_fair_sample_is_taken_and_what_is_left_out_is_counted() -> None:
-    callback = RelayInformationCallback(max_samples=20)
+    callback = RelayInformationCallback(sample=SequenceSample(max_samples=20))
     quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
     (report,) = callback.reports
     assert (report.samples, report.samples_seen) == (20, 48)
@@ -125,7 +109,7 @@ def test_the_sample_depends_on_the_seed_only() -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         callback = RelayInformationCallback(
-            max_samples=20, seed=seed, prediction=lambda _: LABELS[:16]
+            prediction=lambda _: LABELS[:16], sample=SequenceSample(max_samples=20, seed=seed)
         )
         quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
         information.append(callback.reports[0].mutual_information["joint"])
@@ -133,32 +117,31 @@ def test_the_sample_depends_on_the_seed_only() -> None:
 
 
 def test_options_reach_the_analysis() -> None:
-    options: dict[str, Any] = {
-        "concepts": {"low": lambda label: label & 1},
-        "discretization": "quantile",
-        "levels": 3,
-        "direction": "grow",
-        "time_steps": [1, -1],
-        "inputs_end": 1,
-        "estimator": "grassberger",
-        "min_coverage": 0.5,
-        "max_gap": 0.3,
-        "n_orders": 8,
-        "n_permutations": 19,
-        "n_bootstraps": 40,
-        "seed": 3,
-    }
-    callback = RelayInformationCallback(["rnn"], **options)
+    options: dict[str, Any] = {"concepts": {"low": lambda label: label & 1}, "inputs_end": 1}
+    measure = RelayMeasure(
+        discretization="quantile",
+        levels=3,
+        direction="grow",
+        estimator="grassberger",
+        min_coverage=0.5,
+        max_gap=0.3,
+        n_orders=8,
+        n_permutations=19,
+        n_bootstraps=40,
+        seed=3,
+    )
+    sample = SequenceSample(time_steps=[1, -1])
+    callback = RelayInformationCallback(["rnn"], measure=measure, sample=sample, **options)
     model = Classifier()
     quiet_trainer(callback).validate(model, loader(), verbose=False)
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
         predicted = model.eval()(INPUTS).argmax(1)
-    expected = relay_report(recorder.states, LABELS, predicted, **options)
+    expected = relay_report(
+        recorder.states, LABELS, predicted, measure=measure, time_steps=[1, -1], **options
+    )
     (report,) = callback.reports
     assert_equal(report.layers, expected.layers)
-    for name in ("estimator", "min_coverage", "max_gap", "n_orders"):
-        assert getattr(report, name) == options[name]
-    assert (report.n_permutations, report.n_bootstraps) == (19, 40)
+    assert report.measure is measure
 
 
 def test_per_class_concepts_know_classes_that_do_not_occur() -> None:
@@ -308,13 +291,15 @@ def test_short_sequences_in_the_sanity_check_are_no_error() -> None:
 
     lengths = torch.tensor([3] * 32 + [6] * 16)
     batches = batch_of(INPUTS, lengths, LABELS)
-    callback = RelayInformationCallback(target=2, inputs_end=4, time_steps=[0, 5])
+    callback = RelayInformationCallback(
+        target=2, inputs_end=4, sample=SequenceSample(time_steps=[0, 5])
+    )
     quiet_trainer(callback).fit(Packing(), batches, batches)
     assert callback.reports[0].layers["rnn.l0"].samples.tolist() == [48, 16]
 
 
 def test_steps_that_no_analysed_sequence_has_are_left_out_with_a_warning() -> None:
-    callback = RelayInformationCallback(time_steps=[0, 3, 99])
+    callback = RelayInformationCallback(sample=SequenceSample(time_steps=[0, 3, 99]))
     with pytest.warns(
         UserWarning, match=r"time_steps: no sequence of 'rnn.l0' has the steps \[99\], or n"
     ):
@@ -354,7 +339,7 @@ def ordered(samples: int) -> DataLoader[Any]:
 
 def test_thresholds_fitted_to_the_first_sequences_are_reported_and_doubted() -> None:
     torch.manual_seed(0)
-    callback = RelayInformationCallback(fit_samples=480)
+    callback = RelayInformationCallback(sample=SequenceSample(fit_samples=480))
     with pytest.warns(
         UserWarning, match=r"'rnn.l0': the first 480 sequences, to which thresholds were fitted, ar"
     ):
@@ -364,7 +349,7 @@ def test_thresholds_fitted_to_the_first_sequences_are_reported_and_doubted() -> 
     assert report.threshold_agreement["rnn.l0"] < report.expected_agreement["rnn.l0"] - 0.1
     assert report.beyond_thresholds == {"rnn.l0": 0}
     for storage in ("states", "half"):
-        callback = RelayInformationCallback(fit_samples=48, storage=storage)
+        callback = RelayInformationCallback(sample=SequenceSample(fit_samples=48, storage=storage))
         quiet_trainer(callback).validate(Classifier(), ordered(480), verbose=False)
         assert callback.reports[0].samples_fitted == 480
         assert callback.reports[0].threshold_agreement == {}
@@ -372,7 +357,7 @@ def test_thresholds_fitted_to_the_first_sequences_are_reported_and_doubted() -> 
 
 def test_sequences_longer_than_the_first_are_reported_and_warned_of() -> None:
     batches = [(INPUTS[:40, :4], LABELS[:40]), (INPUTS[40:], LABELS[40:])]
-    callback = RelayInformationCallback(fit_samples=20)
+    callback = RelayInformationCallback(sample=SequenceSample(fit_samples=20))
     with pytest.warns(UserWarning, match="sequences") as record:
         quiet_trainer(callback).validate(
             Classifier(), DataLoader(batches, batch_size=None), verbose=False
@@ -389,7 +374,7 @@ def test_too_much_memory_is_refused_before_training() -> None:
         ValueError,
         match=r"max_bytes: got 1000 \(1.0 kB\), but 48 sequences take 8.1 kB. 'rnn.l0': 48 sequenc",
     ):
-        quiet_trainer(RelayInformationCallback(max_bytes=1000)).fit(
+        quiet_trainer(RelayInformationCallback(sample=SequenceSample(max_bytes=1000))).fit(
             Classifier(), loader(), loader()
         )
 
@@ -459,7 +444,9 @@ class OneClass(Classifier):
 def test_concepts_that_cannot_be_tested_are_told_in_the_table_not_by_warnings(
     tmp_path: Path,
 ) -> None:
-    callback = RelayInformationCallback(concepts="per_class", n_permutations=19)
+    callback = RelayInformationCallback(
+        concepts="per_class", measure=RelayMeasure(n_permutations=19)
+    )
     trainer = quiet_trainer(
         callback, logger=TensorBoardLogger(tmp_path), num_sanity_val_steps=2, log_every_n_steps=1
     )
@@ -475,7 +462,9 @@ def test_concepts_that_cannot_be_tested_are_told_in_the_table_not_by_warnings(
 
 def test_evidence_is_logged_where_it_was_asked_for() -> None:
     plain = RelayInformationCallback()
-    full = RelayInformationCallback(prefix="full", n_permutations=19, n_bootstraps=40)
+    full = RelayInformationCallback(
+        prefix="full", measure=RelayMeasure(n_permutations=19, n_bootstraps=40)
+    )
     trainer = quiet_trainer(plain, full)
     trainer.validate(Classifier(), loader(), verbose=False)
     names = {name.partition("/")[::2] for name in trainer.callback_metrics if "joint" in name}
@@ -495,9 +484,9 @@ def test_evidence_is_logged_where_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"n_permutations": 19, "n_bootstraps": 40}])
 def test_the_newest_report_is_in_the_state_with_its_evidence(options: dict[str, int]) -> None:
-    callback = RelayInformationCallback(**options)
+    callback = RelayInformationCallback(measure=RelayMeasure(**options))
     quiet_trainer(callback).fit(Classifier(), loader(), loader())
-    twin = RelayInformationCallback(**options)
+    twin = RelayInformationCallback(measure=RelayMeasure(**options))
     twin.load_state_dict(callback.state_dict())
     (report,) = twin.reports
     assert_equal(report, callback.reports[-1])
@@ -548,7 +537,10 @@ def test_sanity_checking_leaves_no_trace_and_finds_errors_before_training(tmp_pa
             {"inputs_end": 99},
             r"inputs_end: got 99, but the longest sequence has 6 steps .*num_sanity_val_steps=-1",
         ),
-        ({"inputs_end": 3, "time_steps": [0, 1]}, "inputs_end: got 3, which comes after every"),
+        (
+            {"inputs_end": 3, "sample": SequenceSample(time_steps=[0, 1])},
+            "inputs_end: got 3, which comes after every",
+        ),
         ({"concepts": {"odd": [].__getitem__}}, "list index out of range"),
     ):
         with pytest.raises((ValueError, IndexError), match=message):
@@ -596,14 +588,17 @@ def test_other_loggers_get_the_scalars(tmp_path: Path) -> None:
 
 
 def test_two_callbacks_log_under_prefixes_of_their_own() -> None:
-    median = RelayInformationCallback(discretization="median", prefix="relay_median")
+    median = RelayInformationCallback(
+        prefix="relay_median", measure=RelayMeasure(discretization="median")
+    )
     trainer = quiet_trainer(RelayInformationCallback(), median)
     trainer.fit(Classifier(), loader(), loader())
     assert {"relay/samples", "relay_median/samples"} <= set(trainer.callback_metrics)
     with pytest.raises(ValueError, match=r"prefix: two callbacks log under 'relay'; give"):
-        quiet_trainer(RelayInformationCallback(), RelayInformationCallback(direction="grow")).fit(
-            Classifier(), loader(), loader()
-        )
+        quiet_trainer(
+            RelayInformationCallback(),
+            RelayInformationCallback(measure=RelayMeasure(direction="grow")),
+        ).fit(Classifier(), loader(), loader())
 
 
 # Hooks
@@ -666,51 +661,86 @@ def test_no_hook_survives_an_exception_in_the_middle(
 def test_no_hook_survives_an_error_of_the_callback_itself() -> None:
     model = Classifier()
     with pytest.raises(ValueError, match="time_steps: got 99, but the longest sequence has 6"):
-        quiet_trainer(RelayInformationCallback(time_steps=[99])).fit(model, loader(), loader())
+        quiet_trainer(RelayInformationCallback(sample=SequenceSample(time_steps=[99]))).fit(
+            model, loader(), loader()
+        )
     assert hook_count(model) == 0
 
 
 # What cannot be analysed
 
 
-def test_arguments_are_checked_in_the_constructor() -> None:
-    wrong: list[tuple[dict[str, Any], str]] = [
-        ({"max_samples": 1}, r"max_samples: got 1; it takes an integer of at least 2"),
-        ({"fit_samples": 1}, r"fit_samples: got 1; it takes an integer of at least 2"),
-        ({"max_bytes": 0}, r"max_bytes: got 0; it takes an integer number of bytes"),
-        ({"storage": "disk"}, r"storage: got 'disk'; it takes 'codes', 'states', 'half'"),
-        ({"layers": "first"}, r"layers: got 'first'; it takes 'last', 'all'"),
-        ({"states": ["gate"]}, r"states: got \['gate'\]; it takes a list of 'hidden', 'cell'"),
-        ({"every_n_epochs": 0}, r"every_n_epochs: got 0; it takes at least 1"),
-        ({"stages": []}, r"stages: got \[\]; it takes a list of 'validate', 'test'"),
-        ({"stages": "test"}, r"stages: got 'test'; it takes a list"),
-        ({"stages": ["fit"]}, r"stages: got \['fit'\]"),
-        ({"max_samples": 2.5}, r"max_samples: got 2.5; it takes an integer of at least 2"),
-        ({"time_steps": []}, r"time_steps: got \[\]; it takes a list of step indices"),
-        ({"time_steps": [1, 1]}, r"time_steps: got \[1, 1\]; name each step once"),
-        ({"time_steps": [0.5]}, r"time_steps: got \[0.5\]; it takes"),
-        ({"concepts": "bits"}, r"concepts: got 'bits'; it takes 'joint'"),
-        ({"discretization": "mean"}, r"discretization: got 'mean'; it takes 'kmeans'"),
-        ({"levels": 3}, r"levels: got 3 with 'kmeans'"),
-        ({"direction": "up"}, r"direction: got 'up'; it takes 'shrink' or 'grow'"),
-        ({"estimator": "bayes"}, r"estimator: got 'bayes'; it takes 'plugin'"),
-        ({"min_coverage": 90}, r"min_coverage: got 90; it takes a fraction from 0 to 1"),
-        ({"max_gap": -1}, r"max_gap: got -1; it takes bits from 0"),
-        ({"n_orders": 2}, r"n_orders: got 2; it takes at least 4, so that errors are known"),
-        ({"n_orders": -0.1}, r"n_orders: got -0.1; an error aimed at is above 0 bits"),
-        ({"n_permutations": 5}, r"with n_permutations=5 no p-value is below 1/6; it takes"),
-        ({"n_bootstraps": 5}, r"n_bootstraps: got 5; for a confidence of 0.95 it takes at least"),
-        ({"prefix": ""}, r"prefix: got ''; it takes the first part of the tags"),
-    ]
-    for options, message in wrong:
-        with pytest.raises(ValueError, match=message):
-            RelayInformationCallback(**options)
-    with pytest.raises(TypeError, match=r"modules: got the string 'rnn'; it takes a list"):
-        RelayInformationCallback("rnn")
-    with pytest.raises(TypeError, match=r"inputs_end: got 1.5; it takes a step index"):
-        RelayInformationCallback(inputs_end=1.5)
-    with pytest.raises(TypeError, match=r"n_orders: got '16'; it takes a number of orders, an int"):
-        RelayInformationCallback(n_orders="16")
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "message"),
+    [
+        (SequenceSample, {"max_samples": 1}, ValueError, "max_samples: got 1; it takes an integer"),
+        (SequenceSample, {"max_samples": 2.5}, ValueError, "max_samples: got 2.5; it takes an int"),
+        (SequenceSample, {"fit_samples": 1}, ValueError, "fit_samples: got 1; it takes an integer"),
+        (SequenceSample, {"max_bytes": 0}, ValueError, "max_bytes: got 0; it takes an integer num"),
+        (SequenceSample, {"storage": "disk"}, ValueError, "storage: got 'disk'; it takes 'codes'"),
+        (
+            SequenceSample,
+            {"time_steps": []},
+            ValueError,
+            r"time_steps: got \[\]; it takes a list o",
+        ),
+        (SequenceSample, {"time_steps": [1, 1]}, ValueError, r"time_steps: .* name each step once"),
+        (SequenceSample, {"time_steps": [0.5]}, ValueError, r"time_steps: got \[0.5\]; it takes"),
+        (SequenceSample, {"seed": "a"}, TypeError, "seed: got 'a'; it takes an integer"),
+        (RelayMeasure, {"discretization": "mean"}, ValueError, "discretization: got 'mean'; it ta"),
+        (RelayMeasure, {"levels": 3}, ValueError, "levels: got 3 with 'kmeans'"),
+        (
+            RelayMeasure,
+            {"direction": "up"},
+            ValueError,
+            "direction: got 'up'; it takes 'shrink' or",
+        ),
+        (RelayMeasure, {"estimator": "bayes"}, ValueError, "estimator: got 'bayes'; it takes 'plu"),
+        (RelayMeasure, {"min_coverage": 90}, ValueError, "min_coverage: got 90; it takes a fract"),
+        (RelayMeasure, {"max_gap": -1}, ValueError, "max_gap: got -1; it takes bits from 0"),
+        (
+            RelayMeasure,
+            {"n_orders": 2},
+            ValueError,
+            "n_orders: got 2; it takes at least 4, so that",
+        ),
+        (RelayMeasure, {"n_orders": -0.1}, ValueError, "n_orders: got -0.1; an error aimed at is"),
+        (RelayMeasure, {"n_orders": "16"}, TypeError, "n_orders: got '16'; it takes a number of"),
+        (
+            RelayMeasure,
+            {"n_permutations": 5},
+            ValueError,
+            "n_permutations=5 no p-value is below 1/",
+        ),
+        (RelayMeasure, {"n_bootstraps": 5}, ValueError, "n_bootstraps: got 5; for a confidence of"),
+        (RelayMeasure, {"seed": 0.5}, TypeError, "seed: got 0.5; it takes an integer"),
+        (RelayInformationCallback, {"layers": "first"}, ValueError, "layers: got 'first'; it take"),
+        (RelayInformationCallback, {"states": ["gate"]}, ValueError, r"states: got \['gate'\]; it"),
+        (RelayInformationCallback, {"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; it"),
+        (
+            RelayInformationCallback,
+            {"stages": []},
+            ValueError,
+            r"stages: got \[\]; it takes a list",
+        ),
+        (
+            RelayInformationCallback,
+            {"stages": "test"},
+            ValueError,
+            "stages: got 'test'; it takes a",
+        ),
+        (RelayInformationCallback, {"stages": ["fit"]}, ValueError, r"stages: got \['fit'\]; it"),
+        (RelayInformationCallback, {"concepts": "bits"}, ValueError, "concepts: got 'bits'; it ta"),
+        (RelayInformationCallback, {"prefix": ""}, ValueError, "prefix: got ''; it takes the firs"),
+        (RelayInformationCallback, {"modules": "rnn"}, TypeError, "modules: got the string 'rnn';"),
+        (RelayInformationCallback, {"inputs_end": 1.5}, TypeError, "inputs_end: got 1.5; it takes"),
+    ],
+)
+def test_options_are_checked_where_they_are_made(
+    kind: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kind(**options)
 
 
 class Plain(Classifier):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
-from lightning_relay import KnockoutCallback, RelayInformationCallback
+from lightning_relay import KnockoutCallback, RelayInformationCallback, RelayMeasure
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 
 CONFIGURATION = """
@@ -31,22 +31,35 @@ trainer:
         prediction: readout
         lengths: tests.end_to_end.test_command_line.full_lengths
         concepts: per_class
-        time_steps: [0, -1]
         inputs_end: 1
+        measure: {estimator: grassberger, n_orders: 4}
+        sample: {time_steps: [0, -1], max_samples: 60}
         stages: [validate]
     - class_path: lightning_relay.KnockoutCallback
       init_args:
-        units:
-          pair: {rnn.l0: [0, 3]}
+        which:
+          class_path: lightning_relay.NamedSets
+          init_args:
+            units: {pair: {rnn.l0: [0, 3]}}
+            steps: [1, -1]
         value: 0.5
-        steps: [1, -1]
         concepts: per_class
-        metric:
+        score:
           class_path: torchmetrics.classification.MulticlassF1Score
           init_args: {num_classes: 4}
         max_batches: 1
     - class_path: lightning_relay.KnockoutCallback
-      init_args: {units: each, value: mean, steps: 1, prefix: each, max_sets: 3, metric: val_loss}
+      init_args:
+        which:
+          class_path: lightning_relay.EveryUnit
+          init_args: {steps: 1, max_sets: 3}
+        value:
+          class_path: lightning_relay.Mean
+          init_args: {reference_samples: 20}
+        score:
+          class_path: lightning_relay.Logged
+          init_args: {name: val_loss}
+        prefix: each
 """
 
 
@@ -69,7 +82,10 @@ def test_a_configuration_file_runs_the_analysis(
         save_config_callback=None,
     )
     (relays,) = (c for c in cli.trainer.callbacks if isinstance(c, RelayInformationCallback))
-    assert list(relays.reports[0].layers["rnn.l0"].concepts) == [f"class_{n}" for n in range(4)]
+    (relay,) = relays.reports
+    assert relay.measure == RelayMeasure(estimator="grassberger", n_orders=4)
+    assert (relay.samples, relay.layers["rnn.l0"].time_steps.tolist()) == (60, [0, -1])
+    assert list(relay.layers["rnn.l0"].concepts) == [f"class_{n}" for n in range(4)]
     given, each = (c for c in cli.trainer.callbacks if isinstance(c, KnockoutCallback))
     (report,) = given.reports
     assert [(some.name, dict(some.units), some.steps) for some in report.sets] == [
@@ -78,3 +94,4 @@ def test_a_configuration_file_runs_the_analysis(
     assert (report.value, list(report.metrics)) == ("0.5", ["MulticlassF1Score"])
     assert len(each.reports[0].sets) == 3
     assert list(each.reports[0].metrics) == ["val_loss"]
+    assert each.reports[0].value == "mean of the states of the first 64 sequences"

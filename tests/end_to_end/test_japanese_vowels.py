@@ -5,7 +5,7 @@ from lightning.pytorch import seed_everything
 
 from lightning_relay import RelayInformationCallback
 from lightning_relay.tasks import RecurrentClassifier, TimeSeriesTask
-from tests.callbacks.test_relay_information import quiet_trainer
+from tests.support.training import quiet_trainer
 
 pytest.importorskip("aeon", reason="the series ship with aeon, an optional dependency")
 

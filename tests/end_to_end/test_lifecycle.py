@@ -16,17 +16,20 @@ from lightning.pytorch.callbacks import (
 )
 
 from lightning_relay import (
+    AlongOrder,
+    EveryUnit,
     HiddenStateRecorder,
     KnockoutCallback,
     RelayInformationCallback,
+    RelayMeasure,
     knocked_out,
     relay_report,
 )
 from lightning_relay.knockout.lanes import KnockoutLanes
-from tests.callbacks.test_relay_information import INPUTS, LABELS, quiet_trainer
-from tests.relay.test_report import assert_equal
 from tests.support.hooks import hook_count
 from tests.support.models import Classifier, Stacked, Stepped, loader
+from tests.support.reports import assert_equal
+from tests.support.training import INPUTS, LABELS, quiet_trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,10 +137,10 @@ def test_a_run_resumed_from_a_checkpoint_has_the_newest_report_and_goes_on(tmp_p
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
 def test_callbacks_that_measure_other_things_keep_states_apart(tmp_path: Path) -> None:
     checkpoints = ModelCheckpoint(tmp_path, save_last=True)
-    growing = RelayInformationCallback(direction="grow", prefix="grow", **ALL)
+    growing = RelayInformationCallback(prefix="grow", **ALL, measure=RelayMeasure(direction="grow"))
     model, shrinking = fitted(checkpoints, growing, max_epochs=1, enable_checkpointing=True)
     again = [
-        RelayInformationCallback(direction="grow", prefix="grow", **ALL),
+        RelayInformationCallback(prefix="grow", **ALL, measure=RelayMeasure(direction="grow")),
         RelayInformationCallback(**ALL),
     ]
     quiet_trainer(*again, checkpoints, max_epochs=1, enable_checkpointing=True).fit(
@@ -236,7 +239,7 @@ def with_knockouts(
     *callbacks: Callback, model: Classifier | None = None, **options: Any
 ) -> tuple[Classifier, KnockoutCallback]:
     """The same with a knock-out callback beside the relay callback."""
-    callback = KnockoutCallback("each", **ALL)
+    callback = KnockoutCallback(EveryUnit(**ALL))
     return fitted(callback, *callbacks, model=model, **options)[0], callback
 
 
@@ -285,8 +288,8 @@ def test_knock_outs_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     model, first = with_knockouts(checkpoints, max_epochs=2, enable_checkpointing=True)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][first.state_key]
     assert list(state) == ["newest_report"]
-    relay, resumed = RelayInformationCallback(**ALL), KnockoutCallback("each", **ALL)
-    following = KnockoutCallback("greedy", prefix="greedy", n_random=1, **ALL)
+    relay, resumed = RelayInformationCallback(**ALL), KnockoutCallback(EveryUnit(**ALL))
+    following = KnockoutCallback(AlongOrder(n_random=1, **ALL), prefix="greedy")
     trainer = quiet_trainer(
         resumed, following, relay, checkpoints, max_epochs=3, enable_checkpointing=True
     )
@@ -323,7 +326,7 @@ def test_nothing_of_a_knock_out_survives_an_exception_anywhere(
         raise error(place)
 
     model = Stacked()
-    failing, knockouts = Callback(), KnockoutCallback("each", max_sets=3, **ALL)
+    failing, knockouts = Callback(), KnockoutCallback(EveryUnit(max_sets=3, **ALL))
     setattr(failing, place, fail)
     callbacks = [failing, knockouts] if first else [knockouts, failing]
     trainer = quiet_trainer(*callbacks, num_sanity_val_steps=0)
@@ -356,7 +359,7 @@ def test_an_exception_inside_a_run_leaves_the_model_as_it_was(
         monkeypatch.setattr(KnockoutLanes, "lane", fail)
     elif place == "check":
         monkeypatch.setattr("lightning_relay.ablation.runs.check_repeatable", fail)
-    model, knockouts = Failing(), KnockoutCallback("each", **ALL)
+    model, knockouts = Failing(), KnockoutCallback(EveryUnit(**ALL))
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises((error, SystemExit)):
         quiet_trainer(knockouts).validate(model, loader(), verbose=False)
@@ -383,7 +386,7 @@ def test_an_interrupted_run_leaves_the_streams() -> None:
 
     states: list[Any] = []
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        quiet_trainer(Streams(), KnockoutCallback("each")).validate(
+        quiet_trainer(Streams(), KnockoutCallback()).validate(
             Interrupted(), loader(), verbose=False
         )
     assert len(states) == 2
@@ -400,7 +403,7 @@ def test_a_module_copied_while_knocked_out_is_a_model_of_its_own() -> None:
             return super().validation_step(batch, batch_idx, dataloader_idx)
 
     model = Copying()
-    knockouts = KnockoutCallback("each", max_sets=2)
+    knockouts = KnockoutCallback(EveryUnit(max_sets=2))
     quiet_trainer(knockouts).validate(model, loader(), verbose=False)
     assert twins
     for twin in twins:
@@ -413,7 +416,7 @@ def test_a_module_copied_while_knocked_out_is_a_model_of_its_own() -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
 def test_the_knock_out_callback_can_be_copied_before_and_after_a_run(copied: Any) -> None:
     _, knockouts = with_knockouts(max_epochs=1)
-    for callback in (KnockoutCallback("each", **ALL), knockouts):
+    for callback in (KnockoutCallback(EveryUnit(**ALL)), knockouts):
         twin = copied(callback)
         before = len(twin.reports)
         model = Stacked()
@@ -429,7 +432,7 @@ def test_callbacks_do_not_see_each_others_runs() -> None:
     for order in ("relay", "knockouts"):
         model = Stacked()
         model.load_state_dict(seen[0][2] if seen else model.state_dict())
-        relay, knockouts = RelayInformationCallback(**ALL), KnockoutCallback("each", **ALL)
+        relay, knockouts = RelayInformationCallback(**ALL), KnockoutCallback(EveryUnit(**ALL))
         callbacks = [relay, knockouts] if order == "relay" else [knockouts, relay]
         quiet_trainer(*callbacks).validate(model, loader(), verbose=False)
         seen.append((relay.reports[0], knockouts.reports[0], model.state_dict()))

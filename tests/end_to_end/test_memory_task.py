@@ -18,7 +18,7 @@ from lightning_relay import (
     mutual_information,
 )
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
-from tests.callbacks.test_relay_information import quiet_trainer
+from tests.support.training import quiet_trainer
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

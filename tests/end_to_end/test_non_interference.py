@@ -12,9 +12,19 @@ import torch._dynamo
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torchmetrics import Metric
 
-from lightning_relay import KnockoutCallback, RelayInformationCallback
-from tests.callbacks.test_relay_information import quiet_trainer
-from tests.relay.test_report import assert_equal
+from lightning_relay import (
+    AlongOrder,
+    EveryUnit,
+    KnockoutCallback,
+    Logged,
+    Mean,
+    MeanPerStep,
+    RelayInformationCallback,
+    RelayMeasure,
+    Resample,
+    SequenceSample,
+    TopUnits,
+)
 from tests.support.models import (
     Classifier,
     CompiledInPlace,
@@ -29,6 +39,8 @@ from tests.support.models import (
     WithoutForward,
     loader,
 )
+from tests.support.reports import assert_equal
+from tests.support.training import quiet_trainer
 
 MODELS: list[tuple[type[Classifier], dict[str, Any]]] = [
     (Classifier, {}),
@@ -107,7 +119,10 @@ def trained(
 )
 def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, Any]) -> None:
     callback = RelayInformationCallback(
-        layers="all", states=("hidden", "cell"), max_samples=20, concepts="per_class"
+        layers="all",
+        states=("hidden", "cell"),
+        concepts="per_class",
+        sample=SequenceSample(max_samples=20),
     )
     with_callback = trained(kind, options, callback)
     without = trained(kind, options)
@@ -124,7 +139,7 @@ def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, An
 def test_training_with_knock_outs_is_bit_identical(
     kind: type[Classifier], options: dict[str, Any]
 ) -> None:
-    callback = KnockoutCallback("each", layers="all", states=("hidden", "cell"), max_sets=8)
+    callback = KnockoutCallback(EveryUnit(layers="all", states=("hidden", "cell"), max_sets=8))
     with_callback = trained(kind, options, callback)
     without = trained(kind, options)
     assert len(callback.reports) == 3
@@ -139,9 +154,11 @@ def test_several_callbacks_of_both_kinds_leave_training_bit_identical(
 ) -> None:
     relay = RelayInformationCallback(concepts="per_class")
     knockouts = [
-        KnockoutCallback("greedy", prefix="knockout_greedy", n_random=2, max_sets=20, value=0.3),
-        KnockoutCallback("concept", prefix="knockout_concept", top=2, n_random=1, value="mean"),
-        KnockoutCallback("each", prefix="knockout_each", steps=[0], metric="val_loss", target=1),
+        KnockoutCallback(AlongOrder(n_random=2, max_sets=20), value=0.3, prefix="knockout_greedy"),
+        KnockoutCallback(TopUnits(2, n_random=1), value=Mean(), prefix="knockout_concept"),
+        KnockoutCallback(
+            EveryUnit(steps=[0]), score=Logged("val_loss"), prefix="knockout_each", target=1
+        ),
     ]
     callbacks = [relay, *knockouts] if first else [*knockouts, relay]
     with_callbacks = trained(kind, {}, *callbacks)
@@ -151,12 +168,12 @@ def test_several_callbacks_of_both_kinds_leave_training_bit_identical(
 
 
 @pytest.mark.parametrize("steps", [None, slice(0, 1)], ids=str)
-@pytest.mark.parametrize("value", ["mean_per_step", "resample"])
+@pytest.mark.parametrize("value", [MeanPerStep(), Resample()], ids=["mean_per_step", "resample"])
 @pytest.mark.parametrize("kind", [WithoutForward, TwoModules])
 def test_values_made_of_states_leave_training_bit_identical(
-    kind: type[Classifier], value: str, steps: slice | None
+    kind: type[Classifier], value: MeanPerStep | Resample, steps: slice | None
 ) -> None:
-    callback = KnockoutCallback("each", value=value, steps=steps, reference_samples=20)
+    callback = KnockoutCallback(EveryUnit(steps=steps), value=value)
     with_callback = trained(kind, {}, callback)
     without = trained(kind, {})
     assert len(callback.reports) == 3
@@ -170,7 +187,7 @@ def test_values_made_of_states_leave_training_bit_identical(
 def test_knock_outs_of_a_compiled_model_are_those_in_eager_mode(
     compiled: type[Classifier], eager: type[Classifier]
 ) -> None:
-    callbacks = [KnockoutCallback("each"), KnockoutCallback("each")]
+    callbacks = [KnockoutCallback(), KnockoutCallback()]
     for kind, callback in zip((compiled, eager), callbacks, strict=True):
         trained(kind, {}, callback)
     for found, expected in zip(*(callback.reports for callback in callbacks), strict=True):
@@ -179,7 +196,8 @@ def test_knock_outs_of_a_compiled_model_are_those_in_eager_mode(
 
 def test_permutations_and_resamples_leave_training_bit_identical() -> None:
     callback = RelayInformationCallback(
-        concepts="per_class", n_permutations=19, n_bootstraps=40, estimator="grassberger"
+        concepts="per_class",
+        measure=RelayMeasure(n_permutations=19, n_bootstraps=40, estimator="grassberger"),
     )
     with_callback = trained(Classifier, {}, callback)
     without = trained(Classifier, {})

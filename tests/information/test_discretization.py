@@ -8,12 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_relay.information.discretization import (
-    Method,
-    Thresholds,
-    discretize,
-    fit_thresholds,
-)
+from lightning_relay.information.discretization import Thresholds, discretize, fit_thresholds
+from lightning_relay.information.options import Method
 
 FEW_VALUES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
 METHODS: list[Method] = ["kmeans", "median", "quantile"]

@@ -14,8 +14,8 @@ from lightning_relay.information import (
     relay_information,
     relay_order,
 )
-from tests.information.test_relay import all_states
 from tests.support import brute_force as reference
+from tests.support.brute_force import all_states
 from tests.support.strategies import Data, discrete_data
 
 REFERENCES = {"shrink": reference.shrinking_order, "grow": reference.growing_order}

@@ -9,7 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lightning_relay.information.permutation import ChanceLevel, Within, chance_level
+from lightning_relay.information.options import Within
+from lightning_relay.information.permutation import ChanceLevel, chance_level
 from tests.support import brute_force as reference
 from tests.support.strategies import Data, discrete_data
 

@@ -13,12 +13,8 @@ from lightning_relay.information import (
     relay_order,
 )
 from tests.support import brute_force as reference
+from tests.support.brute_force import all_states
 from tests.support.strategies import Data, discrete_data
-
-
-def all_states(bits: int) -> Tensor:
-    """Every state of ``bits`` fair bits once: ``(2**bits, bits)``."""
-    return (torch.arange(2**bits).unsqueeze(1) >> torch.arange(bits)) & 1
 
 
 def relayed(x_in: Tensor, x_out: Tensor, hidden: Tensor, *units: int) -> float:

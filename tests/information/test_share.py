@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_relay.information import mutual_information, relay_information, relay_share
-from tests.information.test_relay import all_states
 from tests.support import brute_force as reference
+from tests.support.brute_force import all_states
 from tests.support.strategies import Data, discrete_data
 
 if TYPE_CHECKING:

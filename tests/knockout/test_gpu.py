@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from lightning_relay import HiddenStateRecorder, HiddenStates, KnockoutCallback, knocked_out
+from lightning_relay import (
+    EveryUnit,
+    HiddenStateRecorder,
+    HiddenStates,
+    KnockoutCallback,
+    knocked_out,
+)
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
-from tests.callbacks.test_relay_information import quiet_trainer
 from tests.support.matrix import CHANNELS, FUSED, UNITS
 from tests.support.models import Stacked, loader
+from tests.support.training import quiet_trainer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +82,7 @@ def test_the_callback_on_a_gpu() -> None:
     model = Stacked()
     reports = []
     for accelerator in ("cpu", "gpu"):
-        callback = KnockoutCallback("each", layers="all", states=("hidden", "cell"))
+        callback = KnockoutCallback(EveryUnit(layers="all", states=("hidden", "cell")))
         trainer = quiet_trainer(callback, accelerator=accelerator)
         trainer.validate(model, loader(), verbose=False)
         reports.append(callback.reports[0])

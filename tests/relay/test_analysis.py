@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lightning_relay import (
     HiddenStates,
+    RelayMeasure,
     RelayReport,
+    SequenceSample,
     discretize,
     mutual_information,
     relay_information,
@@ -19,7 +21,7 @@ from lightning_relay import (
 from lightning_relay.information import bootstrap, chance_level, relay_share
 from lightning_relay.relay.analysis import _blocks
 from lightning_relay.sampling import SequenceBuffer
-from tests.relay.test_report import assert_equal
+from tests.support.reports import assert_equal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,13 +121,11 @@ def test_options_reach_the_measure_and_stand_in_the_report() -> None:
         STATES,
         X_IN,
         X_OUT,
-        discretization="quantile",
-        levels=3,
-        direction="grow",
         time_steps=[1],
         samples_seen=1000,
+        measure=RelayMeasure(discretization="quantile", levels=3, direction="grow"),
     )
-    assert (report.discretization, report.levels, report.direction) == ("quantile", 3, "grow")
+    assert report.measure == RelayMeasure(discretization="quantile", levels=3, direction="grow")
     assert (report.samples, report.samples_seen) == (60, 1000)
     hidden = discretize(VALUES[LENGTHS > 1, 1], "quantile", levels=3)
     order = relay_order(X_IN[LENGTHS > 1], X_OUT[LENGTHS > 1], hidden, direction="grow")
@@ -154,7 +154,7 @@ def test_bad_arguments_say_what_is_wrong() -> None:
     ):
         relay_report(STATES, X_IN, X_OUT, inputs_end=6)
     with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
-        relay_report(STATES, X_IN, X_OUT, levels=3)
+        relay_report(STATES, X_IN, X_OUT, measure=RelayMeasure(levels=3))
     with pytest.raises(ValueError, match=r"states: got no layer; it takes hidden states by layer"):
         relay_report({}, X_IN, X_OUT)
     with pytest.raises(TypeError, match=r"x_out: got torch.float32; it takes integers"):
@@ -212,11 +212,11 @@ def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
     monkeypatch.setattr("lightning_relay.relay.analysis._CODES_AT_ONCE", 250)
     in_blocks = relay_report(states, labels, labels, concepts="per_class")
     assert_equal(in_blocks, expected, atol=1e-12)
-    buffer = SequenceBuffer(40)
+    buffer = SequenceBuffer(SequenceSample(max_samples=40))
     buffer.add(states, labels, labels)
     of_buffer = relay_report(buffer.states, labels, labels, concepts="per_class")
     assert_equal(of_buffer, expected, atol=1e-12)
-    buffer = SequenceBuffer(40, fit_samples=39)
+    buffer = SequenceBuffer(SequenceSample(max_samples=40, fit_samples=39))
     buffer.add(states, labels, labels)
     coded = buffer.states["rnn.l0"]
     with pytest.warns(
@@ -231,7 +231,7 @@ def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
         ValueError,
         match=r"discretization, levels: got 'median', 2, but the codes kept of 'rnn.l0' w",
     ):
-        relay_report(buffer.states, labels, labels, discretization="median")
+        relay_report(buffer.states, labels, labels, measure=RelayMeasure(discretization="median"))
     for place, step in enumerate((1, -1)):
         codes = coded.at(step)
         order = relay_order(labels, labels, codes.values[:, 0], valid=codes.valid[:, 0])
@@ -247,7 +247,11 @@ def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
 def test_evidence_is_that_of_the_order_the_permutations_and_the_resamples() -> None:
     rule: dict[str, Any] = {"min_coverage": 0.4, "max_gap": 0.7, "direction": "grow"}
     report = relay_report(
-        STATES, X_IN, X_OUT, time_steps=[1], n_permutations=39, n_bootstraps=40, seed=5, **rule
+        STATES,
+        X_IN,
+        X_OUT,
+        time_steps=[1],
+        measure=RelayMeasure(n_permutations=39, n_bootstraps=40, seed=5, **rule),
     )
     relay = report.layers["rnn.l0"].concepts["joint"]
     mask = LENGTHS > 1
@@ -272,8 +276,6 @@ def test_evidence_is_that_of_the_order_the_permutations_and_the_resamples() -> N
     np.testing.assert_array_equal(relay.chance_p_values, chance.family_p_values[None, :-1])
     np.testing.assert_array_equal(relay.unexplained_p_values, chance.family_p_values[None, -1])
     np.testing.assert_array_equal(relay.movable, chance.movable[None, :-1])
-    stated = (report.min_coverage, report.max_gap, report.n_permutations, report.n_bootstraps)
-    assert stated == (0.4, 0.7, 39, 40)
 
 
 @pytest.mark.parametrize("n_orders", [8, 0.05])
@@ -292,9 +294,9 @@ def test_shares_are_those_of_the_codes_with_the_same_orders_at_all_steps(
     assert not torch.equal(other.share, expected.share)
     # A step by itself would take fewer orders for the error aimed at.
     monkeypatch.setattr("lightning_relay.relay.analysis._CODES_AT_ONCE", 1)
-    options: dict[str, Any] = {"n_orders": n_orders, "time_steps": steps, **rule}
-    report = relay_report(STATES, X_IN, X_OUT, seed=3, **options)
-    assert report.n_orders == n_orders
+    measure = RelayMeasure(n_orders=n_orders, seed=3, **rule)
+    report = relay_report(STATES, X_IN, X_OUT, time_steps=steps, measure=measure)
+    assert report.measure is measure
     relay = report.layers["rnn.l0"].concepts["joint"]
     for found, values in (
         (relay.share, expected.share),
@@ -317,22 +319,21 @@ def test_codes_are_as_narrow_as_their_number_allows(
         return relay_order(x_in, x_out, hidden, **options)
 
     monkeypatch.setattr("lightning_relay.relay.analysis.relay_order", order)
-    options: dict[str, Any] = {"discretization": "quantile", "levels": levels}
-    relay_report(STATES, X_IN, X_OUT, time_steps=[1], **options)
+    measure = RelayMeasure(discretization="quantile", levels=levels)
+    relay_report(STATES, X_IN, X_OUT, time_steps=[1], measure=measure)
     (codes,) = given
     assert codes.dtype == dtype
     assert torch.equal(codes[0].long(), discretize(VALUES[:, 1], "quantile", levels=levels))
 
 
 def test_shares_may_be_left_out_and_are_where_the_estimator_gives_none() -> None:
-    for options in ({"n_orders": 0}, {"estimator": "chao_shen", "n_orders": 0.01}):
-        report = relay_report(STATES, X_IN, X_OUT, time_steps=[1], **options)
+    for measure in (RelayMeasure(n_orders=0), RelayMeasure(estimator="chao_shen", n_orders=0.01)):
+        report = relay_report(STATES, X_IN, X_OUT, time_steps=[1], measure=measure)
         relay = report.layers["rnn.l0"].concepts["joint"]
-        assert report.n_orders == 0
         assert relay.share is relay.share_error is relay.share_resolved is None
         assert relay.unattributed is None
     with pytest.raises(ValueError, match="n_orders: got 3; it takes at least 4"):
-        relay_report(STATES, X_IN, X_OUT, estimator="chao_shen", n_orders=3)
+        relay_report(STATES, X_IN, X_OUT, measure=RelayMeasure(estimator="chao_shen", n_orders=3))
 
 
 def test_evidence_is_the_same_in_blocks_of_steps_and_touches_no_random_state(
@@ -341,10 +342,9 @@ def test_evidence_is_the_same_in_blocks_of_steps_and_touches_no_random_state(
     lengths = torch.tensor([3] * 30 + [4] * 29 + [8])  # one sequence alone has the last steps
     states = {"rnn.l0": HiddenStates.of_lengths(VALUES, lengths)}
 
-    def found(**options: Any) -> RelayReport:
-        return relay_report(
-            states, X_IN, X_OUT, concepts="per_class", n_permutations=39, n_bootstraps=40, **options
-        )
+    def found(seed: int = 0) -> RelayReport:
+        measure = RelayMeasure(n_permutations=39, n_bootstraps=40, seed=seed)
+        return relay_report(states, X_IN, X_OUT, concepts="per_class", measure=measure)
 
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -368,8 +368,7 @@ def test_codes_of_any_value_are_evidence_as_they_are() -> None:
             {"rnn.l0": HiddenStates.of_lengths(values, LENGTHS)},
             X_IN,
             X_OUT,
-            n_permutations=19,
-            n_bootstraps=40,
+            measure=RelayMeasure(n_permutations=19, n_bootstraps=40),
         )
         for values in (codes, 256 * codes, codes - 7)
     ]
@@ -382,7 +381,7 @@ def test_coverage_tells_where_neither_correction_nor_interval_can() -> None:
     labels = torch.randint(8, (1000,), generator=generator)
     coins = torch.randint(2, (1000, 1, 24), generator=generator)  # they relay nothing
     states = {"rnn.l0": HiddenStates(coins, torch.ones(1000, 1, dtype=torch.bool))}
-    report = relay_report(states, labels, labels, n_bootstraps=40)
+    report = relay_report(states, labels, labels, measure=RelayMeasure(n_bootstraps=40))
     relay = report.layers["rnn.l0"].concepts["joint"]
     assert relay.lower is not None
     assert relay.information[0, 0] > 2.9
@@ -396,7 +395,7 @@ def test_coverage_tells_where_neither_correction_nor_interval_can() -> None:
 def test_a_constant_concept_is_not_tested_and_not_warned_of(constant: str) -> None:
     same = torch.zeros_like(X_IN)
     labels = (same, X_OUT) if constant == "x_in" else (X_IN, same)
-    report = relay_report(STATES, *labels, n_permutations=19, time_steps=[1])
+    report = relay_report(STATES, *labels, time_steps=[1], measure=RelayMeasure(n_permutations=19))
     relay = report.layers["rnn.l0"].concepts["joint"]
     hidden = discretize(VALUES[:, 1])
     with pytest.warns(UserWarning, match="nothing can be permuted"):
@@ -414,7 +413,9 @@ def test_a_constant_concept_is_not_tested_and_not_warned_of(constant: str) -> No
 
 def test_a_concept_that_varies_at_one_step_only_is_tested_there() -> None:
     labels = torch.where(LENGTHS > 4, 0, X_IN)  # at step 4 all are 0
-    report = relay_report(STATES, labels, labels, n_permutations=19, time_steps=[4, 1])
+    report = relay_report(
+        STATES, labels, labels, time_steps=[4, 1], measure=RelayMeasure(n_permutations=19)
+    )
     relay = report.layers["rnn.l0"].concepts["joint"]
     assert relay.movable is not None
     assert (relay.movable[:, 0] > 0).tolist() == [False, True]
@@ -434,7 +435,7 @@ def test_a_concept_that_varies_at_one_step_only_is_tested_there() -> None:
 )
 def test_evidence_that_cannot_be_had_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        relay_report(STATES, X_IN, X_OUT, **options)
+        RelayMeasure(**options)
 
 
 @pytest.mark.parametrize("n_orders", [True, False, "16", None])
@@ -442,7 +443,7 @@ def test_a_number_of_orders_is_a_number(n_orders: Any) -> None:
     with pytest.raises(
         TypeError, match=r"n_orders: got .*; it takes a number of orders, an int, o"
     ):
-        relay_report(STATES, X_IN, X_OUT, n_orders=n_orders)
+        RelayMeasure(n_orders=n_orders)
 
 
 def test_keys_that_are_no_layer_keys_are_refused() -> None:
@@ -454,7 +455,7 @@ def test_keys_that_are_no_layer_keys_are_refused() -> None:
 def test_kept_steps_are_the_default_and_absent_ones_are_warned_of() -> None:
     states, labels = bidirectional(lengths=[6, 2])
     states = {"rnn.l0": states["rnn.l0"]}
-    buffer = SequenceBuffer(40, time_steps=[-1, 3])
+    buffer = SequenceBuffer(SequenceSample(max_samples=40, time_steps=[-1, 3]))
     buffer.add(states, labels, labels)
     report = relay_report(buffer.states, labels, labels)
     assert report.layers["rnn.l0"].time_steps.tolist() == [-1, 3]
@@ -512,7 +513,7 @@ def test_noise_is_not_beyond_chance_where_the_states_do_not_account_for_everythi
     values[:, 1, 0] = label & 1
     values[:, 1, 1] = label >> 1
     states = {"rnn.l0": HiddenStates(values, torch.ones(400, 2, dtype=torch.bool))}
-    report = relay_report(states, label, label, n_permutations=99)
+    report = relay_report(states, label, label, measure=RelayMeasure(n_permutations=99))
     relay = report.layers["rnn.l0"].concepts["joint"]
     assert relay.chance_p_values is not None
     assert relay.beyond_chance is not None

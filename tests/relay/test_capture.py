@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lightning_relay import SequenceSample
 from lightning_relay.relay.capture import EvaluationCapture
 from lightning_relay.sampling import SequenceBuffer
 from tests.support.hooks import hook_count
@@ -13,7 +14,7 @@ def capture_of(model: Classifier, **options: object) -> EvaluationCapture:
         "target": None,
         "prediction": None,
         "lengths": None,
-        "new_buffer": lambda: SequenceBuffer(100),
+        "new_buffer": lambda: SequenceBuffer(SequenceSample(max_samples=100)),
     }
     return EvaluationCapture(model, **(defaults | options))
 

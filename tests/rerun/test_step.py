@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_relay.recurrent.hooks import is_compiled
 from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
-from tests.callbacks.test_relay_information import quiet_trainer
 from tests.end_to_end.test_non_interference import MODELS, trained
 from tests.support.hooks import hook_count
 from tests.support.models import (
@@ -34,6 +33,7 @@ from tests.support.models import (
     CompiledRNN,
     loader,
 )
+from tests.support.training import quiet_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

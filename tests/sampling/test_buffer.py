@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_relay import RelayMeasure, SequenceSample
 from lightning_relay.information.discretization import discretize
 from lightning_relay.recurrent import HiddenStates
 from lightning_relay.sampling import SequenceBuffer
 
 LAYER = "rnn.l0"
+
+
+def buffer_of(max_samples: int, **options: Any) -> SequenceBuffer:
+    coding = {name: options.pop(name) for name in ("discretization", "levels") if name in options}
+    return SequenceBuffer(
+        SequenceSample(max_samples=max_samples, **options), RelayMeasure(**coding)
+    )
 
 
 def add(buffer: SequenceBuffer, numbers: Tensor, states: HiddenStates, **options: int) -> None:
@@ -20,7 +28,7 @@ def add(buffer: SequenceBuffer, numbers: Tensor, states: HiddenStates, **options
 
 def filled(total: int, batch: int, max_samples: int, **options: Any) -> SequenceBuffer:
     """A buffer given sequences whose states are their numbers."""
-    buffer = SequenceBuffer(max_samples, **options)
+    buffer = buffer_of(max_samples, **options)
     for numbers in torch.arange(total).split(batch):
         values = numbers.float().reshape(-1, 1, 1).repeat(1, 2, 3)
         add(buffer, numbers, HiddenStates.of_lengths(values, torch.full((len(values),), 2)))
@@ -87,7 +95,7 @@ def stream(
 
 
 def given(states: HiddenStates, batch: int, max_samples: int, **options: Any) -> SequenceBuffer:
-    buffer = SequenceBuffer(max_samples, **options)
+    buffer = buffer_of(max_samples, **options)
     for numbers in torch.arange(len(states)).split(batch):
         part = states.select(numbers)
         longest = int(part.lengths.max())
@@ -190,7 +198,7 @@ def test_half_precision_is_rounding_and_nothing_else() -> None:
     assert layer.fitted is None
     assert torch.equal(layer.at(2).values[:, 0], states.values[:, 2].half())
     large = HiddenStates(torch.full((2, 1, 1), 1e5), torch.ones(2, 1).bool())
-    buffer = SequenceBuffer(10, storage="half")
+    buffer = SequenceBuffer(SequenceSample(max_samples=10, storage="half"))
     with pytest.raises(
         ValueError, match=r"storage: a state of 'rnn.l0' is 1e\+05, beyond the range of half prec"
     ):
@@ -270,34 +278,48 @@ def test_what_would_take_too_much_memory_is_refused_with_the_arithmetic() -> Non
         match=r"max_bytes: got 1000 \(1.0 kB\), but 5000 sequences take 3.2 MB. 'rnn.l0': 5000 "
         r"sequences × 10 steps × 16 units × 4 B = 3.2 MB. Keep fewer sequences \(max_samples\), fi",
     ):
-        add(SequenceBuffer(5000, max_bytes=1000), torch.arange(8), states)
-    coded = SequenceBuffer(50_000, fit_samples=100, max_bytes=1000)
+        add(
+            SequenceBuffer(SequenceSample(max_samples=5000, max_bytes=1000, fit_samples=5000)),
+            torch.arange(8),
+            states,
+        )
+    coded = SequenceBuffer(SequenceSample(max_samples=50_000, fit_samples=100, max_bytes=1000))
     with pytest.raises(
         ValueError,
         match=r"50000 sequences × 10 steps × 2 B of codes, 256 to check thresholds × 10 steps ×",
     ):
         add(coded, torch.arange(8), states)
     assert len(coded) == 0
-    fitting = SequenceBuffer(5000, fit_samples=4000, max_bytes=1000)
+    fitting = SequenceBuffer(SequenceSample(max_samples=5000, fit_samples=4000, max_bytes=1000))
     with pytest.raises(
         ValueError, match=r"4000 to fit thresholds × \(10 steps × 16 units × 4 B \+ 10"
     ):
         add(fitting, torch.arange(8), states)
     with pytest.raises(ValueError, match=r"5000 sequences × 2 steps × 16 units × 2 B = 0\.3 MB"):
         add(
-            SequenceBuffer(5000, max_bytes=1000, time_steps=[1, -1], storage="half"),
+            SequenceBuffer(
+                SequenceSample(
+                    max_samples=5000,
+                    max_bytes=1000,
+                    time_steps=[1, -1],
+                    storage="half",
+                    fit_samples=5000,
+                )
+            ),
             torch.arange(8),
             states,
         )
 
 
 def test_the_number_to_come_and_longer_sequences_change_the_estimate() -> None:
-    buffer = SequenceBuffer(5000, max_bytes=8 * 10 * 16 * 4)
+    buffer = SequenceBuffer(
+        SequenceSample(max_samples=5000, max_bytes=8 * 10 * 16 * 4, fit_samples=5000)
+    )
     add(buffer, torch.arange(4), stream(4, steps=9, units=16), expected=8)
     add(buffer, torch.arange(4), stream(4, steps=9, units=16), expected=8)
     with pytest.raises(ValueError, match="but 9 sequences take"):
         add(buffer, torch.arange(1), stream(1, steps=9, units=16), expected=8)
-    buffer = SequenceBuffer(8, max_bytes=8 * 10 * 16 * 4)
+    buffer = SequenceBuffer(SequenceSample(max_samples=8, max_bytes=8 * 10 * 16 * 4))
     add(buffer, torch.arange(4), stream(4, steps=9, units=16))
     with pytest.raises(ValueError, match="8 sequences × 11 steps × 16 units × 4 B"):
         add(buffer, torch.arange(4), stream(4, steps=10, units=16))
@@ -318,7 +340,7 @@ def test_codes_take_as_many_bytes_as_estimated(levels: int, width: int) -> None:
 
 
 def test_states_kept_before_thresholds_are_fitted_take_as_many_bytes_as_estimated() -> None:
-    buffer = SequenceBuffer(1000, fit_samples=600)
+    buffer = SequenceBuffer(SequenceSample(max_samples=1000, fit_samples=600))
     add(buffer, torch.arange(500), stream(500), expected=500)
     layer = buffer._layers[LAYER]
     assert layer.values is not None
@@ -327,7 +349,7 @@ def test_states_kept_before_thresholds_are_fitted_take_as_many_bytes_as_estimate
 
 
 def test_a_short_batch_before_long_ones_takes_no_more_room() -> None:
-    buffer = SequenceBuffer(100, max_bytes=40_000_000)
+    buffer = SequenceBuffer(SequenceSample(max_samples=100, max_bytes=40_000_000))
     add(buffer, torch.arange(10), stream(10, steps=2, units=64))
     add(buffer, torch.arange(10), stream(10, steps=1400, units=64))
     values = buffer._layers[LAYER].values
@@ -336,7 +358,7 @@ def test_a_short_batch_before_long_ones_takes_no_more_room() -> None:
 
 
 def test_long_sequences_after_fitting_take_no_room_for_their_last_steps() -> None:
-    buffer = SequenceBuffer(5000, fit_samples=64, max_bytes=1_000_000)
+    buffer = SequenceBuffer(SequenceSample(max_samples=5000, fit_samples=64, max_bytes=1_000_000))
     for _ in range(3):
         add(buffer, torch.arange(64), stream(64, steps=5, units=64))
     add(buffer, torch.arange(1), stream(1, steps=400, units=64))
@@ -344,7 +366,7 @@ def test_long_sequences_after_fitting_take_no_room_for_their_last_steps() -> Non
 
 
 def test_batches_that_do_not_fit_are_refused_before_anything_is_kept() -> None:
-    buffer = SequenceBuffer(100)
+    buffer = SequenceBuffer(SequenceSample(max_samples=100))
     states = stream(6)
     add(buffer, torch.arange(6), states)
     with pytest.raises(
@@ -376,10 +398,10 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"storage: got 'disk'; it takes 'codes', 'states', 'half'"
     ):
-        SequenceBuffer(10, storage="disk")
+        SequenceBuffer(SequenceSample(max_samples=10, storage="disk"))
     with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
-        SequenceBuffer(10, levels=3)
+        SequenceBuffer(SequenceSample(max_samples=10), measure=RelayMeasure(levels=3))
     with pytest.raises(ValueError, match=r"max_samples: got 100.0; it takes an integer of at leas"):
-        SequenceBuffer(1e2)
+        SequenceBuffer(SequenceSample(max_samples=1e2))
     with pytest.raises(TypeError, match=r"seed: got 'a'; it takes an integer"):
-        SequenceBuffer(10, seed="a")
+        SequenceBuffer(SequenceSample(max_samples=10, seed="a"))

@@ -6,6 +6,9 @@ from collections import Counter
 from math import log2
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+from torch import Tensor
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -149,3 +152,8 @@ class Order(NamedTuple):
             [min(group_of[unit]) for unit in range(len(units))],
             [tied[units.index(unit)] for unit in range(len(units))],
         )
+
+
+def all_states(bits: int) -> Tensor:
+    """Every state of ``bits`` fair bits once: ``(2**bits, bits)``."""
+    return (torch.arange(2**bits).unsqueeze(1) >> torch.arange(bits)) & 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 
-from lightning_relay import HiddenStates, RelayReport, relay_report
+from lightning_relay import HiddenStates, RelayMeasure, RelayReport, relay_report
 
 EVIDENCE = {"n_permutations": 19, "n_bootstraps": 40}
 """Options that ask for everything, as little of it as can be."""
@@ -26,4 +28,38 @@ def small_report(
     values[..., 0] += (label & 1)[:, None]
     values[..., 1 % units] += (label >> 1)[:, None]
     states = {"rnn.l0": HiddenStates(values, torch.ones(80, steps, dtype=torch.bool))}
-    return relay_report(states, label, label, inputs_end=inputs_end, concepts=concepts, **options)
+    return relay_report(
+        states,
+        label,
+        label,
+        inputs_end=inputs_end,
+        concepts=concepts,
+        measure=RelayMeasure(**options),
+    )
+
+
+def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
+    """Equality of reports, which hold arrays."""
+    if dataclasses.is_dataclass(first):
+        assert type(first) is type(second)
+        for field in dataclasses.fields(first):
+            assert_equal(getattr(first, field.name), getattr(second, field.name), atol)
+    elif isinstance(first, dict):
+        assert isinstance(second, dict)
+        assert list(first) == list(second)
+        for key in first:
+            assert_equal(first[key], second[key], atol)
+    elif isinstance(first, tuple):
+        assert isinstance(second, tuple)
+        assert len(first) == len(second)
+        for part, other in zip(first, second, strict=True):
+            assert_equal(part, other, atol)
+    elif isinstance(first, float) and np.isnan(first):
+        assert isinstance(second, float)
+        assert np.isnan(second)
+    elif isinstance(first, np.ndarray):
+        assert isinstance(second, np.ndarray)
+        assert first.dtype == second.dtype
+        np.testing.assert_allclose(first, second, atol=atol, rtol=0)
+    else:
+        assert first == second

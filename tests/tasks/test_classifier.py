@@ -4,7 +4,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
-from tests.callbacks.test_relay_information import quiet_trainer
+from tests.support.training import quiet_trainer
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

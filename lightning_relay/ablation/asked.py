@@ -1,0 +1,197 @@
+"""What is asked of an analysis by knock-outs: values, scores and where labels stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from lightning_relay.ablation.selection import Selection, check_count
+from lightning_relay.reading.concepts import check_concepts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfStates:
+    """A value made of recorded states.
+
+    Attributes:
+        reference_samples: Number of sequences whose states make it: the first, in whole batches;
+            the first batch where the number of batches is not known.
+        lengths: Lengths of sequences that are padded and not packed: an index, key or attribute of
+            the batch, or a function of it.
+    """
+
+    reference_samples: int = 1024
+    lengths: Callable[[Any], Tensor] | int | str | None = None
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_count("reference_samples", self.reference_samples, 2)
+
+
+class Mean(_OfStates):
+    """The mean of a unit's states over sequences and steps."""
+
+    name = "mean"
+
+
+class MeanPerStep(_OfStates):
+    """The mean of a unit's states over sequences, at each step."""
+
+    name = "mean_per_step"
+
+
+class Resample(_OfStates):
+    """For each sequence the states of a recorded one, drawn anew for every batch."""
+
+    name = "resample"
+
+
+Value = float | Mean | MeanPerStep | Resample
+"""What units are held at."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A number that the step itself gives for every batch.
+
+    It is the mean over the batches, weighted by their numbers of samples, whatever it is logged
+    with.
+
+    Attributes:
+        name: The name under which the step logs it, or ``"loss"`` for what it returns.
+        mode: Whether it is best at its ``"min"`` or ``"max"``.
+        n_bootstraps: Number of resamples of the batches for intervals; 0 for none.
+    """
+
+    name: str
+    mode: Literal["min", "max"] = "min"
+    n_bootstraps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode: got {self.mode!r}; it takes 'min' or 'max'")
+        check_count("n_bootstraps", self.n_bootstraps, 0)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A metric of class scores and labels, or of classes where there are no scores.
+
+    Attributes:
+        metric: A metric that says whether higher is better.
+        n_bootstraps: Number of resamples of the samples for intervals; 0 for none. The metric is
+            computed anew for each and every set, from class scores that are kept for it.
+    """
+
+    metric: Metric | MetricCollection
+    n_bootstraps: int = 100
+
+    def __post_init__(self) -> None:
+        check_count("n_bootstraps", self.n_bootstraps, 0)
+        if not isinstance(self.metric, Metric | MetricCollection):
+            raise TypeError(
+                f"score: got {type(self.metric).__name__}; it takes a torchmetrics.Metric or "
+                "MetricCollection, or Logged(…) for a number that the step logs"
+            )
+        for name, part in self.metrics().items():
+            if part.higher_is_better is None:
+                raise ValueError(
+                    f"score: {name} does not say whether higher is better; it takes a metric with "
+                    "higher_is_better"
+                )
+
+    def metrics(self) -> dict[str, Metric]:
+        """Copies of the metrics, by name."""
+        if isinstance(self.metric, MetricCollection):
+            return {str(name): part.clone() for name, part in self.metric.items()}
+        return {type(self.metric).__name__: self.metric.clone()}
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """What is asked of an analysis by knock-outs.
+
+    Attributes:
+        which: Which units are knocked out, and when.
+        value: What they are held at.
+        score: What is measured beside the accuracies, or instead of them.
+        target: X_in, where the class labels stand in a batch; default: found.
+        prediction: X_out, where the class scores come from; default: found.
+        concepts: Concepts whose accuracies are measured; None for those of the relay analysis.
+        max_batches: Number of batches of each dataloader that are run again at most.
+        seed: Seed of all that is drawn.
+    """
+
+    which: Selection
+    value: Value = 0.0
+    score: Logged | Computed | None = None
+    target: Callable[[Any], Tensor] | int | str | None = None
+    prediction: Callable[[Any], Tensor] | str | None = None
+    concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None
+    max_batches: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.which, Selection):
+            raise TypeError(
+                f"which: got {self.which!r}; it takes EveryUnit(), AlongOrder(), TopUnits() or "
+                "NamedSets({'first two': {'rnn.l0': [0, 1]}})"
+            )
+        if not isinstance(self.value, _OfStates):
+            number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+            if not number or not math.isfinite(self.value):
+                raise ValueError(
+                    f"value: got {self.value!r}; it takes a finite number, Mean(), MeanPerStep() "
+                    "or Resample()"
+                )
+        if self.score is not None and not isinstance(self.score, Logged | Computed):
+            raise TypeError(
+                f"score: got {self.score!r}; it takes a torchmetrics.Metric or MetricCollection, "
+                "or Logged(…) for a number that the step logs"
+            )
+        if self.concepts is not None:
+            check_concepts(self.concepts)
+        if self.max_batches is not None:
+            check_count("max_batches", self.max_batches, 1)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed: got {self.seed!r}; it takes an integer")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether class labels and predicted classes are read.
+
+        They are not where the step's own number is measured, unless one of them was named.
+        """
+        named = (self.target, self.prediction, self.concepts)
+        return self.logged is None or any(part is not None for part in named)
+
+    @property
+    def logged(self) -> Logged | None:
+        """The number that the step gives, if that is the score."""
+        return self.score if isinstance(self.score, Logged) else None
+
+    @property
+    def computed(self) -> Computed | None:
+        """The metrics of class scores, if that is the score."""
+        return self.score if isinstance(self.score, Computed) else None
+
+    @property
+    def of_states(self) -> Mean | MeanPerStep | Resample | None:
+        """The value, if it is made of recorded states."""
+        return self.value if isinstance(self.value, Mean | MeanPerStep | Resample) else None
+
+    @property
+    def held_value(self) -> float | str:
+        """The value, as of ``knocked_out``."""
+        return self.value.name if isinstance(self.value, _OfStates) else self.value
+
+    def value_in_words(self, reference: int) -> str:
+        """What units were held at, of the states of so many sequences."""
+        if self.of_states is None:
+            return f"{self.value:g}"
+        return f"{self.of_states.name} of the states of the first {reference} sequences"
