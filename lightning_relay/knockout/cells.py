@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_relay.knockout.clamps import Clamp, Held, held_states
 from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
-from lightning_relay.recurrent.calls import given_state, is_zero
+from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import TransientHook, is_compiled
 
 if TYPE_CHECKING:
@@ -28,8 +27,7 @@ class CellHeld(HeldModule):
         self.clamps: list[SetClamp] = []
         self.passes = 0
         self._position = -1
-        self._final: tuple[weakref.ref[Tensor], ...] = ()
-        self._new_pass = True
+        self.continuation = Continuation()
         self._fixed: dict[int, Clamp] = {}
         self._held: dict[bool, Held] = {}
 
@@ -49,19 +47,18 @@ class CellHeld(HeldModule):
         self.clamps = [one for one in self.clamps if one not in clamps]
         self._held = {}
 
-    def begin(self) -> None:
-        """The next step belongs to other sequences."""
-        self._new_pass = True
-
     def before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Hold the state that a step starts from."""
         check_evaluated(self.name, module)
         given = given_state(args, kwargs)
+        is_held = self.continuation.goes_on(given)
         inputs = args[0] if args else kwargs["input"]
         rows = inputs.unsqueeze(0) if inputs.dim() == 1 else inputs
         before = self._count(given, rows)
+        if is_held:
+            return args, dict(kwargs)
         if given is None:
             zeros = rows.new_zeros(len(rows), self.module.hidden_size)
             given = (zeros, zeros) if isinstance(module, nn.LSTMCell) else zeros
@@ -91,21 +88,12 @@ class CellHeld(HeldModule):
             parts[0] = _replaced(parts[0], self._held[False])
         self.calls += 1
         self.longest = max(self.longest, self._position + 1)
-        self._final = tuple(weakref.ref(part) for part in parts)
+        self.continuation.remember(tuple(parts))
         return tuple(parts) if isinstance(output, tuple) else parts[0]
 
     def _count(self, given: Any, rows: Tensor) -> dict[bool, Held]:
         """Find the position of this step and what is held at it; gives what is held before it."""
-        parts = given if isinstance(given, tuple) else (given,)
-        follows = (
-            given is not None
-            and len(parts) == len(self._final)
-            and all(part is own() for part, own in zip(parts, self._final, strict=True))
-        )
-        starts = self._position < 0 or (
-            not follows and (given is None or self._new_pass or is_zero(given))
-        )
-        self._new_pass = False
+        starts = self._position < 0 or not self.continuation.step_goes_on(given)
         self._position = 0 if starts else self._position + 1
         before = self._held
         if starts:
@@ -217,7 +205,7 @@ class _NewPass(TransientHook):
         self._held = held
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:
-        self._held.begin()
+        self._held.continuation.begin()
 
 
 def _replaced(states: Tensor, held: Held) -> Tensor:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor, nn
 
 from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout, is_ordinary
 from lightning_relay.knockout.clamps import Constant, Held, Place, held_states
 from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
 from lightning_relay.knockout.running import run_clamped
+from lightning_relay.recurrent.continuation import Continuation
 from lightning_relay.recurrent.hooks import TransientForward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch import Tensor, nn
     from torch.nn.utils.rnn import PackedSequence
 
     from lightning_relay.knockout.clamps import Clamp
@@ -88,7 +87,7 @@ class FusedForward(HeldModule, TransientForward):
     def __init__(self, name: str, module: nn.RNNBase) -> None:
         super().__init__(name, module)
         self.holding = Holding(())
-        self._final: tuple[weakref.ref[Tensor], ...] = ()
+        self.continuation = Continuation()
         self._position = 0
 
     def __call__(
@@ -102,30 +101,19 @@ class FusedForward(HeldModule, TransientForward):
             return type(module).forward(module, input, hx)
         check_evaluated(self.name, module)
         call = as_call(module, input, hx)
-        goes_on = hx is not None and self._returned(hx)
+        goes_on = self.continuation.goes_on(hx)
         offset = self._position if goes_on else 0
         self._check_goes_on(goes_on)
-        result, layout = self._run(call, offset, input)
-        output, final = in_layout(result, module, layout)
+        output, final = in_layout(self._run(call, offset), module, input)
         self.calls += 1
         self._position = offset + call.steps
         self.longest = max(self.longest, self._position)
         single = not module.bidirectional and call.batch_sizes is None
-        parts = (final,) if isinstance(final, Tensor) else final
-        self._final = tuple(weakref.ref(part) for part in parts) if single else ()
+        self.continuation.remember(final if single else None)
         return output, final
 
-    def _run(
-        self, call: ModuleCall, offset: int, layout: Tensor | PackedSequence
-    ) -> tuple[Result, Tensor | PackedSequence]:
-        """The result of a call, and an input of the layout that it is given in."""
-        return run_clamped(call, self.holding.in_call(call, self.calls, offset)), layout
-
-    def _returned(self, state: Tensor | tuple[Tensor, Tensor]) -> bool:
-        parts = (state,) if isinstance(state, Tensor) else state
-        return len(parts) == len(self._final) and all(
-            part is own() for part, own in zip(parts, self._final, strict=True)
-        )
+    def _run(self, call: ModuleCall, offset: int) -> Result:
+        return run_clamped(call, self.holding.in_call(call, self.calls, offset))
 
     def _check_goes_on(self, goes_on: bool) -> None:
         if not goes_on:

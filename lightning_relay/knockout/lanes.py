@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_relay.knockout.calls import ModuleCall, Result
 from lightning_relay.knockout.clamps import Clamp, step_mask
@@ -21,11 +21,8 @@ from lightning_relay.knockout.fused import FusedForward, Holding
 from lightning_relay.knockout.held import SetClamp
 from lightning_relay.knockout.running import run_clamped
 from lightning_relay.knockout.side_by_side import (
-    LaneResults,
     lanes_at_once,
-    lanes_of_a_stack,
     run_lanes,
-    stacked,
 )
 from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
@@ -34,24 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from torch.nn.utils.rnn import PackedSequence
-
-
-_LEAST_STACKED = 8
-"""Fewer lanes than this are not stacked: one of a stack is run alone too, for comparison."""
-
-
-class CannotStackError(Exception):
-    """The lanes of a run cannot be given as one batch."""
-
 
 class KnockoutLanes:
     """Context manager for runs of a model on the same inputs, each with other units knocked out.
-
-    A run is one lane, or a stack of several: then the module whose units are knocked out returns
-    the sequences of all lanes as one batch, lane after lane, and all that comes after it runs once
-    for all of them. That is right where what comes after treats every sequence by itself, whatever
-    the size of the batch; whoever stacks lanes compares them with single ones.
 
     Args:
         model: A model in evaluation mode, whose calls depend on their inputs alone.
@@ -107,15 +89,10 @@ class KnockoutLanes:
         return self._longest | {forward.name: forward.longest for forward in self._shared}
 
     @contextmanager
-    def lane(self, number: int | None, *, alone: bool = False) -> Iterator[None]:
-        """A run with one of the sets knocked out; None for a run without.
-
-        Args:
-            number: Which set.
-            alone: Whether it is computed by itself, and not with those after it.
-        """
+    def lane(self, number: int | None) -> Iterator[None]:
+        """A run with one of the sets knocked out; None for a run without."""
         for forward in self._shared:
-            forward.begin(() if number is None else (number,), alone=alone)
+            forward.begin(number)
         if number is None or not self._others[number]:
             yield
             return
@@ -123,35 +100,6 @@ class KnockoutLanes:
             yield
         for held in entered:
             self._longest[held.name] = max(held.longest, self._longest.get(held.name, 0))
-
-    @contextmanager
-    def stack(self, numbers: Sequence[int]) -> Iterator[None]:
-        """A run with several of the sets, each in a lane of its own.
-
-        Raises:
-            CannotStackError: From the module's call, if it is called more than once, on a single
-                sequence without a batch, or on other inputs than before.
-        """
-        for forward in self._shared:
-            forward.begin(tuple(numbers), stacked=True)
-        yield
-
-    def stacks(self) -> list[list[int]]:
-        """Lanes that may be stacked, so many at once as is fast, once a run without was made.
-
-        These are lanes in which units of one and the same module are held, which is no cell.
-        """
-        by_module: dict[int, list[int]] = {}
-        for number, others in enumerate(self._others):
-            holding = [place for place, own in enumerate(self._shared) if own.holds(number)]
-            if len(holding) == 1 and not others:
-                by_module.setdefault(holding[0], []).append(number)
-        stacks = []
-        for place, lanes in by_module.items():
-            count = self._shared[place].lanes_to_stack()
-            parts = [lanes[first : first + count] for first in range(0, len(lanes), count)]
-            stacks += [part for part in parts if len(part) >= _LEAST_STACKED]
-        return stacks
 
 
 @dataclass(eq=False)
@@ -181,65 +129,38 @@ class _SharedForward(FusedForward):
     ) -> None:
         super().__init__(name, module)
         self._sets = [Holding([SetClamp(clamp, -drawn) for clamp in clamps]) for clamps in sets]
-        self._lanes: tuple[int, ...] = ()
-        self._stacked = False
-        self._alone = False
+        self._lane: int | None = None
         self._number = 0
         self._calls: list[_SharedCall] = []
 
-    def begin(self, lanes: tuple[int, ...], *, stacked: bool = False, alone: bool = False) -> None:
-        """The next calls are those of some lanes; of none for a run without knock-out."""
-        self._alone = alone
-        self._lanes = tuple(lane for lane in lanes if self.holds(lane))
-        self._stacked = stacked and bool(self._lanes)
-        self.holding = self._sets[lanes[0]] if self._lanes and not stacked else Holding(())
+    def begin(self, lane: int | None) -> None:
+        """The next calls are those of a lane; of none for a run without knock-out."""
+        self._lane = lane if lane is not None and self.holds(lane) else None
+        self.holding = Holding(()) if self._lane is None else self._sets[self._lane]
         self._number = 0
-        self._final = ()
+        self.continuation.remember(None)
 
     def holds(self, lane: int) -> bool:
         """Whether units of this module are held in a lane."""
         return bool(self._sets[lane].clamps)
 
-    def lanes_to_stack(self) -> int:
-        """How many lanes are stacked: as many as are computed at once, and not too few."""
-        return lanes_of_a_stack(self._calls[0].call) if self._calls else 1
-
     def clear(self) -> None:
         """Forget what was computed."""
         self._calls.clear()
 
-    def _run(
-        self, call: ModuleCall, offset: int, layout: Tensor | PackedSequence
-    ) -> tuple[Result, Tensor | PackedSequence]:
+    def _run(self, call: ModuleCall, offset: int) -> Result:
         number, self._number = self._number, self._number + 1
         if number == len(self._calls):
             self._calls.append(_SharedCall(call, number))
         shared = self._calls[number]
-        alike = not offset and _same(shared.call, call)
-        if self._stacked:
-            if number or not alike or (isinstance(layout, Tensor) and layout.dim() == 2):
-                raise CannotStackError
-            return self._stack(shared, layout)
-        if not alike or self._alone:
-            return run_clamped(call, self.holding.in_call(call, number, offset)), layout
-        if self._lanes:
-            return self._result(shared, self._lanes[0]), layout
+        if offset or not _same(shared.call, call):
+            return run_clamped(call, self.holding.in_call(call, number, offset))
+        if self._lane is not None:
+            return self._result(shared, self._lane)
         if shared.plain is None:
             shared.plain = run_clamped(shared.call, {})
         plain = shared.plain  # what reads it may change it
-        return Result(plain.output.clone(), tuple(state.clone() for state in plain.final)), layout
-
-    def _stack(
-        self, shared: _SharedCall, layout: Tensor | PackedSequence
-    ) -> tuple[Result, Tensor | PackedSequence]:
-        """The results of all lanes of this run as those of one batch, and its layout."""
-        call = shared.call
-        own = [self._sets[lane] for lane in self._lanes]
-        if all(holding.constant for holding in own) and lanes_at_once(call) >= len(own):
-            found = run_lanes(call, [holding.constants() for holding in own])
-        else:
-            found = LaneResults([self._result(shared, lane) for lane in self._lanes])
-        return stacked(found, call, layout)
+        return Result(plain.output.clone(), tuple(state.clone() for state in plain.final))
 
     def _result(self, shared: _SharedCall, lane: int) -> Result:
         if lane not in shared.results:
@@ -260,16 +181,16 @@ class _SharedForward(FusedForward):
         own = [self._sets[lane] for lane in lanes]
         if all(holding.constant for holding in own):
             found = run_lanes(call, [holding.constants() for holding in own])
-            shared.results |= zip(lanes, found.single, strict=True)
+            shared.results |= zip(lanes, found, strict=True)
             return
         held = [holding.step_by_step(call, shared.number) for holding in own]
         if first == 0:
-            shared.results |= zip(lanes, run_lanes(call, held).single, strict=True)
+            shared.results |= zip(lanes, run_lanes(call, held), strict=True)
             return
         before = self._prefix(shared, first)
         rest = ModuleCall(call.module, call.inputs[:, first:], None, before.final)
         later = [{place: part.after(first) for place, part in parts.items()} for parts in held]
-        for number, result in zip(lanes, run_lanes(rest, later).single, strict=True):
+        for number, result in zip(lanes, run_lanes(rest, later), strict=True):
             output = torch.cat([before.output, result.output], 1)
             shared.results[number] = Result(output, result.final)
 

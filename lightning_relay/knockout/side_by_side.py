@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
 
 from lightning_relay.knockout.calls import ModuleCall, Result, packed, unpacked
 from lightning_relay.knockout.running import run_clamped
@@ -23,65 +22,21 @@ if TYPE_CHECKING:
 _ROWS = {"cpu": 1024, "cuda": 2**16}
 """Lanes times sequences that are computed at once, by type of device."""
 
-_STACKED_ROWS = 1024
-"""Lanes times sequences of a stack of lanes that are computed one by one."""
-
-_COPIED_BYTES = 2**20
-"""Lanes that are larger than this are not copied into a stack."""
-
-_LEAST_LANES = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 4, "LSTM": 64}
+_LEAST_LANES = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 4, "LSTM": math.inf}
 """With fewer lanes at once than this, PyTorch's kernel for each is faster on a CPU."""
 
 _BYTES = 2**28
 """States of all lanes at once take about this much at most."""
 
 
-@dataclass(frozen=True, eq=False)
-class LaneResults:
-    """The results of a call in several lanes.
-
-    Attributes:
-        single: Those of each lane.
-        joined: All as those of one batch, lane after lane, where they were computed so.
-    """
-
-    single: Sequence[Result]
-    joined: Result | None = None
-
-
-def stacked(
-    found: LaneResults, call: ModuleCall, layout: Tensor | PackedSequence
-) -> tuple[Result, Tensor | PackedSequence]:
-    """The results of several lanes as those of one batch, lane after lane, and its layout."""
-    if found.joined is not None:
-        return found.joined, layout
-    final = zip(*(result.final for result in found.single), strict=True)
-    if call.batch_sizes is None:
-        output = torch.cat([result.output for result in found.single])
-        return Result(output, tuple(torch.cat(states, 1) for states in final)), layout
-    # In packing, sequences of one length stand together, so each lane's copies of a sequence do.
-    lanes, sequences = len(found.single), call.initial[0].shape[1]
-    device = call.inputs.device
-    order = torch.arange(sequences, device=device) if call.order is None else call.order
-    sorted_indices = (order.unsqueeze(1) + sequences * torch.arange(lanes, device=device)).flatten()
-    packing = PackedSequence(
-        torch.stack([result.output for result in found.single], 1).flatten(0, 1),
-        call.batch_sizes * lanes,
-        sorted_indices,
-        sorted_indices.argsort(),
-    )
-    states = tuple(torch.stack(parts, 2).flatten(1, 2) for parts in final)
-    return Result(packing.data, states), packing
-
-
 def run_lanes(
     call: ModuleCall,
     held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, Constant]],
-) -> LaneResults:
+) -> list[Result]:
     """The results of a call in several lanes, in each of which other states are held."""
     by_kernel = torch.is_grad_enabled() or torch.is_autocast_enabled(call.inputs.device.type)
     if by_kernel or len(held) < _least_lanes(call):
-        return LaneResults([run_clamped(call, own) for own in held])
+        return [run_clamped(call, own) for own in held]
     sizes = [len(call.inputs)] * call.steps
     by_step = call.inputs.transpose(0, 1)
     if call.batch_sizes is not None:
@@ -96,17 +51,13 @@ def run_lanes(
     lanes = len(held)
     outputs = inputs.transpose(1, 2).expand(lanes, -1, -1, -1)
     states = [torch.stack(parts) for parts in zip(*finals, strict=True)]
-    single = [
+    return [
         Result(
             output if call.batch_sizes is None else packed(output, sizes),
             tuple(part[:, lane] for part in states),
         )
         for lane, output in enumerate(outputs)
     ]
-    if call.batch_sizes is not None:
-        return LaneResults(single)
-    joined = Result(outputs.flatten(0, 1), tuple(part.flatten(1, 2) for part in states))
-    return LaneResults(single, joined)
 
 
 def _run_layer(
@@ -153,18 +104,6 @@ def lanes_at_once(call: ModuleCall) -> int:
     return count if count >= _least_lanes(call) else 1
 
 
-def lanes_of_a_stack(call: ModuleCall) -> int:
-    """How many lanes are given as one batch.
-
-    Those that are computed at once are one batch already. Others are copied into one where that
-    takes less time than to run what comes after for each.
-    """
-    count = lanes_at_once(call)
-    if count == 1 and _bytes_of_lane(call) <= _COPIED_BYTES:
-        count = _STACKED_ROWS // call.initial[0].shape[1]
-    return max(1, count)
-
-
 def _bytes_of_lane(call: ModuleCall) -> int:
     """Memory of the inputs and states of a lane."""
     directions = 1 + call.module.bidirectional
@@ -172,5 +111,5 @@ def _bytes_of_lane(call: ModuleCall) -> int:
     return call.steps * call.initial[0].shape[1] * width * call.inputs.element_size()
 
 
-def _least_lanes(call: ModuleCall) -> int:
+def _least_lanes(call: ModuleCall) -> float:
     return 2 if call.inputs.device.type != "cpu" else _LEAST_LANES[call.module.mode]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of
+from lightning_relay.recurrent.continuation import given_state
 from lightning_relay.recurrent.layers import hidden_units
 from lightning_relay.recurrent.replay import (
     FusedCall,
@@ -32,7 +32,6 @@ class Call:
     Attributes:
         sequences: Number of sequences.
         one_step: Whether the module was given one step of a sequence instead of whole sequences.
-        starts: Whether that step is the first, as no state or one of zeros was given.
         valid: Steps that are no padding, bool ``(batch, step)``; None where all are valid.
         presorted: For packed sequences, whether they are of different lengths and had been sorted
             before they were packed; None for tensors.
@@ -44,19 +43,14 @@ class Call:
         *,
         sequences: int,
         one_step: bool,
-        starts: bool = False,
         valid: Tensor | None = None,
         presorted: bool | None = None,
-        final: Tensor | tuple[Tensor, ...] | None = None,
         pending: tuple[FusedCall, Collection[StateKey]] | None = None,
     ) -> None:
         self.sequences = sequences
         self.one_step = one_step
-        self.starts = starts
         self.valid = valid
         self.presorted = presorted
-        parts = (final,) if isinstance(final, Tensor) else final or ()
-        self._final = tuple(weakref.ref(part) for part in parts)
         self._states = dict(states)
         self._pending = pending
 
@@ -66,18 +60,6 @@ class Call:
             self._states |= replay(*self._pending)
             self._pending = None
         return self._states
-
-    def returned(self, state: Any) -> bool:
-        """Whether a state, or a pair of them, is the one that was returned, and not reset to 0."""
-        parts = state if isinstance(state, tuple) else (state,)
-        return (
-            len(parts) == len(self._final)
-            and all(
-                part is not None and part is own()
-                for part, own in zip(parts, self._final, strict=True)
-            )
-            and not is_zero(state)
-        )
 
 
 def read_call(
@@ -108,13 +90,8 @@ def read_call(
     if isinstance(module, nn.RNNBase):
         return _fused(name, module, keys, args, kwargs, output)
     if isinstance(module, nn.RNNCellBase):
-        return _cell(name, module, keys, given_state(args, kwargs), output)
+        return _cell(name, module, keys, output)
     raise TypeError(f"modules: {name!r} ({type(module).__name__}) is no recurrent module")
-
-
-def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The state that a module of PyTorch was called with; None where it was left out."""
-    return args[1] if len(args) > 1 else kwargs.get("hx")
 
 
 def _fused(
@@ -164,7 +141,6 @@ def _fused(
         one_step=False,
         valid=valid,
         presorted=presorted,
-        final=None if module.bidirectional or valid is not None else final,
         pending=pending,
     )
 
@@ -222,7 +198,6 @@ def _cell(
     name: str,
     module: nn.RNNCellBase,
     keys: Collection[StateKey],
-    given: Any,
     output: Any,
 ) -> Call:
     parts = output if isinstance(output, tuple) else (output,)
@@ -241,7 +216,6 @@ def _cell(
         states,
         sequences=len(next(iter(states.values()))),
         one_step=True,
-        starts=given is None or is_zero(given),
     )
 
 
@@ -285,7 +259,6 @@ def _adapted(
         states,
         sequences=len(next(iter(states.values()))),
         one_step=dimensions == {2},
-        starts=len(args) > 1 and is_zero(args[1]),
         valid=valid,
         presorted=presorted,
     )
@@ -300,12 +273,6 @@ def _batch_first(module: nn.RNNBase, states: Tensor) -> Tensor:
 def _one_step(states: Tensor) -> Tensor:
     batch = states if states.dim() == 2 else states.unsqueeze(0)
     return batch.detach().clone().unsqueeze(1)
-
-
-def is_zero(state: Any) -> bool:
-    """Whether a state, or each of a pair of them, is all zeros."""
-    parts = state if isinstance(state, tuple) else (state,)
-    return all(isinstance(part, Tensor) and not bool(part.any()) for part in parts)
 
 
 def _copies(states: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch import nn
 
-from lightning_relay.recurrent.calls import Call, given_state, read_call
+from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.calls import Call, read_call
+from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import (
     HOOK_GUARDS,
     TransientHook,
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
 
@@ -46,10 +48,10 @@ class HiddenStateRecorder:
     module does not return, inner layers and cell states, is replayed from its inputs and weights
     when ``states`` is read, and compared with the final states that the module did return.
 
-    Each call of a fused module gives a batch of sequences, unless it is given the state that the
-    call before it returned: then it goes on with the same sequences. Calls of a cell are the steps
-    of one batch of sequences, until the model is called anew, the cell is given no state or one of
-    zeros, or ``clear``.
+    Each call of a fused module gives a batch of sequences, unless it is given the very state that
+    the call before it returned, unchanged since: then it goes on with the same sequences. Calls of
+    a cell are the steps of one batch of sequences, until the model is called anew or the cell is
+    given no state or one of zeros, if that is not the very state that it returned; or ``clear``.
 
     Args:
         model: Any module.
@@ -119,12 +121,17 @@ class HiddenStateRecorder:
     def _set_hooks(self) -> None:
         recordings = list(self._recordings.values())
         for recording in recordings:
-            recording.begin()
+            recording.continuation.begin()
         itself = getattr(self._model, "_orig_mod", self._model)
         if all(module is not itself for module in self._modules.values()):
             self._handles.append(self._model.register_forward_pre_hook(_NewPass(recordings)))
         compiled = is_compiled(self._model)
         for name, module in self._modules.items():
+            if not isinstance(module, nn.RNNBase):
+                look = _Before(self._recordings[name], compiled)
+                self._handles.append(
+                    module.register_forward_pre_hook(look, prepend=True, with_kwargs=True)
+                )
             record = _Record(self._recordings[name], compiled)
             self._handles.append(module.register_forward_hook(record, with_kwargs=True))
 
@@ -201,11 +208,12 @@ class _Recording:
         self.name = name
         self.keys = keys
         self.batches: list[list[Call]] = []
-        self._new_pass = True
+        self.continuation = Continuation()
+        self._step_goes_on = False
 
-    def begin(self) -> None:
-        """The next step belongs to other sequences."""
-        self._new_pass = True
+    def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A step of a cell begins, with the state that it is given before anyone replaces it."""
+        self._step_goes_on = self.continuation.step_goes_on(given_state(args, kwargs))
 
     def add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -217,7 +225,7 @@ class _Recording:
             self.batches[-1].append(call)
         else:
             self.batches.append([call])
-        self._new_pass = False
+        self.continuation.remember(_state_of(module, call, output))
 
     def states(self) -> dict[str, HiddenStates]:
         """States of all batches, by layer key."""
@@ -243,10 +251,9 @@ class _Recording:
     def _goes_on(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         if not self.batches:
             return False
-        before = self.batches[-1][-1]
         if call.one_step:
-            return before.one_step and not (self._new_pass or call.starts)
-        return before.returned(given_state(args, kwargs))
+            return self.batches[-1][-1].one_step and self._step_goes_on
+        return self.continuation.goes_on(given_state(args, kwargs))
 
     def _check_size(self, call: Call) -> None:
         expected = self.batches[-1][0].sequences
@@ -256,6 +263,26 @@ class _Recording:
                 f"pass, on {call.sequences}; the steps of a batch take one number of sequences. "
                 "Between batches call the model's own forward, or clear() the recorder"
             )
+
+
+def _state_of(module: nn.Module, call: Call, output: Any) -> Any:
+    """The state that a call returned to go on from; None where there is none."""
+    if call.one_step:
+        return output
+    is_single = isinstance(module, nn.RNNBase) and not module.bidirectional and call.valid is None
+    return output[1] if is_single and adapter_of(module) is None else None
+
+
+class _Before(TransientHook):
+    """Forward pre-hook of a cell, before all others; it is never compiled itself."""
+
+    def __init__(self, recording: _Recording, compiled: bool) -> None:
+        self._look = torch.compiler.disable(recording.before) if compiled else recording.before
+
+    def __call__(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self._look(args, kwargs)
 
 
 class _Record(TransientHook):
@@ -278,4 +305,4 @@ class _NewPass(TransientHook):
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:
         for recording in self._recordings:
-            recording.begin()
+            recording.continuation.begin()

@@ -169,9 +169,9 @@ def _chance(report: RelayReport, relay: ConceptRelay) -> str:
         f"Chance level: what I(in; out) exceeds with the probability {CHANCE_LEVEL:g} when X_out "
         f"is permuted, {report.measure.n_permutations} times; p: that of as much at any step, by "
         "all units or one. A unit is beyond chance where input and output share more, when all "
-        "other units are known, than when X_out is permuted among sequences alike in these (p at most "
-        f"{CHANCE_LEVEL:g}), and no more when its state is known too. It cannot be told where all "
-        "units together do not account for what input and output share. "
+        "other units are known, than when X_out is permuted among sequences alike in these (p at "
+        f"most {CHANCE_LEVEL:g}), and no more when its state is known too. It cannot be told where "
+        "all units together do not account for what input and output share. "
     )
     if untested:
         note += (

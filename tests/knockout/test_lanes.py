@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lightning_relay import HiddenStateRecorder, HiddenStates, knocked_out
-from lightning_relay.knockout import lanes as module_of_lanes
 from lightning_relay.knockout import side_by_side
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
@@ -29,7 +28,6 @@ def least(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Lanes are computed together, or each by PyTorch's kernel."""
     counts = dict.fromkeys(side_by_side._LEAST_LANES, request.param)
     monkeypatch.setattr(side_by_side, "_LEAST_LANES", counts)
-    monkeypatch.setattr(module_of_lanes, "_LEAST_STACKED", 2)
     monkeypatch.setattr(side_by_side, "_ROWS", {"cpu": 4 * BATCH, "cuda": 4 * BATCH})
 
 
@@ -318,58 +316,3 @@ def test_the_random_streams_are_left_alone() -> None:
     with torch.no_grad(), KnockoutLanes(model, clamps) as lanes, lanes.lane(0):
         model(x)
     assert torch.equal(torch.get_rng_state(), stream)
-
-
-class Head(nn.Module):
-    """Class scores of the last states."""
-
-    def __init__(self, rnn: nn.RNNBase, packing: bool) -> None:
-        super().__init__()
-        self.rnn = rnn
-        self.head = nn.Linear(2 * UNITS, 3)
-        self.packing = packing
-
-    def forward(self, x: Tensor) -> Tensor:
-        inputs: Any = x
-        if self.packing:
-            inputs = pack_sequence(
-                [row[: 1 + place % STEPS] for place, row in enumerate(x)], enforce_sorted=False
-            )
-        final = self.rnn(inputs)[1]
-        final = final[0] if isinstance(final, tuple) else final
-        scores: Tensor = self.head(torch.cat([final[-2], final[-1]], 1))
-        return scores
-
-
-@pytest.mark.usefixtures("least")
-@pytest.mark.parametrize("packing", [False, True])
-@pytest.mark.parametrize("value", [0.4, "mean_per_step", "resample"])
-@pytest.mark.parametrize("kind", ["nn.GRU", "nn.LSTM"])
-def test_lanes_that_are_stacked_are_those_that_are_not(
-    kind: str, value: Any, packing: bool
-) -> None:
-    rnn = FUSED[kind](CHANNELS, UNITS, bidirectional=True, num_layers=2, batch_first=True)
-    model = lively(Head(rnn, packing))
-    x = torch.randn(BATCH, STEPS, CHANNELS, dtype=torch.float64)
-    states = recorded(model, x)
-    keys = list(states)
-    clamps = [
-        make_clamps(model, {key: [unit, 0]}, value=value, states=states)
-        for key in keys
-        for unit in (1, 2)
-    ]
-    with torch.no_grad(), KnockoutLanes(model, clamps) as lanes:
-        with lanes.lane(None):
-            plain = model(x)
-        alone = []
-        for number in range(len(clamps)):
-            with lanes.lane(number):
-                alone.append(model(x))
-        stacks = lanes.stacks()
-        assert sorted(number for stack in stacks for number in stack) == list(range(len(clamps)))
-        for numbers in stacks:
-            with lanes.stack(numbers):
-                together = model(x).chunk(len(numbers))
-            for number, found in zip(numbers, together, strict=True):
-                torch.testing.assert_close(found, alone[number], rtol=0, atol=1e-12)
-                assert not torch.allclose(found, plain, atol=1e-4)
