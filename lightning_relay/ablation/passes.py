@@ -13,11 +13,12 @@ from lightning_relay.ablation.selection import Known
 from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
 from lightning_relay.knockout.arguments import checked_steps
 from lightning_relay.knockout.clamps import check_within
+from lightning_relay.reading.containers import rebuilt
 from lightning_relay.reading.labels import BatchEntry, Target, read_entry, read_target
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates, TooShortError
-from lightning_relay.rerun import StepRerun, rebuilt
+from lightning_relay.rerun import StepRerun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.sets import Sets
     from lightning_relay.reading.concepts import Concepts
     from lightning_relay.relay.report import RelayReport
-    from lightning_relay.rerun import Stage
+    from lightning_relay.reports.stage import Stage
 
 
 @dataclass(eq=False)

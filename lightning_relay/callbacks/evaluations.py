@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_relay.recurrent.states import StepError
-from lightning_relay.rerun import Stage
+from lightning_relay.reports.stage import Stage
 
 
 class Report(Protocol):

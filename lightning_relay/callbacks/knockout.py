@@ -33,7 +33,7 @@ from lightning_relay.callbacks.relay_information import RelayInformationCallback
 from lightning_relay.callbacks.reporting_callback import ReportingCallback
 from lightning_relay.reading.concepts import JOINT, Concepts
 from lightning_relay.relay.report import RelayReport
-from lightning_relay.rerun import Stage
+from lightning_relay.reports.stage import Stage
 
 
 class KnockoutCallback(ReportingCallback[KnockoutReport]):

@@ -35,7 +35,7 @@ from lightning_relay.relay.capture import EvaluationCapture
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.relay.scalars import relay_scalars
 from lightning_relay.relay.tensorboard import write_relay_report
-from lightning_relay.rerun import Stage
+from lightning_relay.reports.stage import Stage
 from lightning_relay.sampling.buffer import SequenceBuffer, megabytes
 from lightning_relay.sampling.kept import KeptStates
 from lightning_relay.sampling.sample import SequenceSample

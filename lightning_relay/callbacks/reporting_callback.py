@@ -22,7 +22,7 @@ from lightning_relay.callbacks.evaluations import (
     report_directory,
     unused_path,
 )
-from lightning_relay.rerun import Stage
+from lightning_relay.reports.stage import Stage
 
 ReportT = TypeVar("ReportT", bound=Report)
 

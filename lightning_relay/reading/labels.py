@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+
+from lightning_relay.reading.containers import tensors_in
 
 BatchEntry = int | str | Callable[[Any], Tensor]
 """Where something stands in a batch: an index, a key or attribute, or a function of the batch."""
@@ -74,7 +75,7 @@ def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
 
 
 def _only_integers(batch: Any) -> tuple[str, Tensor]:
-    columns = [(path, tensor) for path, tensor in _leaves(batch) if tensor.dim() == 1]
+    columns = [(path, tensor) for path, tensor in tensors_in(batch, "batch") if tensor.dim() == 1]
     found = [
         (path, tensor)
         for path, tensor in columns
@@ -111,24 +112,10 @@ def _check_labels(labels: Any, target: BatchEntry) -> None:
         )
 
 
-def _leaves(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(batch, Tensor):
-        yield path, batch
-    elif isinstance(batch, Mapping):
-        for key, value in batch.items():
-            yield from _leaves(value, f"{path}[{key!r}]")
-    elif isinstance(batch, list | tuple) and not isinstance(batch, PackedSequence):
-        for index, value in enumerate(batch):
-            yield from _leaves(value, f"{path}[{index}]")
-    elif is_dataclass(batch):
-        for field in fields(batch):
-            yield from _leaves(getattr(batch, field.name), f"{path}.{field.name}")
-
-
 def _described(batch: Any) -> str:
     leaves = [
         f"{path} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-        for path, tensor in _leaves(batch)
+        for path, tensor in tensors_in(batch, "batch")
     ]
     return ", ".join(leaves) if leaves else f"a {type(batch).__name__} without tensors"
 

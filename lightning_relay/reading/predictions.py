@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
-from torch.nn.utils.rnn import PackedSequence
 from torchmetrics import Metric, MetricCollection
 
+from lightning_relay.reading.containers import tensors_in
 from lightning_relay.recurrent.hooks import TransientHook
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class _Leave(TransientHook):
             self._open.pop()
         if self._open:
             return
-        tensors = list(_tensors(outputs))
+        tensors = [tensor for _, tensor in tensors_in(outputs)]
         self._calls.append(
             _Call(
                 self._module,
@@ -284,7 +284,7 @@ class _Leave(TransientHook):
                     if tensor.is_floating_point() and tensor.dim() > 0
                 ),
                 ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor",
-                frozenset(id(tensor) for tensor in _tensors((args, kwargs))),
+                frozenset(id(tensor) for _, tensor in tensors_in((args, kwargs))),
             )
         )
 
@@ -302,17 +302,6 @@ def _watchable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _could_be_scores(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dim() == 2 and tensor.shape[1] >= 2
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple) and not isinstance(value, PackedSequence):
-        for part in value:
-            yield from _tensors(part)
 
 
 def _name(module: str) -> str:

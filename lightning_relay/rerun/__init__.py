@@ -1,12 +1,6 @@
 """A LightningModule's own step, run again without a trace."""
 
-from lightning_relay.rerun.step import (
-    Stage,
-    StepRerun,
-    StepResult,
-    check_repeatable,
-    is_alike,
-    rebuilt,
-)
+from lightning_relay.rerun.result import StepResult, check_repeatable
+from lightning_relay.rerun.step import StepRerun
 
-__all__ = ["Stage", "StepRerun", "StepResult", "check_repeatable", "is_alike", "rebuilt"]
+__all__ = ["StepRerun", "StepResult", "check_repeatable"]

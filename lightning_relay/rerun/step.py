@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torchmetrics import Metric
 
+from lightning_relay.reading.containers import rebuilt
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
 from lightning_relay.recurrent.hooks import TransientHook
+from lightning_relay.reports.stage import Stage
+from lightning_relay.rerun.result import StepResult
 from lightning_relay.rerun.silence import QuietTrainer, silence
 from lightning_relay.rerun.streams import RandomStreams
 from lightning_relay.rerun.twin import Memo, twin_of
@@ -26,46 +26,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lightning.pytorch import Trainer
-
-Stage = Literal["validate", "test"]
-
-_REPEATABLE = 1e-6
-"""By how much, as a fraction of the largest, scores may differ from one run to the next."""
-
-_ROUNDED = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""The same for runs on batches of different sizes, by dtype of the scores.
-
-In lower precision rounding cannot be told from what a step does to a batch of another size.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class StepResult:
-    """What a run of a step gave.
-
-    Attributes:
-        step: Name of the step.
-        classes: Predicted classes, int64 ``(batch,)``; None where no target was given.
-        scores: Class scores ``(batch, num_classes)``; None where only classes are known.
-        num_classes: Number of classes that had a score; None where only classes are known.
-        source: Where the classes came from, in words; None where there are none.
-        whole: Whether the step was run to its end; if not, what follows is empty.
-        logged: Tensors and numbers that the step logged, by the name it gave them; of several
-            under one name, the last.
-        logged_metrics: Names under which it logged metrics.
-        loss: What the step returned, if that is a single number in a tensor, or the entry
-            ``"loss"`` of it; None where there is no such.
-    """
-
-    step: str
-    classes: Tensor | None
-    scores: Tensor | None
-    num_classes: int | None
-    source: str | None
-    whole: bool
-    logged: Mapping[str, float]
-    logged_metrics: frozenset[str]
-    loss: float | None
 
 
 class StepRerun:
@@ -247,62 +207,6 @@ class StepRerun:
             outside.restore()
 
 
-def check_repeatable(first: StepResult, again: StepResult) -> None:
-    """Check that two runs of a step under the same conditions gave the same.
-
-    Args:
-        first: Result of one run.
-        again: Result of another; what either of them does not have is not compared.
-
-    Raises:
-        ValueError: If the classes differ, or the class scores by more than a millionth of the
-            largest, or losses and logged numbers by more than a millionth.
-    """
-    pairs: list[tuple[str, Tensor | None, Tensor | None]] = [
-        ("predicted classes", first.classes, again.classes),
-        ("class scores", first.scores, again.scores),
-        ("losses", _tensor(first.loss), _tensor(again.loss)),
-    ]
-    pairs += [
-        (f"numbers to log as {name!r}", _tensor(number), _tensor(again.logged[name]))
-        for name, number in first.logged.items()
-        if name in again.logged
-    ]
-    for what, one, other in pairs:
-        if one is not None and other is not None and not _close(one, other):
-            raise ValueError(
-                f"pl_module: the {first.step} gave other {what} when it was run again on the same "
-                "batch: it keeps a state from call to call, changes the batch or the class scores "
-                "in place, or draws from random generators of its own; knock-outs need a step that "
-                "depends on its batch alone. If it changes the class scores after a module gave "
-                "them, give prediction= a function of what the step returns"
-            )
-
-
-def is_alike(first: StepResult, again: StepResult) -> bool:
-    """Whether two runs gave the same class scores, as far as batches of other sizes round alike.
-
-    Of scores in less than single precision that is not known, and they are not.
-    """
-    if first.scores is None or again.scores is None or first.scores.dtype not in _ROUNDED:
-        return False
-    return _close(first.scores, again.scores, _ROUNDED[first.scores.dtype])
-
-
-def _tensor(number: float | None) -> Tensor | None:
-    return None if number is None else torch.tensor([number], dtype=torch.float64)
-
-
-def _close(first: Tensor, again: Tensor, tolerance: float = _REPEATABLE) -> bool:
-    if first.shape != again.shape or first.dtype != again.dtype:
-        return False
-    if not first.is_floating_point():
-        return torch.equal(first, again)
-    first, again = first.double(), again.double()
-    largest = first[first.isfinite()].abs().amax().item() if first.isfinite().any() else 0.0
-    return torch.allclose(first, again, rtol=0, atol=tolerance * largest, equal_nan=True)
-
-
 def _loss(outputs: Any) -> float | None:
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
@@ -393,27 +297,3 @@ def _eager() -> AbstractContextManager[Any]:
     if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
         return cast("AbstractContextManager[Any]", torch.compiler.set_stance("force_eager"))
     return nullcontext()
-
-
-def rebuilt(batch: Any) -> Any:
-    """The batch in containers of its own, so that a step that changes these changes nothing."""
-    if isinstance(batch, PackedSequence):
-        return batch
-    if isinstance(batch, MutableMapping):
-        mapping = copy.copy(batch)
-        for key, value in batch.items():
-            mapping[key] = rebuilt(value)
-        return mapping
-    if isinstance(batch, MutableSequence):
-        sequence = copy.copy(batch)
-        sequence[:] = [rebuilt(value) for value in batch]
-        return sequence
-    if isinstance(batch, tuple):
-        parts = [rebuilt(value) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
-    if is_dataclass(batch) and not isinstance(batch, type):
-        record = copy.copy(batch)
-        for field in fields(batch):
-            object.__setattr__(record, field.name, rebuilt(getattr(batch, field.name)))
-        return record
-    return batch

@@ -1,0 +1,59 @@
+"""Containers that batches and outputs come in: walked through, and put together anew."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, MutableMapping, MutableSequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors in mappings, lists, tuples and dataclasses, each with where it stands, in words."""
+    if isinstance(value, Tensor):
+        yield path, value
+    for place, part in _parts(value):
+        yield from tensors_in(part, path + place)
+
+
+def rebuilt(value: Any) -> Any:
+    """The same in containers of its own, so that whoever changes these changes nothing else."""
+    parts = [rebuilt(part) for _, part in _parts(value)]
+    if isinstance(value, MutableMapping):
+        mapping = copy.copy(value)
+        mapping.update(zip(value, parts, strict=True))
+        return mapping
+    if isinstance(value, MutableSequence):
+        sequence = copy.copy(value)
+        for place, part in enumerate(parts):
+            sequence[place] = part
+        return sequence
+    if isinstance(value, tuple) and not isinstance(value, PackedSequence):
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if _is_record(value):
+        record = copy.copy(value)
+        for field, part in zip(fields(value), parts, strict=True):
+            object.__setattr__(record, field.name, part)
+        return record
+    return value
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    """What a container holds, each with how it is asked for; nothing of what is no container."""
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, MutableSequence | tuple) and not isinstance(value, PackedSequence):
+        return [(f"[{place}]", part) for place, part in enumerate(value)]
+    if _is_record(value):
+        return [(f".{field.name}", getattr(value, field.name)) for field in fields(value)]
+    return []
+
+
+def _is_record(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)

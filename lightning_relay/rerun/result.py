@@ -1,0 +1,90 @@
+"""What a run of a step gave, and whether another run gave the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_REPEATABLE = 1e-6
+"""By how much, as a fraction of the largest, scores may differ from one run to the next."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a run of a step gave.
+
+    Attributes:
+        step: Name of the step.
+        classes: Predicted classes, int64 ``(batch,)``; None where no target was given.
+        scores: Class scores ``(batch, num_classes)``; None where only classes are known.
+        num_classes: Number of classes that had a score; None where only classes are known.
+        source: Where the classes came from, in words; None where there are none.
+        whole: Whether the step was run to its end; if not, what follows is empty.
+        logged: Tensors and numbers that the step logged, by the name it gave them; of several
+            under one name, the last.
+        logged_metrics: Names under which it logged metrics.
+        loss: What the step returned, if that is a single number in a tensor, or the entry
+            ``"loss"`` of it; None where there is no such.
+    """
+
+    step: str
+    classes: Tensor | None
+    scores: Tensor | None
+    num_classes: int | None
+    source: str | None
+    whole: bool
+    logged: Mapping[str, float]
+    logged_metrics: frozenset[str]
+    loss: float | None
+
+
+def check_repeatable(first: StepResult, again: StepResult) -> None:
+    """Check that two runs of a step under the same conditions gave the same.
+
+    Args:
+        first: Result of one run.
+        again: Result of another; what either of them does not have is not compared.
+
+    Raises:
+        ValueError: If the classes differ, or the class scores by more than a millionth of the
+            largest, or losses and logged numbers by more than a millionth.
+    """
+    pairs: list[tuple[str, Tensor | None, Tensor | None]] = [
+        ("predicted classes", first.classes, again.classes),
+        ("class scores", first.scores, again.scores),
+        ("losses", _tensor(first.loss), _tensor(again.loss)),
+    ]
+    pairs += [
+        (f"numbers to log as {name!r}", _tensor(number), _tensor(again.logged[name]))
+        for name, number in first.logged.items()
+        if name in again.logged
+    ]
+    for what, one, other in pairs:
+        if one is not None and other is not None and not _close(one, other):
+            raise ValueError(
+                f"pl_module: the {first.step} gave other {what} when it was run again on the same "
+                "batch: it keeps a state from call to call, changes the batch or the class scores "
+                "in place, or draws from random generators of its own; knock-outs need a step that "
+                "depends on its batch alone. If it changes the class scores after a module gave "
+                "them, give prediction= a function of what the step returns"
+            )
+
+
+def _tensor(number: float | None) -> Tensor | None:
+    return None if number is None else torch.tensor([number], dtype=torch.float64)
+
+
+def _close(first: Tensor, again: Tensor) -> bool:
+    if first.shape != again.shape or first.dtype != again.dtype:
+        return False
+    if not first.is_floating_point():
+        return torch.equal(first, again)
+    first, again = first.double(), again.double()
+    largest = first[first.isfinite()].abs().amax().item() if first.isfinite().any() else 0.0
+    return torch.allclose(first, again, rtol=0, atol=_REPEATABLE * largest, equal_nan=True)
