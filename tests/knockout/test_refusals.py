@@ -1,0 +1,277 @@
+"""What knock-outs refuse before anything is run, in the very words."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_relay import HiddenStates, knocked_out, register_recurrent
+from lightning_relay.recurrent import adapters
+
+CODES = HiddenStates(torch.zeros(2, 3, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
+STATES = HiddenStates(torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool))
+NAN = torch.tensor([float("nan")])
+OF_STATES = (
+    "record them with HiddenStateRecorder (layers='all', states=('hidden', 'cell') for all there "
+    "are) and give states=recorder.states"
+)
+UNITS = "it takes unit indices from 0 to 2"
+STEPS = "it takes a slice, a set or list of time steps, one time step, or None for all"
+VALUES = "it takes a number, a tensor, or one of 'zero', 'mean', 'mean_per_step', 'resample'"
+
+
+def refused(
+    error: type[Exception], message: str, units: Any, model: nn.Module | None = None, **options: Any
+) -> None:
+    """The block is not entered, and the error says just this."""
+    if model is None:
+        model = nn.Sequential(nn.LSTM(2, 4, num_layers=2, proj_size=3)).eval()
+    with (
+        pytest.raises(error, match=f"^{re.escape(message)}$"),
+        knocked_out(model, units, **options),
+    ):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize(
+    ("units", "error", "message"),
+    [
+        (
+            {"0.l7": 1},
+            ValueError,
+            "units: no layer '0.l7' in Sequential; it has: '0.l0', '0.l0.cell', '0.l1', "
+            "'0.l1.cell'",
+        ),
+        (
+            ["0.l0"],
+            TypeError,
+            "units: got ['0.l0']; it takes unit indices by layer key, such as {'0.l0': [0]}",
+        ),
+        ({}, ValueError, "units: got {}; it takes unit indices by layer key"),
+        ({"0.l1": []}, ValueError, "units: got none for '0.l1'; it takes unit indices from 0 to 2"),
+        ({"0.l1": "0"}, TypeError, "units: got '0' for '0.l1'; it takes unit indices from 0 to 2"),
+        ({"0.l1": 0.5}, TypeError, f"units: got 0.5 for '0.l1'; {UNITS}"),
+        (
+            {"0.l1": [0.5]},
+            TypeError,
+            f"units: got 0.5 for '0.l1'; {UNITS}",
+        ),
+        (
+            {"0.l1": [True]},
+            TypeError,
+            "units: got True for '0.l1'; it takes unit indices from 0 to 2",
+        ),
+        (
+            {"0.l0": [0, 3]},
+            ValueError,
+            f"units: got 3 for '0.l0'; {UNITS}",
+        ),
+        ({"0.l1": -1}, ValueError, "units: got -1 for '0.l1'; it takes unit indices from 0 to 2"),
+        (
+            {"0.l0.cell": 4},
+            ValueError,
+            "units: got 4 for '0.l0.cell'; it takes unit indices from 0 to 3",
+        ),
+        ({"0.l1": [1, 2, 1]}, ValueError, "units: got [1, 2, 1] for '0.l1'; name each unit once"),
+    ],
+)
+def test_units(units: Any, error: type[Exception], message: str) -> None:
+    refused(error, message, units)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("one", ValueError, f"value: got 'one'; {VALUES}"),
+        (None, TypeError, f"value: got None; {VALUES}"),
+        (True, TypeError, f"value: got True; {VALUES}"),
+        (float("inf"), ValueError, "value: got inf; it takes a finite number"),
+        (
+            NAN,
+            ValueError,
+            "value: got a tensor with complex, infinite or NaN values for '0.l0'; it takes finite "
+            "real ones",
+        ),
+        (
+            torch.zeros(1, dtype=torch.complex64),
+            ValueError,
+            "value: got a tensor with complex, infinite or NaN values for '0.l0'; it takes finite "
+            "real ones",
+        ),
+        *(
+            (
+                torch.zeros(shape),
+                ValueError,
+                f"value: got shape {shape} for 1 units of '0.l0'; it takes a tensor (), (1,), "
+                "(step, 1) or (batch, step, 1)",
+            )
+            for shape in ((3,), (5, 3), (1, 1, 5, 1), (0,))
+        ),
+        (
+            {"0.l1": 0.5},
+            ValueError,
+            "value: got values for '0.l1', and units for '0.l0'; it takes one value for each "
+            "layer, or one for all",
+        ),
+    ],
+    ids=str,
+)
+def test_values(value: Any, error: type[Exception], message: str) -> None:
+    refused(error, message, {"0.l0": 1}, value=value)
+
+
+@pytest.mark.parametrize("value", ["mean", "mean_per_step", "resample"])
+@pytest.mark.parametrize(
+    ("layer", "states", "error", "message"),
+    [
+        ("0.l0", None, ValueError, "takes recorded states of '0.l0', and there are none"),
+        ("0.l0", {}, ValueError, "takes recorded states of '0.l0', and there are none"),
+        (
+            "0.l1",
+            {"0.l0": STATES},
+            ValueError,
+            "takes recorded states of '0.l1', and there are only '0.l0'",
+        ),
+    ],
+)
+def test_states_that_are_not_there(
+    value: str, layer: str, states: Any, error: type[Exception], message: str
+) -> None:
+    refused(
+        error, f"states: {value!r} {message}; {OF_STATES}", {layer: 1}, value=value, states=states
+    )
+
+
+def test_states_of_another_kind() -> None:
+    refused(
+        TypeError,
+        "states: got HiddenStates; it takes recorded states by layer key: states=recorder.states",
+        {"0.l0": 1},
+        value="mean",
+        states=STATES,
+    )
+    refused(
+        ValueError,
+        "states: those of '0.l0' are torch.int64, codes of states; 'mean' takes the states "
+        "themselves",
+        {"0.l0": 1},
+        value="mean",
+        states={"0.l0": CODES},
+    )
+    refused(
+        ValueError,
+        "states: those of '0.l0.cell' have 3 units, and the layer has 4; record them with the same "
+        "model",
+        {"0.l0.cell": 1},
+        value="mean",
+        states={"0.l0.cell": STATES},
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "message"),
+    [
+        ("all", TypeError, f"steps: got 'all'; {STEPS}"),
+        (0.5, TypeError, f"steps: got 0.5; {STEPS}"),
+        ([0.5], TypeError, f"steps: got [0.5]; {STEPS}"),
+        (slice("a", None), TypeError, f"steps: got slice('a', None, None); {STEPS}"),
+        ([], ValueError, f"steps: got [], which names no step; {STEPS}"),
+        (
+            slice(0, 4, -1),
+            ValueError,
+            "steps: got slice(0, 4, -1); it takes a slice that goes forward",
+        ),
+        (
+            slice(4, 2),
+            ValueError,
+            f"steps: got slice(4, 2, None), which names no step; {STEPS}",
+        ),
+    ],
+    ids=str,
+)
+def test_steps(steps: Any, error: type[Exception], message: str) -> None:
+    refused(error, message, {"0.l0": 1}, steps=steps)
+
+
+def test_a_seed_that_is_no_integer() -> None:
+    refused(TypeError, "seed: got 0.5; it takes an integer", {"0.l0": 1}, seed=0.5)
+
+
+def test_steps_from_the_end_of_a_cell() -> None:
+    refused(
+        ValueError,
+        "steps: got negative ones for '0', which is called once for every step, so that the end of "
+        "a sequence is not known; it takes steps from 0",
+        {"0.l0": 1},
+        nn.Sequential(nn.GRUCell(2, 3)).eval(),
+        steps=-1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [({"steps": -1}, "steps: negative ones"), ({"value": "resample"}, "value: 'resample'")],
+)
+def test_what_needs_the_end_of_sequences_that_come_in_pieces(
+    options: dict[str, Any], what: str
+) -> None:
+    model = nn.GRU(2, 3, batch_first=True).eval()
+    message = (
+        f"{what} cannot be had of '', which is called on sequences in pieces, so that their ends "
+        "are not known"
+    )
+    states = {"l0": HiddenStates(torch.zeros(2, 9, 3), torch.ones(2, 9, dtype=torch.bool))}
+    x = torch.zeros(2, 4, 2)
+    with torch.no_grad(), knocked_out(model, {"l0": 1}, states=states, **options):
+        _, state = model(x)
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            model(x, state)
+
+
+def test_modules_of_other_makers() -> None:
+    class OutputOnly(nn.GRU):
+        def forward(self, *args: Tensor) -> Tensor:
+            return super().forward(*args)[0]
+
+    model = nn.Sequential(OutputOnly(2, 3)).eval()
+    refused(
+        ValueError,
+        "units: '0' (OutputOnly) has a forward of its own, and what happens in it is not known; "
+        "knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells with PyTorch's forward",
+        {"0.l0": 1},
+        model,
+    )
+    register_recurrent(
+        OutputOnly, units=lambda module: 3, hidden=lambda module, inputs, output: output
+    )
+    try:
+        refused(
+            ValueError,
+            "units: '0' (OutputOnly) has an adapter, which tells how its states are read but not "
+            "how they are replaced; knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells",
+            {"0.l0": 1},
+            model,
+        )
+    finally:
+        del adapters._ADAPTERS[OutputOnly]
+
+
+def test_a_model_without_recurrent_modules() -> None:
+    refused(
+        ValueError,
+        "model: Linear has no recurrent module; it takes a model with an nn.RNN, nn.GRU, nn.LSTM "
+        "or one of their cells in it, or a module of a kind registered with register_recurrent",
+        {"l0": 1},
+        nn.Linear(2, 3),
+    )
+
+
+def test_a_module_that_is_not_called() -> None:
+    message = "units: '0' (GRU) was not called inside the block, so nothing was knocked out"
+    model = nn.Sequential(nn.GRU(2, 3)).eval()
+    with pytest.raises(RuntimeError, match=re.escape(message)), knocked_out(model, {"0.l0": 1}):
+        pass
