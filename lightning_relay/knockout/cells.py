@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_relay.knockout.clamps import Clamp, Held, held_states
-from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
+from lightning_relay.knockout.clamps import Clamp
+from lightning_relay.knockout.held import Held, held_states
+from lightning_relay.knockout.holding import HoldingModule, check_evaluated
 from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import TransientHook, is_compiled
 
@@ -17,24 +19,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-class CellHeld(HeldModule):
-    """What is held in a cell that is called once for every step."""
+class HoldingCell(HoldingModule):
+    """A cell that is called once for every step, and holds states."""
 
     module: nn.RNNCellBase
 
     def __init__(self, name: str, module: nn.RNNCellBase) -> None:
         super().__init__(name, module)
-        self.clamps: list[SetClamp] = []
+        self.clamps: list[Clamp] = []
         self.passes = 0
         self._position = -1
         self.continuation = Continuation()
         self._fixed: dict[int, Clamp] = {}
         self._held: dict[bool, Held] = {}
 
-    def add(self, clamps: Sequence[SetClamp]) -> None:
+    def add(self, clamps: Sequence[Clamp]) -> None:
         """Hold more."""
-        for one in clamps:
-            if counts_from_end(one.clamp):
+        for clamp in clamps:
+            if clamp.counts_from_end:
                 raise ValueError(
                     f"steps: got negative ones for {self.name!r}, which is called once for every "
                     "step, so that the end of a sequence is not known; it takes steps from 0"
@@ -42,7 +44,7 @@ class CellHeld(HeldModule):
         self.clamps += clamps
         self._held = {}
 
-    def remove(self, clamps: Sequence[SetClamp]) -> None:
+    def remove(self, clamps: Sequence[Clamp]) -> None:
         """Hold these no longer."""
         self.clamps = [one for one in self.clamps if one not in clamps]
         self._held = {}
@@ -99,7 +101,7 @@ class CellHeld(HeldModule):
         if starts:
             self._fixed = {}
             self.passes += 1
-        if starts or not before or not all(one.clamp.constant for one in self.clamps):
+        if starts or not before or not all(clamp.constant for clamp in self.clamps):
             self._held = self._held_now(rows)
         return self._held if starts else before
 
@@ -107,11 +109,11 @@ class CellHeld(HeldModule):
         lengths = torch.full((len(rows),), 1)
         held = {}
         for cell in (False, True):
-            own = [one for one in self.clamps if one.clamp.key.cell == cell]
+            own = [clamp for clamp in self.clamps if clamp.key.cell == cell]
             if own:
                 held[cell] = held_states(
-                    [self._drawn(one, len(rows)) for one in own],
-                    [0] * len(own),
+                    [self._drawn(clamp, len(rows)) for clamp in own],
+                    0,
                     units=self.module.hidden_size,
                     lengths=lengths,
                     offset=self._position,
@@ -119,17 +121,15 @@ class CellHeld(HeldModule):
                 )
         return held
 
-    def _drawn(self, one: SetClamp, rows: int) -> Clamp:
+    def _drawn(self, clamp: Clamp, rows: int) -> Clamp:
         """A clamp whose values are drawn, once for each pass, from the longest sequences."""
-        clamp = one.clamp
         if clamp.donors is None:
             return clamp
-        if id(one) not in self._fixed:
+        if id(clamp) not in self._fixed:
             longest = int(clamp.donors.max())
-            draw = self.passes - 1 - one.begun
-            values = clamp.at(torch.full((rows,), longest), longest, draw)
-            self._fixed[id(one)] = Clamp(clamp.key, clamp.units, values, clamp.steps)
-        return self._fixed[id(one)]
+            values = clamp.at(torch.full((rows,), longest), longest, self.passes - 1)
+            self._fixed[id(clamp)] = Clamp(clamp.key, clamp.units, values, clamp.steps)
+        return self._fixed[id(clamp)]
 
     def _shown(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The output gate of an LSTM's step."""
@@ -150,13 +150,13 @@ def hold_cell(
     module: nn.RNNCellBase,
     clamps: Sequence[Clamp],
     drawn: int = 0,
-) -> Iterator[CellHeld]:
+) -> Iterator[HoldingCell]:
     """Hold what the clamps say inside the block, with so many draws before."""
     set_before = [
         hook.held for hook in module._forward_pre_hooks.values() if isinstance(hook, _Before)
     ]
-    held = set_before[0] if set_before else CellHeld(name, module)
-    own = [SetClamp(clamp, held.passes - drawn) for clamp in clamps]
+    held = set_before[0] if set_before else HoldingCell(name, module)
+    own = [replace(clamp, begun=held.passes - drawn) for clamp in clamps]
     held.add(own)
     compiled = is_compiled(model)
     with ExitStack() as undo:
@@ -178,7 +178,7 @@ def hold_cell(
 class _Before(TransientHook):
     """Forward pre-hook of a cell; it is never compiled itself."""
 
-    def __init__(self, held: CellHeld, compiled: bool) -> None:
+    def __init__(self, held: HoldingCell, compiled: bool) -> None:
         self.held = held
         self._hold = torch.compiler.disable(held.before) if compiled else held.before
 
@@ -189,7 +189,7 @@ class _Before(TransientHook):
 class _After(TransientHook):
     """Forward hook of a cell, before all others; it is never compiled itself."""
 
-    def __init__(self, held: CellHeld, compiled: bool) -> None:
+    def __init__(self, held: HoldingCell, compiled: bool) -> None:
         self._hold = torch.compiler.disable(held.after) if compiled else held.after
 
     def __call__(
@@ -201,7 +201,7 @@ class _After(TransientHook):
 class _NewPass(TransientHook):
     """Forward pre-hook of the model: what comes now belongs to other sequences."""
 
-    def __init__(self, held: CellHeld) -> None:
+    def __init__(self, held: HoldingCell) -> None:
         self._held = held
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:

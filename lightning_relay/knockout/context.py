@@ -10,7 +10,7 @@ from torch import nn
 from lightning_relay.knockout.arguments import KnockoutValue, make_clamps
 from lightning_relay.knockout.cells import hold_cell
 from lightning_relay.knockout.fused import FusedForward, hold_fused
-from lightning_relay.knockout.held import HeldModule, check_evaluated
+from lightning_relay.knockout.holding import HoldingModule, check_evaluated
 from lightning_relay.recurrent.adapters import adapter_of
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks, own_forward
 from lightning_relay.recurrent.layers import recurrent_modules
@@ -109,7 +109,9 @@ def clamped(model: nn.Module, clamps: Sequence[Clamp]) -> Iterator[None]:
 
 
 @contextmanager
-def hold(model: nn.Module, clamps: Sequence[Clamp], drawn: int = 0) -> Iterator[list[HeldModule]]:
+def hold(
+    model: nn.Module, clamps: Sequence[Clamp], drawn: int = 0
+) -> Iterator[list[HoldingModule]]:
     """Hold what the clamps say inside the block, wherever their steps are.
 
     Args:
@@ -125,7 +127,7 @@ def hold(model: nn.Module, clamps: Sequence[Clamp], drawn: int = 0) -> Iterator[
     for name, module in modules.items():
         check_can_be_held(model, name, module)
     with ExitStack() as stack:
-        entered: list[HeldModule] = []
+        entered: list[HoldingModule] = []
         for name, module in modules.items():
             own = [clamp for clamp in clamps if clamp.key.module == name]
             if isinstance(module, nn.RNNBase):

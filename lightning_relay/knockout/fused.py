@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout, is_ordinary
-from lightning_relay.knockout.clamps import Constant, Held, Place, held_states
-from lightning_relay.knockout.held import HeldModule, SetClamp, check_evaluated, counts_from_end
+from lightning_relay.knockout.held import Held, HeldAlways, held_states
+from lightning_relay.knockout.holding import HoldingModule, check_evaluated
 from lightning_relay.knockout.running import run_clamped
 from lightning_relay.recurrent.continuation import Continuation
 from lightning_relay.recurrent.hooks import TransientForward
@@ -18,42 +19,39 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.nn.utils.rnn import PackedSequence
 
-    from lightning_relay.knockout.clamps import Clamp
+    from lightning_relay.knockout.clamps import Clamp, Place
 
 
-class Holding:
-    """What is held in a module.
+class Clamps:
+    """All that is asked of a module.
 
     Args:
-        clamps: The clamps that are set on it; a later one wins.
+        clamps: The clamps; a later one wins.
 
     Attributes:
-        clamps: The same.
+        all: The same.
         constant: Whether all hold always, at one value for each unit.
     """
 
-    def __init__(self, clamps: Sequence[SetClamp]) -> None:
-        self.clamps = clamps
-        self.constant = all(one.clamp.constant for one in clamps)
-        self._by_place: dict[Place, list[SetClamp]] = {}
-        for one in clamps:
-            self._by_place.setdefault(one.clamp.place, []).append(one)
-        self._constants: dict[Place, Constant] | None = None
+    def __init__(self, clamps: Sequence[Clamp]) -> None:
+        self.all = clamps
+        self.constant = all(clamp.constant for clamp in clamps)
+        self._by_place: dict[Place, list[Clamp]] = {}
+        for clamp in clamps:
+            self._by_place.setdefault(clamp.place, []).append(clamp)
+        self._always: dict[Place, HeldAlways] | None = None
 
     def in_call(
         self, call: ModuleCall, number: int, offset: int = 0
-    ) -> dict[Place, Held] | dict[Place, Constant]:
+    ) -> dict[Place, Held] | dict[Place, HeldAlways]:
         """What is held in each layer and direction during a call."""
-        return self.constants() if self.constant else self.step_by_step(call, number, offset)
+        return self.always() if self.constant else self.step_by_step(call, number, offset)
 
-    def constants(self) -> dict[Place, Constant]:
+    def always(self) -> dict[Place, HeldAlways]:
         """What is held always, where all clamps are constant."""
-        if self._constants is None:
-            self._constants = {
-                place: Constant.of([one.clamp for one in own])
-                for place, own in self._by_place.items()
-            }
-        return self._constants
+        if self._always is None:
+            self._always = {place: HeldAlways.of(own) for place, own in self._by_place.items()}
+        return self._always
 
     def step_by_step(self, call: ModuleCall, number: int, offset: int = 0) -> dict[Place, Held]:
         """What is held at each step of a call.
@@ -68,8 +66,8 @@ class Holding:
         for place, own in self._by_place.items():
             states = call.initial[place[2]]
             part = held_states(
-                [one.clamp for one in own],
-                [number - one.begun for one in own],
+                own,
+                number,
                 units=states.shape[-1],
                 lengths=lengths,
                 offset=offset,
@@ -79,14 +77,14 @@ class Holding:
         return held
 
 
-class FusedForward(HeldModule, TransientForward):
+class FusedForward(HoldingModule, TransientForward):
     """The forward of nn.RNN, nn.GRU or nn.LSTM with states held; stands on the instance."""
 
     module: nn.RNNBase
 
     def __init__(self, name: str, module: nn.RNNBase) -> None:
         super().__init__(name, module)
-        self.holding = Holding(())
+        self.clamps = Clamps(())
         self.continuation = Continuation()
         self._position = 0
 
@@ -113,14 +111,13 @@ class FusedForward(HeldModule, TransientForward):
         return output, final
 
     def _run(self, call: ModuleCall, offset: int) -> Result:
-        return run_clamped(call, self.holding.in_call(call, self.calls, offset))
+        return run_clamped(call, self.clamps.in_call(call, self.calls, offset))
 
     def _check_goes_on(self, goes_on: bool) -> None:
         if not goes_on:
             return
-        for one in self.holding.clamps:
-            clamp = one.clamp
-            if clamp.donors is not None or counts_from_end(clamp):
+        for clamp in self.clamps.all:
+            if clamp.donors is not None or clamp.counts_from_end:
                 what = "value: 'resample'" if clamp.donors is not None else "steps: negative ones"
                 raise ValueError(
                     f"{what} cannot be had of {self.name!r}, which is called on sequences in "
@@ -133,14 +130,14 @@ def hold_fused(name: str, module: nn.RNNBase, clamps: Sequence[Clamp]) -> Iterat
     """Hold what the clamps say inside the block."""
     before = vars(module).get("forward")
     held = before if isinstance(before, FusedForward) else FusedForward(name, module)
-    own = [SetClamp(clamp, held.calls) for clamp in clamps]
-    held.holding = Holding([*held.holding.clamps, *own])
+    own = [replace(clamp, begun=held.calls) for clamp in clamps]
+    held.clamps = Clamps([*held.clamps.all, *own])
     module.forward = held
     try:
         yield held
     finally:
-        held.holding = Holding([one for one in held.holding.clamps if one not in own])
-        if not held.holding.clamps and before is not None and before is not held:
+        held.clamps = Clamps([one for one in held.clamps.all if one not in own])
+        if not held.clamps.all and before is not None and before is not held:
             module.forward = before
-        elif not held.holding.clamps:
+        elif not held.clamps.all:
             vars(module).pop("forward", None)

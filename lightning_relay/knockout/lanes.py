@@ -8,7 +8,7 @@ larger batch, where that is faster than PyTorch's kernel for each.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -17,8 +17,7 @@ from torch import nn
 from lightning_relay.knockout.calls import ModuleCall, Result
 from lightning_relay.knockout.clamps import Clamp, step_mask
 from lightning_relay.knockout.context import check_can_be_held, hold
-from lightning_relay.knockout.fused import FusedForward, Holding
-from lightning_relay.knockout.held import SetClamp
+from lightning_relay.knockout.fused import Clamps, FusedForward
 from lightning_relay.knockout.running import run_clamped
 from lightning_relay.knockout.side_by_side import (
     lanes_at_once,
@@ -128,7 +127,7 @@ class _SharedForward(FusedForward):
         self, name: str, module: nn.RNNBase, sets: Sequence[Sequence[Clamp]], drawn: int
     ) -> None:
         super().__init__(name, module)
-        self._sets = [Holding([SetClamp(clamp, -drawn) for clamp in clamps]) for clamps in sets]
+        self._sets = [Clamps([replace(clamp, begun=-drawn) for clamp in clamps]) for clamps in sets]
         self._lane: int | None = None
         self._number = 0
         self._calls: list[_SharedCall] = []
@@ -136,13 +135,13 @@ class _SharedForward(FusedForward):
     def begin(self, lane: int | None) -> None:
         """The next calls are those of a lane; of none for a run without knock-out."""
         self._lane = lane if lane is not None and self.holds(lane) else None
-        self.holding = Holding(()) if self._lane is None else self._sets[self._lane]
+        self.clamps = Clamps(()) if self._lane is None else self._sets[self._lane]
         self._number = 0
         self.continuation.remember(None)
 
     def holds(self, lane: int) -> bool:
         """Whether units of this module are held in a lane."""
-        return bool(self._sets[lane].clamps)
+        return bool(self._sets[lane].all)
 
     def clear(self) -> None:
         """Forget what was computed."""
@@ -154,7 +153,7 @@ class _SharedForward(FusedForward):
             self._calls.append(_SharedCall(call, number))
         shared = self._calls[number]
         if offset or not _same(shared.call, call):
-            return run_clamped(call, self.holding.in_call(call, number, offset))
+            return run_clamped(call, self.clamps.in_call(call, number, offset))
         if self._lane is not None:
             return self._result(shared, self._lane)
         if shared.plain is None:
@@ -179,11 +178,11 @@ class _SharedForward(FusedForward):
             if self.holds(other) and self._first_step(call, other) == first:
                 lanes.append(other)
         own = [self._sets[lane] for lane in lanes]
-        if all(holding.constant for holding in own):
-            found = run_lanes(call, [holding.constants() for holding in own])
+        if all(asked.constant for asked in own):
+            found = run_lanes(call, [asked.always() for asked in own])
             shared.results |= zip(lanes, found, strict=True)
             return
-        held = [holding.step_by_step(call, shared.number) for holding in own]
+        held = [asked.step_by_step(call, shared.number) for asked in own]
         if first == 0:
             shared.results |= zip(lanes, run_lanes(call, held), strict=True)
             return
@@ -199,10 +198,10 @@ class _SharedForward(FusedForward):
         if call.module.bidirectional or call.batch_sizes is not None:
             return 0
         first = call.steps
-        for one in self._sets[lane].clamps:
-            if one.clamp.steps is None:
+        for clamp in self._sets[lane].all:
+            if clamp.steps is None:
                 return 0
-            held = step_mask(one.clamp.steps, torch.tensor([call.steps]))[0].nonzero()
+            held = step_mask(clamp.steps, torch.tensor([call.steps]))[0].nonzero()
             first = min(first, int(held[0])) if len(held) else first
         return first if first < call.steps else 0
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_relay.knockout.calls import ModuleCall, Result, packed, run_kernel, unpacked
-from lightning_relay.knockout.clamps import Constant
+from lightning_relay.knockout.held import HeldAlways
 from lightning_relay.knockout.segments import run_segments, segments
 from lightning_relay.knockout.stepping import run_steps
 from lightning_relay.knockout.weights import (
@@ -30,13 +30,16 @@ from lightning_relay.recurrent.layers import hidden_units
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lightning_relay.knockout.clamps import Held, Place
+    from lightning_relay.knockout.clamps import Place
+    from lightning_relay.knockout.held import Held
 
 _RUNS = 4
 """Steps are computed one by one where segments would have fewer steps than this on average."""
 
 
-def run_clamped(call: ModuleCall, held: Mapping[Place, Held] | Mapping[Place, Constant]) -> Result:
+def run_clamped(
+    call: ModuleCall, held: Mapping[Place, Held] | Mapping[Place, HeldAlways]
+) -> Result:
     """The output and final states of a call with states held.
 
     Args:
@@ -44,8 +47,8 @@ def run_clamped(call: ModuleCall, held: Mapping[Place, Held] | Mapping[Place, Co
         held: What is held in each layer and direction, of its hidden or cell states.
     """
     weights = call.weights
-    if not held or isinstance(next(iter(held.values())), Constant):
-        return _whole(call, weights, cast("Mapping[Place, Constant]", held))
+    if not held or isinstance(next(iter(held.values())), HeldAlways):
+        return _whole(call, weights, cast("Mapping[Place, HeldAlways]", held))
     held = cast("Mapping[Place, Held]", held)
     device = call.inputs.device.type
     if torch.is_autocast_enabled(device):
@@ -76,7 +79,7 @@ def _in_precision(
     )
 
 
-def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Constant]) -> Result:
+def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, HeldAlways]) -> Result:
     """All layers in one call of the kernel, with other weights."""
     module = call.module
     directions = 1 + module.bidirectional
@@ -215,7 +218,7 @@ def _kernel(
     )
 
 
-def _with_columns(output: Tensor, held: Constant, first: int) -> Tensor:
+def _with_columns(output: Tensor, held: HeldAlways, first: int) -> Tensor:
     """Outputs of which the held units have their value; in place where that does no harm."""
     units, values = held.on(output)
     if torch.is_grad_enabled():
@@ -225,7 +228,7 @@ def _with_columns(output: Tensor, held: Constant, first: int) -> Tensor:
     return output
 
 
-def _with_row(states: Tensor, held: Constant, row: int) -> Tensor:
+def _with_row(states: Tensor, held: HeldAlways, row: int) -> Tensor:
     """States ``(layer and direction, batch, unit)`` with one layer and direction held."""
     if torch.is_grad_enabled():
         own = _with_columns(states[row], held, 0).unsqueeze(0)

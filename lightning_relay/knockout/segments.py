@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_relay.knockout.calls import run_kernel
-from lightning_relay.knockout.clamps import Constant, Held
+from lightning_relay.knockout.held import Held, HeldAlways
 from lightning_relay.knockout.weights import LayerWeights, holding_units, keeping_cells
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def _hold(held: Held, states: Tensor, step: int) -> Tensor:
     return held.hold(states.unsqueeze(1), step, step + 1).squeeze(1)
 
 
-def _at_step(held: Held, step: int) -> Constant:
+def _at_step(held: Held, step: int) -> HeldAlways:
     """What is held at one step, as if always."""
     units = held.mask[0, step].nonzero()[:, 0]
-    return Constant(units, held.values[0, step][units.to(held.values.device)])
+    return HeldAlways(units, held.values[0, step][units.to(held.values.device)])
 
 
 def _alike(held: Held | None, steps: int) -> list[bool]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lightning_relay.knockout.clamps import Constant, Held, Place
+    from lightning_relay.knockout.clamps import Place
+    from lightning_relay.knockout.held import Held, HeldAlways
 
 _ROWS = {"cpu": 1024, "cuda": 2**16}
 """Lanes times sequences that are computed at once, by type of device."""
@@ -31,7 +32,7 @@ _BYTES = 2**28
 
 def run_lanes(
     call: ModuleCall,
-    held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, Constant]],
+    held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, HeldAlways]],
 ) -> list[Result]:
     """The results of a call in several lanes, in each of which other states are held."""
     by_kernel = torch.is_grad_enabled() or torch.is_autocast_enabled(call.inputs.device.type)
@@ -64,7 +65,7 @@ def _run_layer(
     call: ModuleCall,
     layer: int,
     inputs: Tensor,
-    held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, Constant]],
+    held: Sequence[Mapping[Place, Held]] | Sequence[Mapping[Place, HeldAlways]],
     batch_sizes: Sequence[int],
 ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     """Output ``(1 or lane, sequence, step, unit)`` of a layer, final states by direction."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.knockout.clamps import Constant, Held
+from lightning_relay.knockout.held import Held, HeldAlways
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_relay.knockout.weights import LayerWeights
 
 
-class Holder:
+class HeldLanes:
     """What is held in each lane, step by step.
 
     Args:
@@ -25,10 +25,10 @@ class Holder:
         steps: Number of steps.
     """
 
-    def __init__(self, held: Sequence[Held | Constant | None], like: Tensor, steps: int) -> None:
+    def __init__(self, held: Sequence[Held | HeldAlways | None], like: Tensor, steps: int) -> None:
         self._lanes = [lane for lane, part in enumerate(held) if part is not None]
         self._held = [part for part in held if isinstance(part, Held)]
-        constants = [part for part in held if isinstance(part, Constant)]
+        constants = [part for part in held if isinstance(part, HeldAlways)]
         self._count = len(held)
         self._like = like
         self._masks: Tensor | None = None
@@ -73,7 +73,7 @@ class Holder:
             stacked[lane] = part
         return stacked
 
-    def _always(self, constants: Sequence[Constant]) -> tuple[Tensor, Tensor, Tensor]:
+    def _always(self, constants: Sequence[HeldAlways]) -> tuple[Tensor, Tensor, Tensor]:
         """Lanes, units and values ``(1,)`` that are written at every step."""
         own = [part.on(self._like) for part in constants]
         sizes = torch.tensor([len(units) for units, _ in own])
@@ -100,8 +100,8 @@ def run_steps(
     inputs: Tensor,
     hidden: Tensor,
     cell: Tensor | None,
-    held: Sequence[Held | Constant | None],
-    held_cells: Sequence[Held | Constant | None],
+    held: Sequence[Held | HeldAlways | None],
+    held_cells: Sequence[Held | HeldAlways | None],
     *,
     batch_sizes: Sequence[int],
     reverse: bool = False,
@@ -126,7 +126,7 @@ def run_steps(
     sequences = hidden.shape[1]
     projected = weights.from_input(inputs)
     steps = len(batch_sizes)
-    hold, hold_cell = Holder(held, hidden, steps), Holder(held_cells, hidden, steps)
+    hold, hold_cell = HeldLanes(held, hidden, steps), HeldLanes(held_cells, hidden, steps)
     hidden = hold.initial(hidden)
     if cell is not None:
         cell = hold_cell.initial(cell)
@@ -159,7 +159,7 @@ def _step(
     from_input: Tensor,
     hidden: Tensor,
     cell: Tensor | None,
-    hold_cell: Holder,
+    hold_cell: HeldLanes,
     step: int,
 ) -> tuple[Tensor, Tensor | None]:
     """One step: hidden and, for an LSTM, cell states ``(lane, sequence, unit)``."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from lightning_relay.knockout.clamps import Constant
+    from lightning_relay.knockout.held import HeldAlways
 
 
 _SATURATED = 1e4
@@ -75,7 +75,7 @@ class LayerWeights:
         return torch.nn.functional.linear(hidden, self.of_state, self.state_bias)
 
 
-def holding_units(weights: LayerWeights, held: Constant) -> LayerWeights:
+def holding_units(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
     """Weights with which a layer reads its own held units at their value."""
     units, values = held.on(weights.of_state)
     of_state = weights.of_state.index_fill(1, units, 0)
@@ -86,7 +86,7 @@ def holding_units(weights: LayerWeights, held: Constant) -> LayerWeights:
     return replace(weights, of_state=of_state, input_bias=input_bias, state_bias=state_bias + added)
 
 
-def keeping_cells(weights: LayerWeights, held: Constant) -> LayerWeights:
+def keeping_cells(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
     """Weights of an LSTM with which held cell units keep what they have.
 
     Their forget gate is 1 and their input gate 0, whatever is read.
@@ -104,7 +104,7 @@ def keeping_cells(weights: LayerWeights, held: Constant) -> LayerWeights:
     )
 
 
-def reading_held(weights: LayerWeights, held: Constant, first: int) -> LayerWeights:
+def reading_held(weights: LayerWeights, held: HeldAlways, first: int) -> LayerWeights:
     """Weights with which a layer reads held units of the layer below at their value.
 
     Args:

@@ -827,7 +827,9 @@ def test_an_invalid_argument_leaves_the_model_as_it_was() -> None:
         model(inputs)
     snapshot.assert_unchanged()
     with (
-        pytest.raises(ValueError, match=r"value: got values for 2 sequences of 'encoder.l0', which"),
+        pytest.raises(
+            ValueError, match=r"value: got values for 2 sequences of 'encoder.l0', which"
+        ),
         knocked_out(model, {"encoder.l0": 1}, value=torch.zeros(2, 5, 1)),
     ):
         model(inputs)
