@@ -1211,3 +1211,27 @@ def test_cell_states_of_modules_without_are_refused() -> None:
         KnockoutCallback(EveryUnit(states=["cell"])),
         r"states: got \['cell'\], and none of 'rnn\.l0' is of such states; it takes 'hidden', or",
     )
+
+
+def test_metrics_of_classes_are_said_where_there_are_no_scores(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Answering(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+            answers: Tensor = self(batch[0]).argmax(1)
+            return answers
+
+    callback = KnockoutCallback(
+        score=MulticlassAccuracy(CLASSES, average="micro"), prediction=lambda answers: answers
+    )
+    with caplog.at_level("INFO"):
+        validated(lively(Answering), callback)
+    said = [text for text in caplog.messages if text.startswith("Knock-outs")]
+    assert said == [
+        "Knock-outs: MulticlassAccuracy of predicted classes, as prediction= gives no class scores."
+    ]
+    (report,) = callback.reports
+    assert report.accuracy is not None
+    np.testing.assert_allclose(
+        report.metrics["MulticlassAccuracy"].damage, report.accuracy.damage, atol=1e-6
+    )

@@ -212,3 +212,16 @@ def test_many_labels_and_many_codes_are_not_cut() -> None:
     assert float(entropy(hidden)) == pytest.approx(17, abs=1e-9)
     assert float(mutual_information(label, label)) == pytest.approx(17, abs=1e-9)
     assert float(mutual_information(label, label, hidden)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(0, 3, dtype=torch.bool)],
+)
+def test_many_sets_are_marked_in_a_mask(sets: Tensor) -> None:
+    label = torch.tensor([0, 1])
+    with pytest.raises(
+        ValueError,
+        match=r"relay_units: got a tensor .*; many sets at once take torch.bool \(sets, 3\)",
+    ):
+        relay_information(label, label, torch.zeros(2, 3, dtype=torch.int64), sets)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_relay import HiddenStates, knocked_out, register_recurrent
 from lightning_relay.recurrent import adapters
+from lightning_relay.recurrent.states import StepError
 
 CODES = HiddenStates(torch.zeros(2, 3, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
 STATES = HiddenStates(torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool))
@@ -275,3 +276,28 @@ def test_a_module_that_is_not_called() -> None:
     model = nn.Sequential(nn.GRU(2, 3)).eval()
     with pytest.raises(RuntimeError, match=re.escape(message)), knocked_out(model, {"0.l0": 1}):
         pass
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            slice(2, 9),
+            "steps: got slice(2, 9), but the longest sequence has 4 steps; it takes positions from "
+            "0 to 3, or -1 to -4 from the end of each sequence",
+        ),
+        (
+            slice(-1, 1),
+            "steps: got slice(-1, 1), which names none of the 4 steps of the longest sequence",
+        ),
+    ],
+    ids=str,
+)
+def test_steps_that_no_sequence_has(steps: slice, message: str) -> None:
+    model = nn.GRU(2, 3, batch_first=True).eval()
+    with (
+        torch.no_grad(),
+        pytest.raises(StepError, match=f"^{re.escape(message)}$"),
+        knocked_out(model, {"l0": 1}, steps=steps),
+    ):
+        model(torch.zeros(1, 4, 2))

@@ -517,3 +517,19 @@ def test_what_is_no_model_or_no_list_is_refused() -> None:
         HiddenStateRecorder(nn.GRU(2, 3), 3)
     with pytest.raises(ValueError, match=r"states: got 3; it takes a list of 'hidden', 'cell'"):
         HiddenStateRecorder(nn.GRU(2, 3), states=3)
+
+
+def test_a_forward_that_returns_states_of_another_width_is_refused() -> None:
+    class Wide(nn.GRU):
+        def forward(self, *args: Tensor) -> tuple[Tensor, Tensor]:
+            output, final = super().forward(*args)
+            return torch.cat([output, output], -1), final
+
+    with (
+        HiddenStateRecorder(Wide(2, 3)) as recorder,
+        pytest.raises(
+            ValueError,
+            match=r"modules: '' \(Wide\) returned states of 6 units where it has 3; regi",
+        ),
+    ):
+        recorder._model(torch.zeros(4, 1, 2))
