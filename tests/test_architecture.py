@@ -72,6 +72,12 @@ def test_every_folder_is_described_to_contributors() -> None:
     assert set(re.findall(r"^  (\w+)/ ", page, flags=re.MULTILINE)) == set(rooms())
 
 
+def test_tests_share_what_is_in_support_and_nothing_else() -> None:
+    for path in Path(__file__).parent.rglob("*.py"):
+        for module in re.findall(r"^ *from tests\.(\w+)", path.read_text(), flags=re.MULTILINE):
+            assert module == "support", f"{path.name} imports from tests.{module}"
+
+
 def test_importing_the_package_loads_neither_torch_nor_lightning_nor_numba() -> None:
     code = (
         "import sys, lightning_relay; dir(lightning_relay); "

@@ -58,7 +58,8 @@ class HoldingCell(HoldingModule):
         is_held = self.continuation.goes_on(given)
         inputs = args[0] if args else kwargs["input"]
         rows = inputs.unsqueeze(0) if inputs.dim() == 1 else inputs
-        before = self._count(given, rows)
+        starts = self._position < 0 or not (is_held or self.continuation.step_goes_on(given))
+        before = self._count(starts, rows)
         if is_held:
             return args, dict(kwargs)
         if given is None:
@@ -93,9 +94,8 @@ class HoldingCell(HoldingModule):
         self.continuation.remember(tuple(parts))
         return tuple(parts) if isinstance(output, tuple) else parts[0]
 
-    def _count(self, given: Any, rows: Tensor) -> dict[bool, Held]:
+    def _count(self, starts: bool, rows: Tensor) -> dict[bool, Held]:
         """Find the position of this step and what is held at it; gives what is held before it."""
-        starts = self._position < 0 or not self.continuation.step_goes_on(given)
         self._position = 0 if starts else self._position + 1
         before = self._held
         if starts:

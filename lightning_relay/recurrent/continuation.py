@@ -17,12 +17,15 @@ class Continuation:
 
     A call goes on if it is given the very state that the last one returned, unchanged since: the
     same tensors, which nothing has changed in place. So it is also where that state is all zeros,
-    as without a bias before the first input, or with all units held at 0.
+    as without a bias before the first input, or with all units held at 0. Changes are told by the
+    version counters of the tensors, which miss one made through ``.data``. Inference tensors have
+    no such counter: their values are compared with a copy.
 
     The steps of a cell also go on from a state that something else made of the one returned, such
     as dropout or ``torch.where``. They begin anew where there is no state, where it is all zeros,
     and where a forward pass of the model has begun since the last step. A state that a mask made
-    zero in all sequences cannot be told from one of zeros: it begins anew.
+    zero in all sequences cannot be told from one of zeros: it begins anew. A module with an adapter
+    may keep its state itself, so no state given says nothing there.
     """
 
     def __init__(self) -> None:
@@ -47,9 +50,15 @@ class Continuation:
             for part, (returned, content) in zip(parts, self._returned, strict=True)
         )
 
-    def step_goes_on(self, state: Any) -> bool:
-        """Whether a step of a cell that is given a state goes on from the last one."""
-        return self.goes_on(state) or not (self._new_pass or state is None or _is_zero(state))
+    def step_goes_on(self, state: Any, *, kept_inside: bool = False) -> bool:
+        """Whether a step of a cell that is given a state goes on from the last one.
+
+        Args:
+            state: The state; None where there is none.
+            kept_inside: Whether the cell may keep its state itself.
+        """
+        is_reset = not kept_inside if state is None else _is_zero(state)
+        return self.goes_on(state) or not (self._new_pass or is_reset)
 
 
 def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -68,7 +77,7 @@ def _content(tensor: Tensor) -> int | Tensor:
 
 def _is_unchanged(tensor: Tensor, content: int | Tensor) -> bool:
     if isinstance(content, Tensor):
-        return torch.equal(tensor, content)
+        return torch.allclose(tensor, content, rtol=0, atol=0, equal_nan=True)
     return tensor._version == content
 
 

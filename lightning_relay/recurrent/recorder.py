@@ -127,7 +127,7 @@ class HiddenStateRecorder:
             self._handles.append(self._model.register_forward_pre_hook(_NewPass(recordings)))
         compiled = is_compiled(self._model)
         for name, module in self._modules.items():
-            if not isinstance(module, nn.RNNBase):
+            if adapter_of(module) is not None or not isinstance(module, nn.RNNBase):
                 look = _Before(self._recordings[name], compiled)
                 self._handles.append(
                     module.register_forward_pre_hook(look, prepend=True, with_kwargs=True)
@@ -211,9 +211,11 @@ class _Recording:
         self.continuation = Continuation()
         self._step_goes_on = False
 
-    def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A step of a cell begins, with the state that it is given before anyone replaces it."""
-        self._step_goes_on = self.continuation.step_goes_on(given_state(args, kwargs))
+        self._step_goes_on = self.continuation.step_goes_on(
+            given_state(args, kwargs), kept_inside=adapter_of(module) is not None
+        )
 
     def add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -279,10 +281,8 @@ class _Before(TransientHook):
     def __init__(self, recording: _Recording, compiled: bool) -> None:
         self._look = torch.compiler.disable(recording.before) if compiled else recording.before
 
-    def __call__(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
-        self._look(args, kwargs)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._look(module, args, kwargs)
 
 
 class _Record(TransientHook):

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_relay import HiddenStateRecorder, knocked_out
+from lightning_relay import HiddenStateRecorder, knocked_out, register_recurrent
+from lightning_relay.recurrent import adapters
 from lightning_relay.recurrent.continuation import Continuation
+from tests.support.matrix import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 X = torch.randn(2, 8, 1, generator=torch.Generator().manual_seed(0))
 
@@ -163,6 +165,88 @@ def test_a_cell_whose_state_was_made_zero_begins_anew(kind: type[nn.RNNCellBase]
         with knocked_out(cell, {"l0": [1]}, value=0.5, steps={0}):
             outputs = torch.stack([part.clone() for part in step_by_step(cell, X, gone)], 1)
         assert outputs[..., 1].eq(0.5).all()
+
+
+def test_a_state_that_is_not_a_number_goes_on() -> None:
+    rnn = nn.GRU(1, 4, batch_first=True).eval()
+    x = X.clone()
+    x[0, 3] = torch.nan
+    with HiddenStateRecorder(rnn) as recorder:
+        in_pieces(rnn, x, lambda state: state)
+    assert recorder.states["l0"].values.shape == (2, 8, 4)
+    with knocked_out(rnn, {"l0": [1]}, value=0.5, steps={5}):
+        output = torch.cat(in_pieces(rnn, x, lambda state: state), 1)
+    assert (output[..., 1] == 0.5).nonzero().tolist() == [[0, 5], [1, 5]]
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+@pytest.mark.parametrize("handed_over", [True, False], ids=["as it is", "as a copy"])
+def test_only_the_very_state_goes_on_in_another_pass_of_the_model(
+    kind: type[nn.RNNCellBase], handed_over: bool
+) -> None:
+    model = Loop(kind(1, 4)).eval()
+
+    def passes() -> Tensor:
+        state, outputs = None, []
+        for piece in X.transpose(0, 1).split(2):
+            output, state = model(piece, state)
+            outputs.append(output)
+            state = state if handed_over else _copied(state)
+        return torch.cat(outputs).transpose(0, 1)
+
+    with HiddenStateRecorder(model) as recorder:
+        passes()
+    assert recorder.states["cell.l0"].values.shape == ((2, 8, 4) if handed_over else (8, 2, 4))
+    step = 5 if handed_over else 1
+    with knocked_out(model, {"cell.l0": [1]}, value=0.5, steps={step}):
+        output = passes()
+    held = sorted({step for _, step in (output[..., 1] == 0.5).nonzero().tolist()})
+    assert held == ([5] if handed_over else [1, 3, 5, 7])
+
+
+class Keeper(nn.Module):
+    """A cell of another maker; it keeps its state itself, unless it is given one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Linear(1 + 4, 4)
+        self.kept = torch.zeros(2, 4)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        self.kept = torch.tanh(self.cell(torch.cat([x, self.kept if state is None else state], 1)))
+        return self.kept
+
+
+class OneStep(nn.GRU):
+    """A module of whole sequences that is given one step."""
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        return super().forward(x.unsqueeze(1), None if state is None else state.unsqueeze(0))[1][0]
+
+
+@pytest.fixture(params=[Keeper, lambda: OneStep(1, 4, batch_first=True)], ids=["cell", "fused"])
+def adapted(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
+    for kind in (Keeper, OneStep):
+        register_recurrent(
+            kind, units=lambda module: 4, hidden=lambda module, inputs, output: output
+        )
+    yield request.param().eval()
+    for kind in (Keeper, OneStep):
+        del adapters._ADAPTERS[kind]
+
+
+def test_a_module_with_an_adapter_begins_anew_only_from_zeros(adapted: nn.Module) -> None:
+    with HiddenStateRecorder(adapted) as recorder:
+        for start in range(2):
+            for step, x in enumerate(X.unbind(1)):
+                adapted(x) if step or not start else adapted(x, torch.zeros(2, 4))
+    assert recorder.states["l0"].values.shape == (4, 8, 4)
+    recorder.clear()
+    with recorder:
+        state = torch.zeros(2, 4)
+        for x in X.unbind(1):
+            state = adapted(x, state)
+    assert recorder.states["l0"].values.shape == (2, 8, 4)
 
 
 def test_nothing_goes_on_from_a_state_that_is_gone() -> None:

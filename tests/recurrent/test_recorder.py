@@ -120,7 +120,7 @@ def test_only_wanted_states_are_recorded() -> None:
         assert list(recorder.batches) == list(recorder.states)
 
 
-class Loop(nn.Module):
+class TwoCells(nn.Module):
     """Two cells on top of each other, called step by step; dropout between the steps."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Loop(nn.Module):
 
 def test_calls_of_a_cell_are_the_steps_of_a_pass() -> None:
     torch.manual_seed(0)  # dropout may make a state zero, which begins anew
-    model = Loop()
+    model = TwoCells()
     with HiddenStateRecorder(model, states=("hidden", "cell")) as recorder:
         model(torch.ones(5, 7, 2))
         model(torch.ones(2, 4, 2))
@@ -364,7 +364,7 @@ def test_layers_and_states_are_checked() -> None:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_code_that_would_leave_out_hooks_is_refused(backend: str) -> None:
     torch.compiler.reset()
-    model, inputs = Loop().eval(), torch.ones(2, 4, 2)
+    model, inputs = TwoCells().eval(), torch.ones(2, 4, 2)
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
         model(inputs)
     expected = recorder.states["lower.l0"].values

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_relay.recurrent.hooks import is_compiled
 from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
-from tests.end_to_end.test_non_interference import MODELS, trained
+from tests.support.diary import MODELS, trained
 from tests.support.hooks import hook_count
 from tests.support.models import (
     CLASSES,
