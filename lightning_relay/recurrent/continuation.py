@@ -77,7 +77,8 @@ def _content(tensor: Tensor) -> int | Tensor:
 
 def _is_unchanged(tensor: Tensor, content: int | Tensor) -> bool:
     if isinstance(content, Tensor):
-        return torch.allclose(tensor, content, rtol=0, atol=0, equal_nan=True)
+        same = torch.equal(tensor, content)
+        return same or torch.allclose(tensor, content, rtol=0, atol=0, equal_nan=True)
     return tensor._version == content
 
 

@@ -49,8 +49,7 @@ class _Nothing:
 class TransientForward:
     """Forward that stands on an instance, and on a copy of it gives way to that of the class."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    module: nn.Module
 
     def __reduce__(self) -> tuple[type[_ClassForward], tuple[nn.Module]]:
         return _ClassForward, (self.module,)

@@ -250,20 +250,41 @@ def test_a_cell_beside_a_fused_module(steps: Any) -> None:
 
 
 @pytest.mark.usefixtures("least")
+@pytest.mark.parametrize("kind", FUSED)
+def test_windows_in_any_order_share_the_steps_before_them(kind: str) -> None:
+    model = lively(FUSED[kind](CHANNELS, UNITS))
+    x = torch.randn(STEPS, BATCH, CHANNELS, dtype=torch.float64)
+    windows = [(unit, step) for step in (2, 4, 1, 5, 3) for unit in (0, 3)]
+    clamps = [make_clamps(model, {"l0": unit}, value=0.6, steps=step) for unit, step in windows]
+    with torch.no_grad():
+        expected = []
+        for unit, step in windows:
+            with knocked_out(model, {"l0": unit}, value=0.6, steps=step):
+                expected.append(tensors_of(model(x)))
+        with KnockoutLanes(model, clamps) as lanes:
+            for lane, tensors in enumerate(expected):
+                with lanes.lane(lane):
+                    found = tensors_of(model(x))
+                torch.testing.assert_close(found, tensors, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("least")
 def test_inputs_of_another_batch_are_not_taken_for_those_before() -> None:
     model = lively(nn.GRU(CHANNELS, UNITS))
     first, second = torch.randn(2, STEPS, BATCH, CHANNELS, dtype=torch.float64)
     clamps = [make_clamps(model, {"l0": unit}) for unit in range(UNITS)]
     with torch.no_grad(), KnockoutLanes(model, clamps) as lanes:
-        for x in (first, second, first[:3], first[:, :2]):
+        sequences = first.unbind(1)
+        packed = [pack_sequence(part) for part in (sequences, sequences[:2])]
+        for x in (first, second, first[:3], first[:, :2], *packed):
             for unit in (None, *range(UNITS)):
                 with lanes.lane(unit):
-                    found = model(x)
+                    found = tensors_of(model(x))
                 if unit is None:
-                    expected = type(model).forward(model, x)
+                    expected = tensors_of(type(model).forward(model, x))
                 else:
                     with knocked_out(reference := lively(nn.GRU(CHANNELS, UNITS)), {"l0": unit}):
-                        expected = reference(x)
+                        expected = tensors_of(reference(x))
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 

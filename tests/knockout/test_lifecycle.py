@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.hooks import hook_count
 from tests.support.matrix import (
     CELLS,
     CHANNELS,
+    FUSED,
     UNITS,
     VARIATIONS,
     Bench,
@@ -65,6 +67,23 @@ def test_the_inner_of_two_blocks_wins(kind: str) -> None:
             per_step = torch.tensor([[0.5, step] for step in (0.5, 2.0, 0.5, 2.0, 0.5)])
             assert_agree(bench.call(), bench.expected({key: [0, 1]}, per_step))
     assert_agree(bench.call(), bench.expected({}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_unit_held_always_and_one_for_many_steps_add_up(kind: str) -> None:
+    bench = Bench(kind, Variation(lengths=(24, 24), initial=True))
+    with (
+        knocked_out(bench.model, {"l0": 0}, value=0.5),
+        knocked_out(bench.model, {"l0": 1}, value=0.5, steps=slice(0, 12)),
+    ):
+        found = bench.call()
+    values = {"l0": trajectory(0.5, 2, 24, 0)}
+    [(place, held)] = holding(bench.fused, {"l0": [0, 1]}, values, None, 24).items()
+    always = torch.tensor([True, False, False, False])
+    held = replace(held, initial=(always, held.values[0]))
+    held.mask[12:, 1] = False
+    assert_agree(found, [bench.run(index, {place: held}) for index in range(2)])
 
 
 @torch.no_grad()

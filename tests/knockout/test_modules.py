@@ -16,14 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from lightning_relay.knockout.context import knocked_out
 from tests.support import held_recurrence
 from tests.support.held_recurrence import holding, trajectory
-from tests.support.matrix import (
-    CELLS,
-    FUSED,
-    UNITS,
-    VARIATIONS,
-    Bench,
-    assert_agree,
-)
+from tests.support.matrix import CELLS, FUSED, UNITS, VARIATIONS, Bench, Variation, assert_agree
 
 
 @torch.no_grad()
@@ -149,3 +142,13 @@ def test_numbers_of_numpy_are_numbers() -> None:
                 assert_agree(bench.call(), expected)
     with knocked_out(bench.model, {"l0": np.int64(1)}, steps=np.int64(2)):
         assert_agree(bench.call(), bench.expected({"l0": 1}, "zero", 2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [*FUSED, *CELLS])
+@pytest.mark.parametrize("steps", [None, {0, 2}], ids=["all steps", "some steps"])
+def test_one_sequence_without_a_state(kind: str, steps: Any) -> None:
+    bench = Bench(kind, Variation(batched=False, lengths=(5,)))
+    units = {f"{bench.prefix}l0": [1, 3]}
+    with knocked_out(bench.model, units, value=0.3, steps=steps):
+        assert_agree(bench.call(), bench.expected(units, 0.3, steps))

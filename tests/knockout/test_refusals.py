@@ -272,9 +272,14 @@ def test_a_model_without_recurrent_modules() -> None:
 
 
 def test_a_module_that_is_not_called() -> None:
-    message = "units: '0' (GRU) was not called inside the block, so nothing was knocked out"
+    message = (
+        "units: '0' (GRU) was not called inside the block, so nothing was knocked out; call the "
+        "model there. If it was called, compiled code left out the knock-out: set "
+        "torch._dynamo.config.skip_nnmodule_hook_guards = False and call torch.compiler.reset()"
+    )
     model = nn.Sequential(nn.GRU(2, 3)).eval()
-    with pytest.raises(RuntimeError, match=re.escape(message)), knocked_out(model, {"0.l0": 1}):
+    words = f"^{re.escape(message)}$"
+    with pytest.raises(RuntimeError, match=words), knocked_out(model, {"0.l0": 1}):
         pass
 
 
@@ -301,3 +306,16 @@ def test_steps_that_no_sequence_has(steps: slice, message: str) -> None:
         knocked_out(model, {"l0": 1}, steps=steps),
     ):
         model(torch.zeros(1, 4, 2))
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_compiled_cells_that_would_not_hear_of_it(kind: type[nn.RNNCellBase]) -> None:
+    refused(
+        RuntimeError,
+        f"units: '0' ({kind.__name__}) may be compiled, and compiled code leaves out hooks that "
+        "are set after it was first called. Set torch._dynamo.config.skip_nnmodule_hook_guards = "
+        "False before the first compiled call; or, where that has been made, also call "
+        "torch.compiler.reset()",
+        {"0.l0": 1},
+        torch.compile(nn.Sequential(kind(2, 3)).eval(), backend="eager"),
+    )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lightning_relay import HiddenStateRecorder, recurrent_layers, register_recurrent
-from lightning_relay.recurrent import adapters
+from lightning_relay.recurrent import StateKey, adapters
+from lightning_relay.recurrent.calls import read_call
 from tests.support.hooks import hook_count
 
 if TYPE_CHECKING:
@@ -533,3 +534,8 @@ def test_a_forward_that_returns_states_of_another_width_is_refused() -> None:
         ),
     ):
         recorder._model(torch.zeros(4, 1, 2))
+
+
+def test_a_module_that_is_not_recurrent_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^modules: 'head' \(Linear\) is no recurrent module$"):
+        read_call("head", nn.Linear(2, 3), [StateKey("head")], (), {}, torch.zeros(1, 3))

@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 
 from lightning_relay.recurrent import HiddenStates
+from lightning_relay.recurrent.states import StepError, check_time_steps
 
 
 def example() -> HiddenStates:
@@ -74,3 +77,28 @@ def test_shapes_and_lengths_that_do_not_fit_are_refused() -> None:
         HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([0, 4]))
     with pytest.raises(ValueError, match=r"lengths: got torch.float32 values from 1.0 to 2.0"):
         HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([1.0, 2.0]))
+
+
+def test_a_batch_without_sequences_has_no_step() -> None:
+    nothing = HiddenStates(torch.zeros(0, 3, 2), torch.zeros(0, 3, dtype=torch.bool))
+    assert len(nothing) == 0
+    with pytest.raises(StepError, match=r"^time_steps: got 1, but there is no sequence$"):
+        nothing.at(1)
+
+
+@pytest.mark.parametrize("steps", [None, [0], (3, -1), range(4)], ids=str)
+def test_different_steps_may_be_wanted(steps: Any) -> None:
+    check_time_steps(steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        *((steps, "it takes a list of step indices") for steps in (3, [], {1, 2}, [True], [0.5])),
+        ([2, 0, 2], "name each step once"),
+    ],
+    ids=str,
+)
+def test_other_time_steps_are_refused(steps: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"^time_steps: got .*; {words}$"):
+        check_time_steps(steps)

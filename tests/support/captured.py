@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PAGE = Path(__file__).parents[2] / "docs" / "recurrent.md"
-BEGIN, END = "<!-- table of tests/recurrent/captured.py -->\n", "<!-- end of the table -->\n"
+BEGIN, END = "<!-- table of tests/support/captured.py -->\n", "<!-- end of the table -->\n"
 
 
 def captured(kind: str, variation: Variation) -> tuple[str, float]:
