@@ -7,11 +7,17 @@ import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import lightning_relay
+import lightning_relay.information
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PACKAGE = Path(lightning_relay.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -67,9 +73,12 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert sum(map(len, floors(IMPORTS))) == len(MODULES)
 
 
-def test_every_folder_is_described_to_contributors() -> None:
+def test_every_folder_and_its_floor_are_told_to_contributors() -> None:
     page = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
-    assert set(re.findall(r"^  (\w+)/ ", page, flags=re.MULTILINE)) == set(rooms())
+    told = dict(re.findall(r"^  (\w+)/ +floor (\d) ", page, flags=re.MULTILINE))
+    assert told == {
+        room: str(floor) for floor, found in enumerate(floors(rooms()), 1) for room in found
+    }
 
 
 def test_tests_share_what_is_in_support_and_nothing_else() -> None:
@@ -100,12 +109,18 @@ def test_the_measures_need_no_lightning(modules: list[str]) -> None:
     assert result.stdout.strip() == "False"
 
 
-def test_every_public_name_can_be_imported_and_is_known_to_type_checkers() -> None:
-    for name in lightning_relay.__all__:
-        assert getattr(lightning_relay, name) is not None
-    assert dir(lightning_relay) == lightning_relay.__all__
-    source = (PACKAGE / "__init__.py").read_text()
-    typed = set(re.findall(r"import (?:\(\s+)?\w+ as (\w+)", source))
-    assert typed | {"__version__"} == set(lightning_relay.__all__)
-    with pytest.raises(AttributeError, match="module 'lightning_relay' has no attribute 'relays'"):
-        lightning_relay.relays  # noqa: B018
+@pytest.mark.parametrize("package", [lightning_relay, lightning_relay.information])
+def test_every_public_name_can_be_imported_and_is_known_to_type_checkers(
+    package: ModuleType,
+) -> None:
+    assert dir(package) == package.__all__
+    source = Path(str(package.__file__)).read_text()
+    typed = re.findall(r"from (\S+) import (?:\(\s+)?(\w+) as", source)
+    assert {name: home for home, name in typed} == package._HOMES
+    assert set(package._HOMES) == set(package.__all__) - {"__version__"}
+    for home, name in typed:
+        assert getattr(package, name) is getattr(import_module(home), name)
+    with pytest.raises(
+        AttributeError, match=f"module {package.__name__!r} has no attribute 'relays'"
+    ):
+        package.relays  # noqa: B018

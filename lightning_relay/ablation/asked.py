@@ -181,9 +181,9 @@ class Ablation:
         return self.score if isinstance(self.score, Computed) else None
 
     @property
-    def of_states(self) -> Mean | MeanPerStep | Resample | None:
+    def of_states(self) -> _OfStates | None:
         """The value, if it is made of recorded states."""
-        return self.value if isinstance(self.value, Mean | MeanPerStep | Resample) else None
+        return self.value if isinstance(self.value, _OfStates) else None
 
     @property
     def held_value(self) -> float | str:

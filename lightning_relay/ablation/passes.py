@@ -161,7 +161,7 @@ class KnockoutPass:
             if longest.get(module) == 0:
                 raise ValueError(
                     f"modules: {module!r} was not called in the step, so nothing was knocked out; "
-                    "name the modules that are with modules="
+                    "select the modules that are, such as with EveryUnit(modules=…)"
                 )
         which = self._asked.which
         if which.needs_steps:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_relay.ablation.sets import (
@@ -49,12 +50,15 @@ class Selection(ABC):
     Attributes:
         steps: When the units are held, as of ``knocked_out``; None for always.
         follows: Whether the sets follow the orders of a relay report.
-        needs_steps: Whether they depend on the numbers of steps.
     """
 
     steps: Steps
     follows: ClassVar[bool] = False
-    needs_steps: bool = False
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether the sets depend on the numbers of steps."""
+        return False
 
     @property
     def held_at(self) -> Any:
@@ -91,7 +95,9 @@ class Selection(ABC):
             try:
                 check_kind(name, module)
             except ValueError as error:
-                raise ValueError(f"{error}. Name others with modules=") from error
+                raise ValueError(
+                    f"{error}. Select others, such as with EveryUnit(modules=…)"
+                ) from error
         if relay is not None:
             check_same_units(relay, layers)
             if self.follows:
@@ -161,7 +167,7 @@ class EveryUnit(_OfLayers):
     """
 
     @property
-    def needs_steps(self) -> bool:  # type: ignore[override]
+    def needs_steps(self) -> bool:
         """Whether every unit is knocked out at every step."""
         return self.steps == "each"
 
@@ -171,7 +177,38 @@ class EveryUnit(_OfLayers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlongOrder(_OfLayers):
+class _Following(_OfLayers):
+    concepts: Sequence[str] | None = None
+    n_random: int = 5
+    follows: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("n_random", self.n_random, 1)
+        if isinstance(self.concepts, str):
+            raise TypeError(f"concepts: got the string {self.concepts!r}; it takes a list")
+
+    @property
+    @abstractmethod
+    def _choose(self) -> Callable[..., Sets]:
+        """Makes sets of a relay report, as ``along_orders``."""
+
+    def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
+        """What is knocked out."""
+        found = self._choose(
+            known.relay,
+            layers,
+            concepts=self.concepts,
+            n_random=self.n_random,
+            max_sets=self.max_sets,
+            seed=seed,
+        )
+        check_known(known.concepts, found)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlongOrder(_Following):
     """One unit after the other along the newest relay order, from both ends and in random orders.
 
     The order is that of the last step.
@@ -185,31 +222,13 @@ class AlongOrder(_OfLayers):
             those left out are counted.
     """
 
-    concepts: Sequence[str] | None = None
-    n_random: int = 5
-    follows: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_followed(self.concepts, self.n_random)
-
-    def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """What is knocked out."""
-        assert known.relay is not None
-        found = along_orders(
-            known.relay,
-            layers,
-            concepts=self.concepts,
-            n_random=self.n_random,
-            max_sets=self.max_sets,
-            seed=seed,
-        )
-        check_known(known.concepts, found)
-        return found
+    @property
+    def _choose(self) -> Callable[..., Sets]:
+        return along_orders
 
 
 @dataclass(frozen=True)
-class TopUnits(_OfLayers):
+class TopUnits(_Following):
     """The units that relay most of each concept at the last step, and as many drawn at random.
 
     Attributes:
@@ -223,30 +242,14 @@ class TopUnits(_OfLayers):
     """
 
     top: int = 3
-    _: KW_ONLY
-    concepts: Sequence[str] | None = None
-    n_random: int = 5
-    follows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("top", self.top, 1)
-        _check_followed(self.concepts, self.n_random)
 
-    def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """What is knocked out."""
-        assert known.relay is not None
-        found = top_relays(
-            known.relay,
-            layers,
-            top=self.top,
-            concepts=self.concepts,
-            n_random=self.n_random,
-            max_sets=self.max_sets,
-            seed=seed,
-        )
-        check_known(known.concepts, found)
-        return found
+    @property
+    def _choose(self) -> Callable[..., Sets]:
+        return partial(top_relays, top=self.top)
 
 
 @dataclass(frozen=True)
@@ -291,9 +294,3 @@ def check_count(name: str, count: Any, least: int) -> None:
     """Raise a ValueError unless a count is an integer of at least so many."""
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise ValueError(f"{name}: got {count!r}; it takes at least {least}")
-
-
-def _check_followed(concepts: Any, n_random: int) -> None:
-    check_count("n_random", n_random, 1)
-    if isinstance(concepts, str):
-        raise TypeError(f"concepts: got the string {concepts!r}; it takes a list")

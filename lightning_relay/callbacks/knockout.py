@@ -146,7 +146,9 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         self._followed: list[RelayReport | None] = []
         self._pass: KnockoutPass | None = None
         self._progress: Progress | None = None
-        self._key = self._generate_state_key(prefix=prefix, which=self.asked.which, value=value)
+        self._key = self._generate_state_key(
+            prefix=prefix, which=self.asked.which, value=self.asked.held_value
+        )
 
     @property
     def state_key(self) -> str:

@@ -67,7 +67,7 @@ class Progress:
         where = f"{batches:g} batches" if known else "every batch"
         self._say(
             f"Knock-outs: {sets} sets on {where} take about {seconds:.0f} s in an evaluation; "
-            "max_batches=, max_sets= and every_n_epochs= make it less."
+            "max_batches=, every_n_epochs= and max_sets= of the selection make it less."
         )
         self._show(runs)
 

@@ -210,7 +210,8 @@ def _check_codes(layer: str, states: KeptStates, measure: RelayMeasure) -> None:
 def _warn_of_thresholds(report: RelayReport) -> None:
     mend = (
         "see threshold_agreement and beyond_thresholds of the report; shuffle the sequences once, "
-        "with a fixed seed, raise fit_samples, or keep states instead of codes (storage='states')"
+        "with a fixed seed, raise fit_samples, or keep states instead of codes "
+        "(SequenceSample(storage='states'))"
     )
     first = f"the first {report.samples_fitted} sequences, to which thresholds were fitted"
     for layer, agreement in report.threshold_agreement.items():

@@ -104,5 +104,5 @@ def _raise_all_early(report: RelayReport, key: str, reverse: bool) -> NoReturn:
         )
     raise StepError(
         f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "
-        f"{key!r}; analyse a later step with time_steps=, -1 for each sequence's last"
+        f"{key!r}; analyse a later step (time_steps), such as -1, each sequence's last"
     )

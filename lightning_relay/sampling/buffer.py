@@ -38,7 +38,7 @@ class SequenceBuffer:
 
     Args:
         sample: Which sequences and steps are kept, and how; default: as of ``SequenceSample``.
-        measure: How codes are made of the states.
+        measure: How codes are made of the states: its ``discretization`` and ``levels``.
 
     Attributes:
         expected: Number of sequences that will be kept at most, as far as is known.
@@ -205,7 +205,8 @@ class SequenceBuffer:
                 f"max_bytes: got {most} ({megabytes(most)}), but {sequences} sequences "
                 f"take {megabytes(needed)}. {'; '.join(how)}. Keep fewer sequences "
                 "(max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
-                "(time_steps) or modules (modules), or raise max_bytes"
+                "(time_steps) or modules (modules), or raise max_bytes; all but the modules are "
+                "options of SequenceSample"
             )
         self.expected, self.bytes_needed, self._shapes = sequences, needed, shapes
 

@@ -658,6 +658,8 @@ def test_the_newest_report_is_the_state() -> None:
     assert KnockoutCallback(AlongOrder()).state_key != callback.state_key
     assert KnockoutCallback(value=0.5).state_key != callback.state_key
     assert KnockoutCallback().state_key == callback.state_key
+    of_states = [KnockoutCallback(value=Mean(lengths=lambda batch: batch[1])) for _ in range(2)]
+    assert of_states[0].state_key == of_states[1].state_key  # in another process, too
     twin = pickle.loads(pickle.dumps(callback))
     assert_equal(twin.reports[-1], callback.reports[-1])
 
@@ -842,7 +844,7 @@ def test_a_module_that_the_step_does_not_call_is_refused() -> None:
 
     refused_before_training(
         KnockoutCallback(),
-        r"modules: 'spare' was not called in the step, so nothing was knocked out; name the",
+        r"modules: 'spare' was not called in the step, so nothing was knocked out; select th",
         kind=Spare,
     )
     callback = KnockoutCallback(EveryUnit(modules=["rnn"]))
