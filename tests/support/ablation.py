@@ -18,6 +18,8 @@ from lightning_relay import (
     HiddenStates,
     KnockoutCallback,
     KnockoutReport,
+    RelayInformationCallback,
+    RelayReport,
     knocked_out,
 )
 from lightning_relay.ablation.damage import paired_accuracy
@@ -74,6 +76,12 @@ def validated(
     trainer = quiet_trainer(*callbacks, **options)
     trainer.validate(model, as_loader(batches()) if data is None else data, verbose=False)
     return trainer
+
+
+def relay_of(model: LightningModule, **options: Any) -> RelayReport:
+    callback = RelayInformationCallback(**options)
+    validated(model, callback)
+    return callback.reports[0]
 
 
 def by_hand(
