@@ -27,7 +27,9 @@ def test_three_bits_are_relayed_at_every_step_of_the_delay(cell: Cell) -> None:
     task = MemoryTask(bits=3, delay=10)
     model = RecurrentClassifier(cell, task.input_size, task.num_classes, hidden_size=20)
     callback = RelayInformationCallback(inputs_end=task.inputs_end)
-    trainer = quiet_trainer(callback, max_epochs=15, gradient_clip_val=1.0)
+    trainer = quiet_trainer(
+        callback, max_epochs=15, check_val_every_n_epoch=15, gradient_clip_val=1.0
+    )
     trainer.fit(model, task)
     (metrics,) = trainer.validate(model, task, verbose=False)
     assert metrics["val_accuracy"] >= 0.99
