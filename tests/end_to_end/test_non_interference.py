@@ -21,7 +21,7 @@ from lightning_relay import (
     SequenceSample,
     TopUnits,
 )
-from tests.support.diary import MODELS, trained
+from tests.support.diary import MODELS, trained, trained_alone
 from tests.support.models import (
     Classifier,
     CompiledInPlace,
@@ -48,7 +48,7 @@ def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, An
         sample=SequenceSample(max_samples=20),
     )
     with_callback = trained(kind, options, callback)
-    without = trained(kind, options)
+    without = trained_alone(kind, **options)
     assert len(callback.reports) == 3
     assert "val_loss" in without[0]["metrics"]
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
@@ -64,7 +64,7 @@ def test_training_with_knock_outs_is_bit_identical(
 ) -> None:
     callback = KnockoutCallback(EveryUnit(layers="all", states=("hidden", "cell"), max_sets=8))
     with_callback = trained(kind, options, callback)
-    without = trained(kind, options)
+    without = trained_alone(kind, **options)
     assert len(callback.reports) == 3
     assert callback.reports[-1].samples == 32
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
@@ -85,7 +85,7 @@ def test_several_callbacks_of_both_kinds_leave_training_bit_identical(
     ]
     callbacks = [relay, *knockouts] if first else [*knockouts, relay]
     with_callbacks = trained(kind, {}, *callbacks)
-    without = trained(kind, {})
+    without = trained_alone(kind)
     assert [len(callback.reports) for callback in knockouts] == [2, 2, 3]
     torch.testing.assert_close(with_callbacks, without, rtol=0, atol=0, equal_nan=True)
 
@@ -98,7 +98,7 @@ def test_values_made_of_states_leave_training_bit_identical(
 ) -> None:
     callback = KnockoutCallback(EveryUnit(steps=steps), value=value)
     with_callback = trained(kind, {}, callback)
-    without = trained(kind, {})
+    without = trained_alone(kind)
     assert len(callback.reports) == 3
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
 
@@ -123,7 +123,7 @@ def test_permutations_and_resamples_leave_training_bit_identical() -> None:
         measure=RelayMeasure(n_permutations=19, n_bootstraps=40, estimator="grassberger"),
     )
     with_callback = trained(Classifier, {}, callback)
-    without = trained(Classifier, {})
+    without = trained_alone(Classifier)
     for report in callback.reports:
         relay = report.layers["rnn.l0"].concepts["class_0"]
         assert relay.chance_level is not None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from lightning_relay.rerun import check_repeatable
-from tests.support.diary import MODELS, trained
+from tests.support.diary import MODELS, trained, trained_alone
 from tests.support.hooks import hook_count
 from tests.support.models import CLASSES, Classifier, loader
 from tests.support.rerun import Rerun, Seen, validated
@@ -30,7 +30,7 @@ from tests.support.training import quiet_trainer
 def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, Any]) -> None:
     callback = Rerun()
     with_reruns = trained(kind, options, callback)
-    without = trained(kind, options)
+    without = trained_alone(kind, **options)
     assert "val_loss" in without[0]["metrics"]
     torch.testing.assert_close(with_reruns, without, rtol=0, atol=0, equal_nan=True)
     assert len(callback.results) == 3 * 2 + 2  # with those of the sanity check

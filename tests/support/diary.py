@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -95,3 +96,9 @@ def trained(
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
         trainer.fit(kind(), loader(shuffle=True), loader(32))
     return diary.pages
+
+
+@cache
+def trained_alone(kind: type[Classifier], **options: Any) -> list[dict[str, Any]]:
+    """The training without callbacks, done once for all that are compared with it."""
+    return trained(kind, options)
