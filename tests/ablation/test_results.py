@@ -135,7 +135,7 @@ def test_metrics_are_better_higher_or_lower() -> None:
         "micro": MulticlassAccuracy(CLASSES, average="micro"),
         "error": MulticlassCalibrationError(CLASSES),
     }
-    score = Computed(MetricCollection(metrics), n_bootstraps=400)
+    score = Computed(MetricCollection(metrics), n_bootstraps=200)
     report = reported(single_units({LAYER: 3}), outcomes, score=score, seed=1)
     assert report.accuracy is not None
     np.testing.assert_allclose(report.metrics["micro"].damage, report.accuracy.damage, atol=1e-6)
