@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
-from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback, RelayMeasure
+from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback
 from lightning_relay.ablation.curves import deletion_image
 from lightning_relay.ablation.maps import damage_image
-from lightning_relay.relay.picture import relay_image
+from lightning_relay.relay.picture import order_image, share_image, units_image
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def main() -> None:
             concepts={"pattern": int, **task.concepts},
             inputs_end=task.inputs_end,
             stages=["validate"],
-            measure=RelayMeasure(direction="grow"),
         )
         each = KnockoutCallback(stages=["test"], prefix="each")
         greedy = KnockoutCallback(AlongOrder(), stages=["test"], prefix="greedy")
@@ -48,8 +47,10 @@ def main() -> None:
         model = RecurrentClassifier(cell, task.input_size, task.num_classes)
         trainer.fit(model, task)
         title = f"{cell.upper()}, memory of {task.bits} bits"
-        layer = relays.reports[-1].layers["rnn.l0"]
-        save(relay_image(layer, "pattern", title), f"memory_task_{cell}")
+        report = relays.reports[-1]
+        save(share_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}")
+        save(order_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_order")
+        save(units_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_units")
         if cell == "gru":
             trainer.test(model, task, verbose=False)
             save(damage_image(each.reports[-1], title), "knockouts_each")

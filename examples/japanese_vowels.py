@@ -17,7 +17,7 @@ from operator import eq
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay import RelayInformationCallback, RelayMeasure, SequenceSample
+from lightning_relay import RelayInformationCallback, SequenceSample
 from lightning_relay.tasks import RecurrentClassifier, TimeSeriesTask
 
 
@@ -38,7 +38,6 @@ def main() -> None:
         concepts={"speaker": int, **speakers},
         inputs_end=-1,
         every_n_epochs=5,
-        measure=RelayMeasure(direction="grow"),
         sample=SequenceSample(time_steps=[0, 3, 6, 9, 12, 15, -1]),
     )
     trainer = Trainer(
@@ -54,31 +53,29 @@ def main() -> None:
     (metrics,) = trainer.test(model, task, verbose=False)
 
     report = relays.reports[-1]
-    layer = report.layers["rnn.l0"]
+    layer = report["rnn.l0"]
     print(f"\nJapaneseVowels, GRU of 32 units: test accuracy {metrics['test_accuracy']:.3f}")
     print(f"{report.samples} of {report.samples_seen} test sequences analysed")
     print("\nstep -1 is the last step of each sequence; * input still to come for some.")
     print(
         "Where there are nearly as many states as sequences, they cannot tell what a unit relays."
     )
-    print("Units are those of the growing order; ≈ before a unit: another was as good.")
-    print("step  sequences  states  I(in; out)   I_R, bits  tied  most important units")
-    relay = layer.concepts["speaker"]
+    print("The units named are the smallest set found that tells 90 % of what all units tell.")
+    print("step  sequences  states  I(in; out)   I_R, bits  units that tell 90 %")
+    relay = layer["speaker"]
     for place, step in enumerate(layer.time_steps):
         mark = "" if layer.inputs_ended[place] else "*"
+        units = " ".join(map(str, relay.smallest_set(step=int(step))))
         print(
             f"{f'{step}{mark}':<6}{layer.samples[place]:9}{layer.distinct_states[place]:8}"
-            f"{relay.mutual_information[place]:12.3f}{relay.information[place, 0]:12.3f}"
-            f"{relay.tied[place].sum():6}  {relay.most_important(place, 5)}"
+            f"{relay.mutual_information[place]:12.3f}{relay.information[place, 0]:12.3f}  {units}"
         )
-    print("\nstep -1     I_R, bits  accuracy  most important units")
+    print("\nstep -1     I_R, bits  accuracy  units with the largest shares")
     for label, name in enumerate(speakers):
-        relay = layer.concepts[name]
+        relay = layer[name]
         accuracy = metrics[f"test_accuracy/class_{label}"]
-        print(
-            f"{name:<12}{relay.information[-1, 0]:9.3f}{accuracy:10.3f}  "
-            f"{relay.most_important(-1, 5)}"
-        )
+        units = " ".join(map(str, relay.top_units(5)))
+        print(f"{name:<12}{relay.information[-1, 0]:9.3f}{accuracy:10.3f}  {units}")
     print(f"\nLook further: tensorboard --logdir {arguments.log_dir}/japanese_vowels")
 
 

@@ -21,12 +21,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_relay import (
     AlongOrder,
-    ConceptRelay,
     KnockoutCallback,
     KnockoutReport,
-    LayerRelay,
     RelayInformationCallback,
-    RelayMeasure,
     TopUnits,
 )
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
@@ -40,13 +37,11 @@ class Knockouts:
     """What one cell relays, and what it loses without units.
 
     Attributes:
-        relays: The relays on which the orders rest.
         concept: Without the units that relay most of each bit, and without random ones.
         each: Without each unit.
         greedy: Without more and more units.
     """
 
-    relays: LayerRelay
     concept: KnockoutReport
     each: KnockoutReport
     greedy: KnockoutReport
@@ -61,7 +56,6 @@ def train(cell: Cell, task: MemoryTask, epochs: int, seed: int, log_dir: str) ->
         concepts=task.concepts,
         inputs_end=task.inputs_end,
         stages=["validate"],
-        measure=RelayMeasure(direction="grow"),
     )
     # Only in testing: by then the newest relay report is that of the trained model, and the
     # sequences that show the damage are not those that the order was found on.
@@ -82,7 +76,6 @@ def train(cell: Cell, task: MemoryTask, epochs: int, seed: int, log_dir: str) ->
     trainer.fit(model, task)
     trainer.test(model, task, verbose=False)
     return Knockouts(
-        relays.reports[-1].layers["rnn.l0"],
         concept.reports[-1],
         each.reports[-1],
         greedy.reports[-1],
@@ -112,11 +105,13 @@ def main() -> None:
         whole = [float(found.concept.damage_of(bit).baseline) for bit in task.concepts]
         print(f"{cell:<6}" + columns(f"{accuracy:.3f}" for accuracy in whole))
     print("\nDamage to the accuracy of each bit by three units held at 0, with 95 % interval; of")
-    print(f"{RANDOM_SETS * task.bits} random sets mean (lowest to highest). ≈ another was as good")
+    print(
+        f"{RANDOM_SETS * task.bits} random sets mean (lowest to highest). ≈ another may be as good"
+    )
     print(f"cell  {'units':<30}" + columns(task.concepts))
     for cell, found in results.items():
         print_sets(cell, found)
-    print("\nDo unit scores predict the damage by one unit? Rank correlation, with 95 % interval")
+    print("\nDo relay shares predict the damage by one unit? Rank correlation, with 95 % interval")
     print("cell  " + columns(task.concepts))
     for cell, found in results.items():
         agreement = (
@@ -124,13 +119,15 @@ def main() -> None:
             for own in found.each.agreement
         )
         print(f"{cell:<6}" + columns(agreement))
-    print("\nMean accuracy of each bit while units go one after the other, along its relay order:")
-    print("the most important first / in random orders / the least important first")
+    print("\nMean accuracy of each bit while units go one after the other, along its relay shares:")
+    print("largest share first / in random orders / smallest share first")
     print("cell  " + columns(task.concepts))
     for cell, found in results.items():
         print(f"{cell:<6}" + columns(areas(found.greedy, bit) for bit in task.concepts))
-    print("\nImages under knockout_concept_test (damage by set and bit), knockout_each_test (unit")
-    print("scores beside damage) and knockout_greedy_test (accuracy while units go)")
+    print(
+        "\nImages under knockout_concept_test (damage by set and bit), knockout_each_test (shares"
+    )
+    print("beside damage) and knockout_greedy_test (accuracy while units go)")
     print(f"Look further: tensorboard --logdir {arguments.log_dir}/knockouts")
 
 
@@ -143,17 +140,15 @@ def print_sets(cell: Cell, found: Knockouts) -> None:
             f"{own.damage[place]:.3f} [{own.lower[place]:.3f}, {own.upper[place]:.3f}]"
             for own in damages
         )
-        units = f"top 3 of {bit}: {top_units(found.relays.concepts[bit])}"
+        chosen = report.sets[place]
+        listed = (
+            f"{'≈' if unit in chosen.ambiguous else ''}{unit}" for unit in chosen.units["rnn.l0"]
+        )
+        units = f"top 3 of {bit}: {' '.join(listed)}"
         print(f"{cell:<6}{units:<30}{columns(cells)}")
     random = [own.damage[report.places("concept_random")] for own in damages]
     cells = (f"{some.mean():.3f} ({some.min():.3f} to {some.max():.3f})" for some in random)
     print(f"{cell:<6}{'3 at random':<30}{columns(cells)}")
-
-
-def top_units(relay: ConceptRelay) -> str:
-    """The three units that relay most at the last step, most important first."""
-    ambiguous = relay.ambiguous[-1]
-    return " ".join(f"{'≈' if ambiguous[unit] else ''}{unit}" for unit in relay.units[-1, :-4:-1])
 
 
 def areas(report: KnockoutReport, bit: str) -> str:

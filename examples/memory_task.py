@@ -1,7 +1,7 @@
 """Which units of an RNN, a GRU and an LSTM hold three bits through a delay of ten steps?
 
 Trains the three cells on the memory task with the relay callback and prints accuracy, relay
-information over the steps and the units that relay most. Everything else is in TensorBoard.
+information over the steps and a summary of which units relay it. Everything else is in TensorBoard.
 
     python examples/memory_task.py [--epochs 15] [--seed 1] [--log-dir runs]
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay import LayerRelay, RelayInformationCallback, RelayMeasure
+from lightning_relay import RelayInformationCallback, RelayReport
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
@@ -24,31 +24,21 @@ CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
 
 def train(
     cell: Cell, task: MemoryTask, epochs: int, seed: int, log_dir: str
-) -> tuple[float, LayerRelay, LayerRelay]:
-    """Validation accuracy of a trained cell, and what its layer relays in both greedy orders."""
+) -> tuple[float, RelayReport]:
+    """Validation accuracy of a trained cell, and what its layer relays."""
     seed_everything(seed, verbose=False)
     model = RecurrentClassifier(cell, task.input_size, task.num_classes, hidden_size=20)
     concepts: dict[str, Callable[[int], int]] = {"pattern": int, **task.concepts}
-    shrinking = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end)
-    growing = RelayInformationCallback(
-        concepts=concepts,
-        inputs_end=task.inputs_end,
-        prefix="relay_grow",
-        measure=RelayMeasure(direction="grow"),
-    )
+    relays = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end)
     trainer = Trainer(
         max_epochs=epochs,
         gradient_clip_val=1.0,
-        callbacks=[shrinking, growing],
+        callbacks=[relays],
         logger=TensorBoardLogger(log_dir, name=f"memory_task/{cell}", default_hp_metric=False),
         enable_model_summary=False,
     )
     trainer.fit(model, task)
-    return (
-        float(trainer.callback_metrics["val_accuracy"]),
-        shrinking.reports[-1].layers["rnn.l0"],
-        growing.reports[-1].layers["rnn.l0"],
-    )
+    return float(trainer.callback_metrics["val_accuracy"]), relays.reports[-1]
 
 
 def main() -> None:
@@ -69,23 +59,17 @@ def main() -> None:
 
     print(f"\nMemory task: {task.bits} bits, then {task.delay} steps of delay; 20 units")
     print("\nRelay information of all units, bits, at every step (* input still to come)")
+    layer = results["rnn"][1]["rnn.l0"]
     steps = "".join(
         f"{step}{'' if ended else '*'}".rjust(6)
-        for step, ended in zip(
-            results["rnn"][1].time_steps, results["rnn"][1].inputs_ended, strict=True
-        )
+        for step, ended in zip(layer.time_steps, layer.inputs_ended, strict=True)
     )
     print(f"cell  accuracy{steps}")
-    for cell, (accuracy, layer, _) in results.items():
-        information = layer.concepts["pattern"].information[:, 0]
+    for cell, (accuracy, report) in results.items():
+        information = report["rnn.l0"]["pattern"].information[:, 0]
         print(f"{cell:<6}{accuracy:8.3f}" + "".join(f"{bits:6.2f}" for bits in information))
-    print("\nMost important units at the last step, growing order (≈ another was as good)")
-    print("cell  " + "".join(f"{concept:<16}" for concept in results["rnn"][1].concepts))
-    for cell, (_, _, layer) in results.items():
-        print(
-            f"{cell:<6}"
-            + "".join(f"{relay.most_important(-1, 3):<15} " for relay in layer.concepts.values())
-        )
+    for cell, (_, report) in results.items():
+        print(f"\n{cell.upper()}: {report}")
     print(f"\nLook further: tensorboard --logdir {arguments.log_dir}/memory_task")
 
 

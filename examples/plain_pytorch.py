@@ -13,15 +13,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from lightning_relay import (
     HiddenStateRecorder,
-    RelayMeasure,
     RelayReport,
     recurrent_layers,
-    relay_image,
     relay_report,
 )
 
@@ -80,7 +77,6 @@ def analysed(model: nn.Module) -> RelayReport:
         labels,
         predicted,
         inputs_end=BITS - 1,
-        measure=RelayMeasure(direction="grow"),
     )
 
 
@@ -98,21 +94,21 @@ def main() -> None:
     train(model, arguments.epochs)
     report = analysed(model)
 
+    print(f"\n{report}")
     steps = next(iter(report.layers.values())).time_steps
     print("\nRelay information of all units, bits, at every step (* input still to come)")
     print("The upper layer is read out; the lower need not hold everything to the end.")
     marked = "".join(f"{step}{'*' if step < BITS - 1 else ''}".rjust(6) for step in steps)
-    print(f"layer         units{marked}  top units at the last step (≈ another was as good)")
+    print(f"layer         units{marked}  largest shares at the last step")
     for key, layer in report.layers.items():
-        relay = layer.concepts["joint"]
+        relay = layer["joint"]
         values = "".join(f"{bits:6.2f}" for bits in relay.information[:, 0])
-        print(f"{key:<14}{units[key]:5}{values}  {relay.most_important(-1, 4)}")
+        print(f"{key:<14}{units[key]:5}{values}  {relay.top_units(4)}")
 
     arguments.directory.mkdir(parents=True, exist_ok=True)
     report.save(arguments.directory / "report.npz")
-    for key, layer in report.layers.items():
-        image = Image.fromarray(relay_image(layer, "joint", key))
-        image.save(arguments.directory / f"{key}.png")
+    for key in report.layers:
+        report.picture("relay_share", key).save(arguments.directory / f"{key}.png")
     print(f"\nReport and pictures: {arguments.directory}")
 
 

@@ -47,12 +47,13 @@ if TYPE_CHECKING:
         relay_information_of_all_subsets as relay_information_of_all_subsets,
     )
     from lightning_relay.knockout.context import knocked_out as knocked_out
+    from lightning_relay.load import RunReports as RunReports
+    from lightning_relay.load import load_reports as load_reports
     from lightning_relay.recurrent.adapters import register_recurrent as register_recurrent
     from lightning_relay.recurrent.layers import recurrent_layers as recurrent_layers
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
     from lightning_relay.recurrent.states import HiddenStates as HiddenStates
     from lightning_relay.relay.analysis import relay_report as relay_report
-    from lightning_relay.relay.picture import relay_image as relay_image
     from lightning_relay.relay.report import ConceptRelay as ConceptRelay
     from lightning_relay.relay.report import LayerRelay as LayerRelay
     from lightning_relay.relay.report import RelayReport as RelayReport
@@ -85,6 +86,7 @@ _HOMES = {
     "RelayReport": "lightning_relay.relay.report",
     "RelayShare": "lightning_relay.information.share",
     "Resample": "lightning_relay.ablation.asked",
+    "RunReports": "lightning_relay.load",
     "ScoreAgreement": "lightning_relay.ablation.report",
     "SequenceSample": "lightning_relay.sampling.sample",
     "TopUnits": "lightning_relay.ablation.selection",
@@ -92,10 +94,10 @@ _HOMES = {
     "chance_level": "lightning_relay.information.permutation",
     "discretize": "lightning_relay.information.discretization",
     "knocked_out": "lightning_relay.knockout.context",
+    "load_reports": "lightning_relay.load",
     "mutual_information": "lightning_relay.information.measures",
     "recurrent_layers": "lightning_relay.recurrent.layers",
     "register_recurrent": "lightning_relay.recurrent.adapters",
-    "relay_image": "lightning_relay.relay.picture",
     "relay_information": "lightning_relay.information.measures",
     "relay_information_of_all_subsets": "lightning_relay.information.subsets",
     "relay_order": "lightning_relay.information.ordering",

@@ -1,4 +1,4 @@
-"""Accuracy while units are knocked out one after the other; unit scores beside damage."""
+"""Accuracy while units are knocked out one after the other; damage over what units relay."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lightning_relay.reports.drawing import (
     PANEL_WIDTH,
     RIGHT,
     draw_axis,
+    lines_of_text,
     ticks,
 )
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lightning_relay.ablation.report import DeletionCurve, KnockoutReport
+    from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, ScoreAgreement
 
 _TOP = 42
 _HEIGHT = 180
@@ -55,8 +56,9 @@ def deletion_image(
     """Picture of the accuracy of a concept while the units of a layer go one after the other.
 
     Red: the units that relay most of the concept go first; blue: the least; each with a band of
-    its 95 % intervals. Grey: orders drawn at random, a band from the lowest to the highest of them
-    and a line at their mean. Dots lie at the numbers of units that were run. The legend names the
+    its 95 % intervals. Where units are tied, several orders break the ties at random: the band runs
+    from the lowest to the highest of them, and the line is their mean. Grey: the same for orders
+    drawn wholly at random. Dots lie at the numbers of units that were run. The legend names the
     area under each curve, the mean accuracy over the fraction of units knocked out.
 
     Args:
@@ -84,7 +86,9 @@ def deletion_image(
         )
     shown = [curves[direction] for direction in _COLOURS if direction in curves]
     units = max(int(curve.sizes[-1]) for curve in shown)
-    image = _panel(title, f"accuracy of {concept}", "units knocked out", len(shown))
+    image = _panel(
+        title, f"accuracy of {concept}, fraction of 1", "number of units knocked out", len(shown)
+    )
     draw = ImageDraw.Draw(image)
     y_of = _y_of(0.0, 1.0)
     draw_axis(draw, [1.0, 0.5, 0.0], y_of, LEFT + PANEL_WIDTH + 1)
@@ -114,10 +118,10 @@ def deletion_image(
 def agreement_image(
     report: KnockoutReport, layer: str, concept: str, title: str
 ) -> NDArray[np.uint8]:
-    """Picture of the damage of single units over their unit scores.
+    """Picture of the damage of single units over what they relay.
 
     A point for each unit, with its index where there are 24 or fewer; below, their rank
-    correlation.
+    correlation. Where no unit does any damage, or all relay the same, a sentence says so instead.
 
     Args:
         report: The report.
@@ -138,7 +142,10 @@ def agreement_image(
             f"{', '.join(map(str, results)) or 'none'}"
         )
     found = results[layer, concept]
-    image = _panel(title, f"damage to {concept}", "unit score", 1)
+    same = _all_alike(found)
+    if same is not None:
+        return lines_of_text(title, same)
+    image = _panel(title, f"damage to {concept}, fraction of 1", found.kind, 1)
     draw = ImageDraw.Draw(image)
     low, high = _range(found.damage)
     y_of = _y_of(low, high)
@@ -166,6 +173,17 @@ def agreement_image(
         words = "rank correlation: undefined"
     draw.text((4, _BOTTOM + _AXIS), words, INK, FONT)
     return np.asarray(image)
+
+
+def _all_alike(found: ScoreAgreement) -> str | None:
+    """Says that all damages, or all that units relay, are the same, where it is so."""
+    damage = found.damage[np.isfinite(found.damage)]
+    if not damage.size or damage.min() == damage.max():
+        largest = damage.max(initial=0.0)
+        return f"every unit alone does the same damage to {found.concept}: {largest:.3g}"
+    if found.scores.min() == found.scores.max():
+        return f"every unit has the same {found.kind.partition(',')[0]}: {found.scores[0]:.3g}"
+    return None
 
 
 def _panel(title: str, y_name: str, x_name: str, lines: int) -> Image.Image:
@@ -201,9 +219,9 @@ def _draw_band(
     x_of: Callable[[float], int],
     y_of: Callable[[float], int],
 ) -> None:
-    random = curve.direction == "random_first"
-    below = curve.accuracy.min(0) if random else curve.lower[0]
-    above = curve.accuracy.max(0) if random else curve.upper[0]
+    several = len(curve.accuracy) > 1 or curve.direction == "random_first"
+    below = curve.accuracy.min(0) if several else curve.lower[0]
+    above = curve.accuracy.max(0) if several else curve.upper[0]
     outline = _points(curve.sizes, above, x_of, y_of)
     outline += reversed(_points(curve.sizes, below, x_of, y_of))
     mask = Image.new("L", image.size, 0)

@@ -19,6 +19,7 @@ from lightning_relay.reports.drawing import (
     RIGHT,
     STRIPES,
     in_pixels,
+    lines_of_text,
     ramp,
     shortened,
     ticks,
@@ -40,7 +41,7 @@ _HEADS = 58
 _BETWEEN = 5
 """Pixels between groups of rows or columns."""
 _ROWS_HEIGHT = 448
-_MOST_ROWS = 256
+_MOST_ROWS = 64
 _GAP = 8
 _LONE_COLUMN = 8
 """A column that stands alone is at least this many pixels wide."""
@@ -62,12 +63,14 @@ class _Columns:
         names: Name of each column.
         damage: Damage, float64 ``(set, column)``; NaN where it is infinite.
         beyond_zero: Whether its interval excludes 0, bool ``(set, column)``.
+        tested: Whether there are intervals.
         apart: Whether each column has a scale of its own.
     """
 
     names: Sequence[str]
     damage: NDArray[np.float64]
     beyond_zero: NDArray[np.bool]
+    tested: bool
     apart: bool = False
 
     def of_sets(self, places: list[int]) -> _Columns:
@@ -80,8 +83,9 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     Columns are the accuracy of all samples, of each concept where there are several, and of each
     class. A cell is the damage, from white (0) to dark red (the largest absolute damage), and to
     dark blue where the knock-out makes it better; grey stripes are cells without samples. A dot
-    lies where the 95 % interval excludes 0, except in cells under 3 pixels. Names are left out
-    where there is no room; of more than 256 sets the most damaging are drawn. Where there were no
+    lies where the 95 % interval excludes 0, except in cells under 3 pixels. Only sets that change
+    something are drawn; of more than 64 the most damaging. Where no interval excludes 0, a sentence
+    names the largest damage instead of a map. Where there were no
     class labels, columns are the metrics, each on a scale of its own, with its largest damage in
     the legend. Where all units are of one layer, its key stands above instead of in every name. Up
     to 200 columns the picture is 350 pixels wide, which TensorBoard shows unscaled.
@@ -95,8 +99,12 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     """
     groups = _columns(report)
     if not groups or not report.sets:
-        return _empty(title, "no measure, or no set knocked out")
-    shown = _worst(groups[0].damage[:, 0])
+        return lines_of_text(title, "no measure, or no set knocked out")
+    changing = np.any([(np.nan_to_num(part.damage) != 0).any(1) for part in groups], axis=0)
+    telling = any(group.beyond_zero.any() or not group.tested for group in groups)
+    if not telling or not changing.any():
+        return lines_of_text(title, _nothing(report, groups))
+    shown = _worst(groups[0].damage[:, 0], changing)
     sets = [report.sets[place] for place in shown]
     groups = [group.of_sets(shown) for group in groups]
     scales, legend = _scales(groups)
@@ -116,10 +124,14 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     image = Image.new("RGB", (max(right, LEFT + PANEL_WIDTH) + RIGHT, height), "white")
     draw = ImageDraw.Draw(image)
     draw.text((4, 3), title, INK, FONT)
-    some = "" if len(sets) == len(report.sets) else f", worst {len(sets)} of {len(report.sets)}"
+    some = ""
+    if len(sets) < len(report.sets):
+        kind = "worst" if len(sets) < changing.sum() else "changing"
+        some = f", {kind} {len(sets)} of {len(report.sets)}"
     layer = f"{report.layers[0]}: " if len(report.layers) == 1 else ""
     of = f" of {report.layers[0]}" if layer else ""
-    draw.text((4, 20), f"damage by knock-out{of}{some}", INK, FONT)
+    unit = "" if groups[0].apart else ", fraction of 1"
+    draw.text((4, 20), f"damage{of}{unit}{some}", INK, FONT)
 
     labelled = -_APART
     for top, (first, last) in zip(tops, blocks, strict=True):
@@ -194,6 +206,7 @@ def step_damage_image(
         at = units.index(unit), steps.index(step)
         damage[at], beyond[at] = found.damage[place], found.beyond_zero[place]
     damage = _finite(damage)
+    fraction = "" if measure in report.metrics else ", fraction of 1"
     largest = _largest(damage)
     cell_width = max(1, min(24, PANEL_WIDTH // len(steps)))
     cell_height = max(1, min(14, _ROWS_HEIGHT // len(units)))
@@ -203,7 +216,7 @@ def step_damage_image(
     image = Image.new("RGB", (width, top + 3 * LINE + 6), "white")
     draw = ImageDraw.Draw(image)
     draw.text((4, 3), title, INK, FONT)
-    draw.text((4, 20), f"damage to {measure}, by unit and step", INK, FONT)
+    draw.text((4, 20), f"unit: damage to {measure}{fraction}", INK, FONT)
     _paste(image, damage / largest, beyond, LEFT, _TOP, cell_width, cell_height)
     for place in ticks(len(units), len(units) * cell_height, _APART):
         y = _TOP + place * cell_height + cell_height // 2
@@ -226,12 +239,10 @@ def _columns(report: KnockoutReport) -> list[_Columns]:
     if report.accuracy is not None:
         groups.append(_group(["accuracy"], [report.accuracy]))
     if report.concept_accuracy is not None and len(report.concepts) > 1:
-        found = report.concept_accuracy
-        groups.append(_Columns(report.concepts, found.damage, found.beyond_zero))
+        groups.append(_whole(report.concepts, report.concept_accuracy))
     if report.class_accuracy is not None and len(report.classes):
-        found = report.class_accuracy
         names = [f"class {label}" for label in report.classes]
-        groups.append(_Columns(names, found.damage, found.beyond_zero))
+        groups.append(_whole(names, report.class_accuracy))
     if not groups and report.metrics:
         group = _group(list(report.metrics), list(report.metrics.values()))
         groups.append(replace(group, apart=True))
@@ -241,17 +252,34 @@ def _columns(report: KnockoutReport) -> list[_Columns]:
 def _group(names: Sequence[str], measures: Sequence[Damage]) -> _Columns:
     damage = np.stack([found.damage for found in measures], axis=1)
     beyond = np.stack([found.beyond_zero for found in measures], axis=1)
-    return _Columns(names, _finite(damage), beyond)
+    tested = all(np.isfinite(found.lower).any() for found in measures)
+    return _Columns(names, _finite(damage), beyond, tested)
+
+
+def _whole(names: Sequence[str], found: Damage) -> _Columns:
+    return _Columns(names, found.damage, found.beyond_zero, bool(np.isfinite(found.lower).any()))
 
 
 def _finite(damage: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isfinite(damage), damage, np.nan)
 
 
-def _worst(damage: NDArray[np.float64]) -> list[int]:
-    """Places of the sets that are drawn, in their order: the most damaging where there are many."""
+def _worst(damage: NDArray[np.float64], changing: NDArray[np.bool]) -> list[int]:
+    """Places of the changing sets, in their order: the most damaging where there are many."""
     order = np.argsort(-np.nan_to_num(damage, nan=-np.inf), kind="stable")
-    return sorted(order[:_MOST_ROWS].tolist())
+    return sorted(order[changing[order]][:_MOST_ROWS].tolist())
+
+
+def _nothing(report: KnockoutReport, groups: Sequence[_Columns]) -> str:
+    """Says that no damage can be told from 0, and which is the largest."""
+    numbers = np.concatenate([group.damage for group in groups], axis=1)
+    names = [name for group in groups for name in group.names]
+    place, column = np.unravel_index(np.nanargmax(np.abs(np.nan_to_num(numbers))), numbers.shape)
+    return (
+        f"None of {len(report.sets)} knock-outs does damage that differs from 0 (95 % intervals). "
+        f"The largest: {numbers[place, column]:.3g} to {names[column]} by "
+        f"{report.sets[place].name}."
+    )
 
 
 def _blocks(sets: Sequence[KnockoutSet]) -> list[tuple[int, int]]:
@@ -357,11 +385,3 @@ def _draw_key(
 def _draw_hatched(image: Image.Image, draw: ImageDraw.ImageDraw, top: int, text: str) -> None:
     _paste(image, np.full((1, 1), np.nan), np.zeros((1, 1), dtype=bool), 4, top + 2, 14, 10)
     draw.text((24, top), text, INK, FONT)
-
-
-def _empty(title: str, text: str) -> NDArray[np.uint8]:
-    image = Image.new("RGB", (LEFT + PANEL_WIDTH + RIGHT, 40), "white")
-    draw = ImageDraw.Draw(image)
-    draw.text((4, 3), title, INK, FONT)
-    draw.text((4, 20), text, INK, FONT)
-    return np.asarray(image)

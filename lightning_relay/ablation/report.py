@@ -8,15 +8,18 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_relay.ablation.damage import Damage
+from lightning_relay.ablation.summary import dataframe, summary
 from lightning_relay.reports.files import arrays_of, opened, read, write
+from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from pandas import DataFrame
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; a file of another one is refused."""
 
 ACCURACY = "accuracy"
@@ -37,8 +40,8 @@ class KnockoutSet:
         units: Unit indices by layer key.
         steps: Positions at which they were; None: all.
         concept: Of an order or of units that relay a concept: which one.
-        ambiguous: Of units taken from a relay order those whose places the data leave open: another
-            was as good, or there are too few sequences.
+        ambiguous: Of units chosen by what they relay those whose places the data leave open:
+            another share is within two standard errors; without shares, a tie or too few sequences.
     """
 
     name: str
@@ -70,7 +73,7 @@ class DeletionCurve:
         direction: ``"most_first"``: the units that relay most of the concept go first;
             ``"least_first"``: the least; ``"random_first"``: in orders drawn at random.
         units: Unit indices in the order in which they are knocked out, int64 ``(order, unit)``;
-            one row but for random orders.
+            several rows for random orders, and where ties are broken at random.
         sizes: Numbers of units knocked out, from 0 to all, int64 ``(size,)``.
         accuracy: Accuracy of the concept, fraction of 1, float64 ``(order, size)``.
         lower: Lower ends of 95 % intervals (Wilson), float64 ``(order, size)``.
@@ -91,18 +94,21 @@ class DeletionCurve:
 
 @dataclass(frozen=True, eq=False)
 class ScoreAgreement:
-    """How well unit scores of a relay analysis predict the damage of single units.
+    """How well what single units relay predicts the damage of their knock-outs.
 
     Attributes:
         layer: Layer key.
         concept: Name of the concept.
-        scores: Unit score by unit index, float64 ``(unit,)``.
+        scores: What each unit relays by unit index, mean over the steps after the inputs' end,
+            float64 ``(unit,)``.
         damage: Damage to the concept's accuracy by the knock-out of the unit alone, float64
             ``(unit,)``.
         correlation: Rank correlation (Spearman) of the two; NaN, like the following, where scores
             or damage are all equal, or there are fewer than 4 units.
         lower: Lower end of its 95 % interval over units.
         upper: Upper end.
+        kind: What ``scores`` are: ``"relay share, bits"``, or ``"unit score"`` of the greedy order
+            where shares were not measured.
     """
 
     layer: str
@@ -112,11 +118,14 @@ class ScoreAgreement:
     correlation: float
     lower: float
     upper: float
+    kind: str = "unit score"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class KnockoutReport:
-    """Results of one knock-out analysis.
+    """Results of one knock-out analysis: ``report["accuracy"]`` is the damage to a measure.
+
+    Printed, it is a summary; ``to_dataframe`` gives all damages.
 
     Attributes:
         sets: What was knocked out, in the order of the axis ``set`` of everything else.
@@ -178,6 +187,28 @@ class KnockoutReport:
     dataloader: int = 0
     relay_epoch: int | None = None
     relay_step: int | None = None
+
+    def __getitem__(self, measure: str) -> Damage:
+        """Damage to a measure by each set, as of ``damage_of``.
+
+        Raises:
+            KeyError: If there is no such measure; lists those there are.
+        """
+        return self.damage_of(known("measure", measure, {name: name for name in self.measures}))
+
+    def __str__(self) -> str:
+        """The summary, at most 15 lines."""
+        return summary(self)
+
+    __repr__ = __str__
+
+    def to_dataframe(self) -> DataFrame:
+        """Damages as a pandas frame, a row for each set and measure.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return dataframe(self)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -215,7 +215,7 @@ def _curve(
 
 
 def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreement]:
-    """Unit scores, as mean over the steps that had seen all input, beside damages."""
+    """What units relay, mean over the steps that had seen all input, beside their damages."""
     found = []
     for layer in report.layers:
         places = [
@@ -231,11 +231,14 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
         for concept in report.concepts:
             if concept not in steps.concepts or not weights.any():
                 continue
-            scores = np.average(steps.concepts[concept].scores, axis=0, weights=weights)[units]
-            scores = scores.round(_DECIMALS)
+            own = steps[concept]
+            values, kind = own.share, "relay share, bits"
+            if values is None:
+                values, kind = own.scores, "unit score"
+            scores = np.average(values, axis=0, weights=weights)[units].round(_DECIMALS)
             damage = report.damage_of(concept).damage[places]
             correlation = rank_correlation(scores, damage)
-            found.append(ScoreAgreement(layer, concept, scores, damage, *correlation))
+            found.append(ScoreAgreement(layer, concept, scores, damage, *correlation, kind=kind))
     return found
 
 

@@ -26,13 +26,12 @@ def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
     What is undefined is left out: no value is NaN or infinite. Damage and areas are fractions of 1.
 
     - ``accuracy``: accuracy without knock-out, where there were class labels.
-    - ``samples``, ``sets``: numbers of samples and of sets that were knocked out.
     - ``{layer}/largest_damage``, ``{layer}/mean_damage``: damage to the accuracy by a single unit,
       largest and mean, where each was knocked out.
     - ``{layer}/{concept}/area_most_first``, ``area_least_first``, ``area_random``: mean accuracy of
       the concept over the fraction of units knocked out, in each order; of random ones the mean.
-    - ``{layer}/{concept}/score_correlation``: rank correlation of unit scores and the damage of
-      single units.
+    - ``{layer}/{concept}/score_correlation``: rank correlation of what single units
+      relay and their damage.
     - ``{layer}/{concept}/top_damage``, ``random_damage``: damage to the concept by the knock-out of
       the units that relay most of it, and of as many at random, means where there are several.
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
@@ -51,7 +50,6 @@ def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
         scalars[f"{found.layer}/{found.concept}/score_correlation"] = found.correlation
     if report.accuracy is not None:
         scalars["accuracy"] = float(report.accuracy.baseline)
-    scalars |= {"samples": float(report.samples), "sets": float(len(report.sets))}
     return {name: value for name, value in scalars.items() if np.isfinite(value)}
 
 

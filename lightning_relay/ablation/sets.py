@@ -106,7 +106,10 @@ def along_orders(
     max_sets: int | None = None,
     seed: int = 0,
 ) -> Sets:
-    """Units one after the other along the relay order of the last step, from both ends.
+    """Units one after the other by their relay shares at the last step, from both ends.
+
+    Where shares were not measured, by their places in the greedy order. Where units are tied, ties
+    are broken at random in as many orders as there are random ones.
 
     Args:
         report: Where the orders stand.
@@ -127,11 +130,14 @@ def along_orders(
         found = report.layers[layer]
         random = np.stack([generator.permutation(units) for _ in range(n_random)])
         for concept in _known_concepts(found, concepts or list(found.concepts)[:1]):
-            least_first = _order_at_end(report, layer, concept)
-            open_places = _open_at_end(report, layer, concept)
+            ranking = _Ranking.at_end(report, layer, concept)
+            tied = ranking.values.size > np.unique(ranking.values).size
+            least_first = np.stack(
+                [ranking.least_first(generator) for _ in range(n_random if tied else 1)]
+            )
             orders += [
-                _Order(layer, concept, "most_first", least_first[None, ::-1], open_places),
-                _Order(layer, concept, "least_first", least_first[None], open_places),
+                _Order(layer, concept, "most_first", least_first[:, ::-1], ranking.open_places),
+                _Order(layer, concept, "least_first", least_first, ranking.open_places),
                 _Order(layer, concept, "random_first", random),
             ]
     whole = _deletions(orders, None)
@@ -159,7 +165,9 @@ def top_relays(
     max_sets: int | None = None,
     seed: int = 0,
 ) -> Sets:
-    """The units that relay most of each concept at the last step, and as many drawn at random.
+    """The units with the largest relay shares of each concept at the last step, and random ones.
+
+    Where shares were not measured, the last units of the greedy order. Ties are broken at random.
 
     Args:
         report: Where the orders stand.
@@ -182,15 +190,15 @@ def top_relays(
             raise ValueError(f"top: got {top}, but {layer!r} has {units} units")
         found = report.layers[layer]
         for concept in _known_concepts(found, concepts or list(found.concepts)):
-            own = _order_at_end(report, layer, concept)[::-1][:top]
-            open_places = _open_at_end(report, layer, concept)
+            ranking = _Ranking.at_end(report, layer, concept)
+            own = ranking.least_first(generator)[::-1][:top]
             tops.append(
                 KnockoutSet(
                     f"{layer}: top {top} of {concept}",
                     "concept",
                     {layer: _plain(own)},
                     concept=concept,
-                    ambiguous=tuple(unit for unit in _plain(own) if unit in open_places),
+                    ambiguous=tuple(unit for unit in _plain(own) if unit in ranking.open_places),
                 )
             )
             random.append(
@@ -281,6 +289,13 @@ def check_same_units(report: RelayReport, layers: Mapping[str, int]) -> None:
             )
 
 
+_DECIMALS = 9
+"""Shares that differ by less are rounding errors, and tied."""
+
+_ERRORS = 2.0
+"""Shares that differ by no more standard errors leave the places of their units open."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Order:
     """Units in the orders ``(order, unit)`` in which they are knocked out."""
@@ -338,21 +353,37 @@ def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) ->
     return tuple(range(*steps.indices(length)))
 
 
-def _order_at_end(report: RelayReport, layer: str, concept: str) -> NDArray[np.int64]:
-    """Relay order at the step that a layer computes last, least important unit first."""
-    order: NDArray[np.int64] = report.layers[layer].concepts[concept].units[_end(report, layer)]
-    return order
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """Units of a layer ranked by what they relay at the step that it computes last.
 
+    Attributes:
+        values: Relay shares, or places in the greedy order where shares were not measured, float64
+            ``(unit,)``.
+        open_places: Units whose places the data leave open.
+    """
 
-def _open_at_end(report: RelayReport, layer: str, concept: str) -> frozenset[int]:
-    """Units whose places in that order the data leave open."""
-    relay, place = report.layers[layer].concepts[concept], _end(report, layer)
-    return frozenset(np.flatnonzero(relay.ambiguous[place] | ~relay.resolved[place]).tolist())
+    values: NDArray[np.float64]
+    open_places: frozenset[int]
 
+    @classmethod
+    def at_end(cls, report: RelayReport, layer: str, concept: str) -> _Ranking:
+        relay = report[layer][concept]
+        place = relay.place()
+        if relay.share is None or relay.share_error is None:
+            open_places = relay.ambiguous[place] | ~relay.resolved[place]
+            return cls(relay.places[place], frozenset(np.flatnonzero(open_places).tolist()))
+        share, error = relay.share[place].round(_DECIMALS), relay.share_error[place]
+        apart = np.abs(share[:, None] - share)
+        close = apart <= _ERRORS * np.hypot(error[:, None], error)
+        np.fill_diagonal(close, val=False)
+        return cls(share, frozenset(np.flatnonzero(close.any(1)).tolist()))
 
-def _end(report: RelayReport, layer: str) -> int:
-    """Place of the step that a layer computes last."""
-    return report.layers[layer].last_place(reverse=StateKey.parse(layer).reverse)
+    def least_first(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Unit indices, the least first, ties broken at random."""
+        ties = generator.permutation(len(self.values))
+        order: NDArray[np.int64] = np.lexsort((ties, self.values))
+        return order
 
 
 def _shared_layers(report: RelayReport, layers: Mapping[str, int]) -> dict[str, int]:

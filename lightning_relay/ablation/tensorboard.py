@@ -27,11 +27,11 @@ def write_knockout_report(
     Args:
         writer: TensorBoard's writer.
         report: The report.
-        prefix: Tags are ``{prefix}/damage{suffix}`` and, for the table, ``{prefix}/sets{suffix}``;
-            ``{prefix}/{layer}/{concept}/deletion{suffix}`` where units went one after the other,
-            ``{prefix}/{layer}/{concept}/agreement{suffix}`` where unit scores were compared, and
-            ``{prefix}/{layer}/{measure}/step_damage{suffix}`` where single units were knocked out
-            at single steps.
+        prefix: First part of the tags. They are ``{prefix}/damage`` and, for the table,
+            ``{prefix}/knockout_table``; ``{prefix}/{layer}/{concept}/deletion`` where units went
+            one after the other, ``{prefix}/{layer}/{concept}/agreement`` where shares and damage
+            were compared, and ``{prefix}/{layer}/{measure}/step_damage`` where single units were
+            knocked out at single steps.
         global_step: The step they are written at.
         suffix: Last part of the tags.
     """
@@ -51,7 +51,7 @@ def write_knockout_report(
                 images[f"{layer}/{measure}/step_damage"] = image
     for name, image in images.items():
         writer.add_image(f"{prefix}/{name}{suffix}", image, global_step, dataformats="HWC")
-    writer.add_text(f"{prefix}/sets{suffix}", knockout_table(report), global_step)
+    writer.add_text(f"{prefix}/knockout_table{suffix}", knockout_table(report), global_step)
 
 
 def _measures(report: KnockoutReport) -> tuple[str, ...]:

@@ -56,33 +56,29 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     inputs had been presented, weighted with the number of sequences long enough for each:
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
-    - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits; for
-      sequences of different lengths, at the last step of each; for a backward layer, which ends
-      at step 0, there.
-    - ``{layer}/{concept}/corrected``: the mean of I_R of all units by an estimator that corrects
-      for the bias of small samples, bits.
+    - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
+    - ``{layer}/{concept}/largest_share_last``, with shares: the largest relay share of a unit at
+      the last step, bits.
+    - ``{layer}/{concept}/unattributed``, with shares: mean of I_R of all units minus the sum of
+      their relay shares, bits: what is in no unit's share.
+    - ``{layer}/{concept}/units_needed_last``: size of the set of units that tells 90 % of what all
+      units tell at the last step; see ``ConceptRelay.smallest_set``.
     - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
       X_out, whichever is lower, fraction of 1.
-    - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
-    - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
-    - ``{layer}/{concept}/unattributed``, unless ``measure.n_orders`` is 0: mean of I_R of all
-      units minus the sum of their relay shares, bits: what the data attribute to no unit.
-    - ``{layer}/{concept}/chance_level``, with ``n_permutations``: mean of the value that
-      I(X_in; X_out) exceeds by chance with the probability .05, bits.
-    - ``{layer}/{concept}/units_above_chance``, with ``n_permutations``: mean number of units of
-      which this is so: when all others are known, X_in and X_out share more than by chance, and
-      no more when all are, at 5 % for all units and steps together.
-    - ``{layer}/{concept}/rank_stability``, with ``n_bootstraps``: mean rank correlation of the
-      orders of resamples with that of all sequences.
-    - ``{layer}/distinct_states``: largest number of distinct states at a step.
-    - ``{concept}/mutual_information``: I(X_in; X_out), bits.
-    - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
+    - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
+      exceeds by chance with the probability .05, bits.
+    - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units that relay,
+      beyond chance, what no other unit does; see ``ConceptRelay.beyond_chance``.
+    - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of their orders
+      with that of all sequences.
+    - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
     - ``{layer}/threshold_agreement``, where thresholds were fitted to the first sequences only:
-      fraction of the codes of a fair sample of all that thresholds fitted to it would give too,
-      at the step and of the unit where it is lowest.
+      fraction of the codes of a fair sample that thresholds fitted to it would give too, at the
+      step and of the unit where it is lowest.
 
-    A TensorBoardLogger also gets, for each layer and concept, the image ``…/scores`` (step by unit)
-    and the table ``…/order``.
+    A TensorBoardLogger also gets, for each layer and concept, the images ``…/relay_share`` (bits by
+    step and unit), ``…/greedy_order`` and ``…/units_needed`` and the table ``…/relay_table``; and,
+    where there are several layers, the image ``{concept}/layers`` of what each relays at each step.
 
     Args:
         modules: Dotted names of the recurrent modules; default: all there are.

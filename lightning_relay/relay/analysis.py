@@ -13,7 +13,9 @@ import torch
 from lightning_relay.information import (
     bootstrap,
     chance_level,
+    entropy,
     mutual_information,
+    relay_information,
     relay_order,
     relay_share,
 )
@@ -23,7 +25,13 @@ from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import Concepts, concept_codes
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, StepError, check_time_steps, has_step
-from lightning_relay.relay.report import CHANCE_LEVEL, ConceptRelay, LayerRelay, RelayReport
+from lightning_relay.relay.report import (
+    CHANCE_LEVEL,
+    TIE,
+    ConceptRelay,
+    LayerRelay,
+    RelayReport,
+)
 from lightning_relay.sampling.kept import KeptStates
 from lightning_relay.sampling.storage import code_dtype
 
@@ -33,7 +41,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_relay.information import RelayOrder
+    from lightning_relay.information.options import Direction
     from lightning_relay.recurrent.states import LayerStates
+
+    Arrays = dict[str, Any]
 
 InputsEnd = int | Mapping[str, int]
 """Step at which the last input was presented: of all modules, or by module name."""
@@ -141,20 +153,29 @@ def relay_report(
             if measure.all_steps_at_once:
                 kept_codes.append(_narrow(hidden))
                 kept_valid.append(valid)
-        measured, concept_parts = zip(*parts, strict=True)
-        relays = {name: _joined([part[name] for part in concept_parts]) for name in codes}
+        distinct_states, of_concepts = zip(*parts, strict=True)
+        relays: dict[str, Arrays] = {
+            name: {
+                part: np.concatenate([block[name][part] for block in of_concepts])
+                for part in of_concepts[0][name]
+            }
+            for name in codes
+        }
         if kept_codes:
             hidden, valid = torch.cat(kept_codes), torch.cat(kept_valid)
-            relays = {
-                name: _drawn(relay, codes[name], hidden, valid, measure)
-                for name, relay in relays.items()
-            }
+            for name, relay in relays.items():
+                relay |= _drawn(codes[name], hidden, valid, measure)
+        analysed, backward = np.array(steps, dtype=np.int64), StateKey.parse(layer).reverse
         layers[layer] = LayerRelay(
-            time_steps=np.array(steps, dtype=np.int64),
+            time_steps=analysed,
+            backward=backward,
             inputs_ended=_inputs_ended(layer, states, steps, inputs_end).cpu().numpy(),
             samples=samples.sum(1).cpu().numpy(),
-            distinct_states=np.concatenate(measured),
-            concepts=relays,
+            distinct_states=np.concatenate(distinct_states),
+            concepts={
+                name: ConceptRelay(time_steps=analysed, backward=backward, **relay)
+                for name, relay in relays.items()
+            },
         )
     coded = {
         layer: kept
@@ -166,6 +187,10 @@ def relay_report(
         mutual_information={
             name: float(mutual_information(concept_in, concept_out, estimator=measure.estimator))
             for name, (concept_in, concept_out) in codes.items()
+        },
+        input_entropy={
+            name: float(entropy(concept_in.unsqueeze(-1)))
+            for name, (concept_in, _) in codes.items()
         },
         samples=len(x_in),
         samples_seen=len(x_in) if samples_seen is None else samples_seen,
@@ -261,44 +286,67 @@ def _narrow(codes: Tensor) -> Tensor:
 
 def _measured(
     codes: Mapping[str, tuple[Tensor, Tensor]], hidden: Tensor, valid: Tensor, measure: RelayMeasure
-) -> tuple[NDArray[np.int64], dict[str, ConceptRelay]]:
+) -> tuple[NDArray[np.int64], dict[str, Arrays]]:
     """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
     relays, counted = {}, None if bool(valid.all()) else valid
-    for name, (concept_in, concept_out) in codes.items():
-        order = relay_order(
-            concept_in,
-            concept_out,
+
+    def ordered(direction: Direction) -> RelayOrder:
+        return relay_order(
+            *labels,
             hidden,
-            direction=measure.direction,
+            direction=direction,
             valid=counted,
             estimator=measure.estimator,
             min_coverage=measure.min_coverage,
             max_gap=measure.max_gap,
         )
-        information = mutual_information(
-            concept_in, concept_out, valid=counted, estimator=measure.estimator
-        ).expand(len(hidden))  # one for all steps where all sequences reach them
-        measured = {part.name: getattr(order, part.name) for part in dataclasses.fields(order)}
-        relays[name] = ConceptRelay(
-            mutual_information=information.contiguous().cpu().numpy(),
-            **{name: values.cpu().numpy() for name, values in measured.items()},
-        )
+
+    for name, labels in codes.items():
+        order = ordered(measure.direction)
+        growing = order if measure.direction == "grow" else ordered("grow")
+        information = mutual_information(*labels, valid=counted, estimator=measure.estimator)
+        found = {
+            # One for all steps where all sequences reach them.
+            "mutual_information": information.expand(len(hidden)),
+            **{part.name: getattr(order, part.name) for part in dataclasses.fields(order)},
+            **_of_sets(growing, labels, hidden, counted, measure),
+        }
+        relays[name] = {part: values.cpu().numpy() for part, values in found.items()}
         if measure.orders_of_shares and not isinstance(measure.orders_of_shares, float):
-            relays[name] = _with_shares(
-                relays[name], (concept_in, concept_out), hidden, counted, measure
-            )
+            relays[name] |= _shares(labels, hidden, counted, measure)
     everything = -1 if measure.direction == "shrink" else 0
     return order.distinct_states[:, everything].cpu().numpy(), relays
 
 
-def _with_shares(
-    relay: ConceptRelay,
+def _of_sets(
+    growing: RelayOrder,
     labels: tuple[Tensor, Tensor],
     hidden: Tensor,
     valid: Tensor | None,
     measure: RelayMeasure,
-) -> ConceptRelay:
-    """The results with relay shares, codes ``(step, batch, unit)``."""
+) -> dict[str, Tensor]:
+    """What each unit tells alone and beyond all others, and what a growing set of units tells."""
+    alone = torch.eye(hidden.shape[-1], dtype=torch.bool)
+    sets = torch.cat([alone, ~alone])
+    relayed = relay_information(*labels, hidden, sets, valid=valid, estimator=measure.estimator)
+    irreplaceable, without = relayed.chunk(2, dim=-1)
+    told = growing.information.flip(-1)
+    telling = growing.units.flip(-1)
+    complete = told[..., :-1] >= told[..., -1:] - TIE
+    return {
+        "tells": told[..., -1:] - without,
+        "irreplaceable": irreplaceable,
+        "telling": telling.masked_fill(complete.cumsum(-1) > 0, -1),
+        "telling_tied": growing.tied,
+        "telling_resolved": growing.resolved,
+        "told": told,
+    }
+
+
+def _shares(
+    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor | None, measure: RelayMeasure
+) -> Arrays:
+    """Relay shares of codes ``(step, batch, unit)``."""
     found = relay_share(
         *labels,
         hidden,
@@ -309,29 +357,25 @@ def _with_shares(
         max_gap=measure.max_gap,
         seed=measure.seed,
     )
-    return dataclasses.replace(
-        relay,
-        share=found.share.cpu().numpy(),
-        share_error=found.standard_error.cpu().numpy(),
-        share_resolved=found.resolved.cpu().numpy(),
-        unattributed=found.unattributed.cpu().numpy(),
-    )
+    return {
+        "share": found.share.cpu().numpy(),
+        "share_error": found.standard_error.cpu().numpy(),
+        "share_resolved": found.resolved.cpu().numpy(),
+        "unattributed": found.unattributed.cpu().numpy(),
+    }
 
 
 def _drawn(
-    relay: ConceptRelay,
-    labels: tuple[Tensor, Tensor],
-    hidden: Tensor,
-    valid: Tensor,
-    measure: RelayMeasure,
-) -> ConceptRelay:
-    """The results with all that is drawn for all steps at once, codes ``(step, batch, unit)``.
+    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
+) -> Arrays:
+    """All that is drawn for all steps at once, of codes ``(step, batch, unit)``.
 
     Permutations are tested together, one draw of the sequences must do for the shortest and the
     longest of them, and orders that are added until errors are small are the same at all steps.
     """
+    drawn: Arrays = {}
     if isinstance(measure.orders_of_shares, float):
-        relay = _with_shares(relay, labels, hidden, valid, measure)
+        drawn |= _shares(labels, hidden, valid, measure)
     if measure.n_bootstraps:
         intervals = bootstrap(
             *labels,
@@ -342,17 +386,15 @@ def _drawn(
             estimator=measure.estimator,
             seed=measure.seed,
         )
-        relay = dataclasses.replace(
-            relay, **{name: getattr(intervals, name).cpu().numpy() for name in _INTERVALS}
-        )
+        drawn |= {name: getattr(intervals, name).cpu().numpy() for name in _INTERVALS}
     if measure.n_permutations:
-        relay = dataclasses.replace(relay, **_chance(labels, hidden, valid, measure))
-    return relay
+        drawn |= _chance(labels, hidden, valid, measure)
+    return drawn
 
 
 def _chance(
     labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
-) -> dict[str, NDArray[Any]]:
+) -> Arrays:
     """Chance levels of all units and of each alone, by the names that they have in the report."""
     steps, _, units = hidden.shape
     if not any(_varies(labels, step) for step in valid):
@@ -385,17 +427,6 @@ def _chance(
 def _varies(labels: tuple[Tensor, Tensor], valid: Tensor) -> bool:
     """Whether both X_in and X_out differ among the valid sequences, ``(batch,)`` each."""
     return all(bool((part[valid] != part[valid][0]).any()) for part in labels)
-
-
-def _joined(parts: Sequence[ConceptRelay]) -> ConceptRelay:
-    """Results of blocks of steps as those of all steps."""
-    return ConceptRelay(
-        **{
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(ConceptRelay)
-            if getattr(parts[0], field.name) is not None
-        }
-    )
 
 
 def _inputs_ended(

@@ -1,8 +1,9 @@
-"""The picture of what a layer relays of a concept."""
+"""Pictures of a relay report: shares, greedy order, number of units needed, all layers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,193 +26,448 @@ from lightning_relay.reports.drawing import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from numpy.typing import NDArray
 
-    from lightning_relay.relay.report import ConceptRelay, LayerRelay
+    from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
 
 _TOP = 36
-_CURVE_HEIGHT = 70
-_UNITS_HEIGHT = 300
+_BARS_HEIGHT = 70
+_SEQUENCES_HEIGHT = 30
+_GRID_HEIGHT = 300
+_CURVES_HEIGHT = 180
+_SCALE_HEIGHT = 50
 _GAP = 24
 
-_BAR = (96, 150, 208)
-_EARLY = (176, 176, 176)
+_BAR, _UNATTRIBUTED = (66, 128, 194), (188, 214, 238)
+_EARLY, _EARLY_UNATTRIBUTED = (150, 150, 150), (214, 214, 214)
 _LIMIT = (200, 80, 20)
 _RAMP = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)], dtype=np.float64)
 _NEGATIVE = np.array([(250, 250, 245), (230, 120, 40)], dtype=np.float64)
-_UNRESOLVED = np.array(GREY, dtype=np.float64)
 
-_MARKED_CELL = 4
-"""Cells of this many pixels or more carry a mark where the unit is ambiguous or unresolved."""
+_STRIPED_CELL = 4
+"""Cells of this many pixels or more are striped where unresolved; smaller ones are grey."""
+
+Colour = tuple[int, int, int]
 
 
-def relay_image(layer: LayerRelay, concept: str, title: str) -> NDArray[np.uint8]:
-    """Picture of what a layer relays of a concept: I_R of all units, and every unit's score.
+def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
+    """Picture of the relay shares of a layer, in bits, by step and unit.
 
-    Above, a bar for each step is I_R of all units in bits, under a line at I(X_in; X_out); grey
-    bars are steps at which the states had not seen all input. A black tick is the corrected value,
-    a vertical line the bootstrap interval, a dashed line the chance level of I(X_in; X_out).
-    Below, a cell for each step and unit is the unit's score, from white (0) to dark blue (1), and
-    to orange (-1 or less) below 0. Grey stripes lie over units whose places the data cannot
-    resolve, a dot on those whose places are ambiguous, because another was as good; cells under 4
-    pixels are blended towards grey instead, and have no dots. The legend counts both. Up to 300
-    steps the picture is 350 pixels wide, which TensorBoard shows unscaled.
+    Above, a bar for each step is what all units relay: blue the sum of their shares, pale on top
+    what is in no unit's share, under a line at I(X_in; X_out). Grey bars are steps at which the
+    states had not seen all input. A black tick is the corrected value, a vertical line the
+    bootstrap interval, a dashed line the chance level of I(X_in; X_out). Where sequences differ in
+    length, a second row of bars is the number of sequences at each step. Below, a cell for each
+    step and unit is the share of the unit, orange below 0. Bars and colours go up to H(X_in), so
+    pictures of different epochs can be compared; colours follow the square root of the share.
 
     Args:
-        layer: Results of one layer.
+        report: The report.
+        layer: Key of the layer.
         concept: Name of the concept.
-        title: First line of the picture.
+
+    Returns:
+        Array of shape ``(height, width, 3)``, RGB, 350 pixels wide up to 300 steps.
+
+    Raises:
+        KeyError: If the report has no such layer or concept.
+        ValueError: If shares were not measured.
+    """
+    results = report[layer]
+    relay = results[concept]
+    if relay.share is None or relay.unattributed is None:
+        raise ValueError("report: relay shares were not measured (n_orders of RelayMeasure is 0)")
+    most = max(report.input_entropy[concept], 1e-3)
+    differ = bool((results.samples != results.samples[0]).any())
+    top = _TOP + _BARS_HEIGHT + _GAP + differ * (_SEQUENCES_HEIGHT + _GAP)
+    steps, units = relay.share.shape
+    grid = _Grid.of(steps, units, top)
+    legend = [("bar", "in units' shares"), ("unattributed", "in no unit's share")]
+    legend += _marks(results, relay)
+    canvas = _Canvas.of(
+        _title(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend
+    )
+    canvas.draw.text((4, 18), "relayed by all units, bits", INK, FONT)
+    _draw_bars(canvas.draw, results, relay, most, grid.cell_width)
+    if differ:
+        _draw_sequences(canvas.draw, results, grid, _TOP + _BARS_HEIGHT + _GAP)
+    _draw_grid(canvas, grid, _of_shares(relay.share, most), results.time_steps)
+    canvas.draw.text((4, top - 15), "unit: relay share, bits", INK, FONT)
+    _draw_scale(canvas, grid, most)
+    return canvas.pixels()
+
+
+def order_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
+    """Picture of the greedy order of a layer by step and unit.
+
+    A cell is the place of the unit: white leaves first and matters least, dark blue leaves last.
+    Units that are tied have one place, so one shade. Grey stripes lie over places for which there
+    are too few sequences; cells under 4 pixels are plain grey instead.
+
+    Args:
+        report: The report.
+        layer: Key of the layer.
+        concept: Name of the concept.
 
     Returns:
         Array of shape ``(height, width, 3)``, RGB.
 
     Raises:
-        KeyError: If there is no such concept.
+        KeyError: If the report has no such layer or concept.
     """
-    relay = layer.concepts[concept]
-    steps, units = relay.scores.shape
-    cell_width = max(1, min(24, PANEL_WIDTH // steps))
-    cell_height = max(1, min(14, _UNITS_HEIGHT // units))
-    scores_top = _TOP + _CURVE_HEIGHT + _GAP
-    width = LEFT + max(steps * cell_width, PANEL_WIDTH) + RIGHT
-    bottom = scores_top + units * cell_height
-
-    marked = min(cell_width, cell_height) >= _MARKED_CELL
-    legend = _legend(layer, relay)
-    height = bottom + _GAP + (1 + -(-len(legend) // 2)) * LINE + 6
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    draw.text((4, 3), title, INK, FONT)
-    draw.text((4, 18), "information relayed by all units, bits", INK, FONT)
-    _draw_information(draw, layer, relay, cell_width)
-
-    cells = _cells(relay.scores, ~relay.resolved, cell_width, cell_height, striped=marked)
-    image.paste(Image.fromarray(cells), (LEFT, scores_top))
-    draw.text((4, scores_top - 15), "unit scores", INK, FONT)
-    if marked:
-        for step, unit in np.argwhere(relay.ambiguous):
-            x = LEFT + step * cell_width + cell_width // 2
-            y = scores_top + unit * cell_height + cell_height // 2
-            dark = relay.scores[step, unit] > 0.5
-            draw.rectangle((x - 1, y - 1, x, y), (255, 255, 255) if dark else (90, 90, 90))
-    for unit in ticks(units, units * cell_height, 12):
-        y = scores_top + unit * cell_height + cell_height // 2
-        draw.text((LEFT - 5, y), str(unit), INK, FONT, anchor="rm")
-    for step in ticks(steps, steps * cell_width, 26):
-        x = LEFT + step * cell_width + cell_width // 2
-        draw.text((x, bottom + 8), str(layer.time_steps[step]), INK, FONT, anchor="mm")
-    draw.text((4, bottom + 2), "step", INK, FONT)
-
-    top = bottom + _GAP
-    draw.text((4, top), "score 0", INK, FONT)
-    scale = _colours(np.linspace(0, 1, 60))[None].repeat(10, 0)
-    image.paste(Image.fromarray(scale), (48, top + 2))
-    draw.text((112, top), "1", INK, FONT)
-    for place, (symbol, text) in enumerate(legend):
-        x, y = (4, HALF)[place % 2], top + (1 + place // 2) * LINE
-        _draw_symbol(image, draw, symbol, x, y, striped=marked)
-        draw.text((x + 20, y), text, INK, FONT)
-    return np.asarray(image)
+    results = report[layer]
+    relay = results[concept]
+    steps, units = relay.places.shape
+    grid = _Grid.of(steps, units, _TOP + 4)
+    places = relay.places.size
+    legend = [
+        ("unresolved", f"too few sequences: {(~relay.resolved).sum()} of {places}"),
+        ("tied", f"tied, one shade: {relay.ambiguous.sum()} of {places}"),
+    ]
+    canvas = _Canvas.of(
+        _title(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend, columns=1
+    )
+    canvas.draw.text((4, 18), f"unit: place in the {report.measure.direction} order", INK, FONT)
+    colours = ramp(_RAMP, relay.places / max(1, units - 1))
+    _draw_grid(canvas, grid, colours, results.time_steps, hidden=~relay.resolved)
+    y = grid.bottom + LINE + 8
+    canvas.draw.text((LEFT, y), "least important", INK, FONT)
+    canvas.paste(ramp(_RAMP, np.linspace(0, 1, 60))[None].repeat(10, 0), (LEFT + 88, y + 2))
+    canvas.draw.text((LEFT + 154, y), "most important", INK, FONT)
+    return canvas.pixels()
 
 
-def _draw_information(
-    draw: ImageDraw.ImageDraw,
-    layer: LayerRelay,
-    relay: ConceptRelay,
-    cell_width: int,
-) -> None:
-    drawn = [relay.information, relay.corrected, relay.lower, relay.upper, relay.chance_level]
-    values = [part[:, 0] for part in drawn if part is not None] + [relay.mutual_information]
-    highest = max(1e-3, *(float(part.max()) for part in values))
-    lowest = min(0.0, *(float(part.min()) for part in values))
-    bottom = _TOP + _CURVE_HEIGHT
+def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
+    """Picture of how many units suffice at the last step.
+
+    A blue line is what a growing set of units tells, which takes the unit that adds most each time.
+    In a report of the shrinking order an orange line is what the units that are left in R
+    relay. Lines are pale where there are too few sequences. A dotted line is 90 % of what
+    all units tell.
+
+    Args:
+        report: The report.
+        layer: Key of the layer.
+        concept: Name of the concept.
+
+    Returns:
+        Array of shape ``(height, 350, 3)``, RGB.
+
+    Raises:
+        KeyError: If the report has no such layer or concept.
+    """
+    results = report[layer]
+    relay = results[concept]
+    place = relay.place()
+    told, left = relay.told[place], relay.information[place, ::-1]
+    units = len(told) - 1
+    shrinks = report.measure.direction == "shrink"
+    legend = [("told", "told by a growing set, most telling first")]
+    legend += [("left", "relayed by the units that leave last")] * shrinks
+    legend.append(("enough", f"90 %: {len(relay.smallest_set())} units"))
+    bottom = _TOP + _CURVES_HEIGHT
+    canvas = _Canvas.of(
+        _title(report, layer, concept), LEFT + PANEL_WIDTH, bottom + 2 * LINE + 4, legend, columns=1
+    )
+    step = results.time_steps[place]
+    canvas.draw.text((4, 18), f"bits, {'last step' if step == -1 else f'step {step}'}", INK, FONT)
+    ends = [float(end(bits)) for bits in (told, left)[: 1 + shrinks] for end in (np.max, np.min)]
+    y_of = _axis(
+        canvas.draw,
+        [report.input_entropy[concept], *ends],
+        (_TOP, _CURVES_HEIGHT),
+        LEFT + PANEL_WIDTH,
+    )
+
+    def x_of(number: int) -> int:
+        return LEFT + number * (PANEL_WIDTH - 1) // units
+
+    enough = y_of(0.9 * float(told[-1]))
+    for x in range(LEFT, LEFT + PANEL_WIDTH, 5):
+        canvas.draw.point([(x, enough), (x + 1, enough)], MARK)
+    taken = relay.telling[place]
+    sure = [taken[k] < 0 or bool(relay.telling_resolved[place, taken[k]]) for k in range(units)]
+    lines = [(told, sure, "told")]
+    if shrinks:
+        last_first = relay.units[place, ::-1]
+        lines.append((left, list(relay.resolved[place, last_first]), "left"))
+    for values, resolved, name in reversed(lines):
+        for k in range(units):
+            span = (x_of(k), y_of(float(values[k])), x_of(k + 1), y_of(float(values[k + 1])))
+            canvas.draw.line(span, _COLOURS[name] if resolved[k] else _PALE[name], 2)
+    for k in ticks(units + 1, PANEL_WIDTH, 26):
+        canvas.draw.text((x_of(k), bottom + 8), str(k), INK, FONT, anchor="mm")
+    canvas.draw.text((LEFT, bottom + LINE), "number of units", INK, FONT)
+    return canvas.pixels()
+
+
+def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]:
+    """Picture of what all units of each layer relay of a concept, in bits, by layer and step.
+
+    Layers with steps of their own have rows of their own length. Colours go up to H(X_in), as in
+    ``share_image``.
+
+    Args:
+        report: The report.
+        _: Not used: all layers are drawn.
+        concept: Name of the concept.
+
+    Returns:
+        Array of shape ``(height, width, 3)``, RGB.
+
+    Raises:
+        KeyError: If a layer has no such concept.
+    """
+    most = max(report.input_entropy[concept], 1e-3)
+    steps = sorted({int(step) for layer in report.layers.values() for step in layer.time_steps})
+    steps = [step for step in steps if step >= 0] + [step for step in steps if step < 0]
+    bits = np.full((len(steps), len(report.layers)), np.nan)
+    for row, layer in enumerate(report.layers.values()):
+        columns = [steps.index(int(step)) for step in layer.time_steps]
+        bits[columns, row] = layer[concept].information[:, 0]
+    grid = _Grid.of(len(steps), len(report.layers), _TOP + 4, tall=20)
+    names = list(report.layers)
+    title = f"{concept}{_epoch(report)}"
+    canvas = _Canvas.of(title, grid.right, grid.bottom + _SCALE_HEIGHT + len(names) * LINE, [])
+    canvas.draw.text((4, 18), "layer: relayed by all its units, bits", INK, FONT)
+    colours = _of_shares(np.nan_to_num(bits), most)
+    colours[np.isnan(bits)] = 225
+    _draw_grid(canvas, grid, colours, np.array(steps))
+    _draw_scale(canvas, grid, most)
+    for row, name in enumerate(names):
+        y = grid.bottom + _SCALE_HEIGHT + row * LINE
+        canvas.draw.text((LEFT, y), f"{row}: {name}", INK, FONT)
+    return canvas.pixels()
+
+
+Picture = Literal["relay_share", "greedy_order", "units_needed", "layers"]
+"""Name of a picture, which is the last part of its tag."""
+
+PICTURES: Mapping[str, Callable[[RelayReport, str, str], NDArray[np.uint8]]] = {
+    "relay_share": share_image,
+    "greedy_order": order_image,
+    "units_needed": units_image,
+    "layers": layers_image,
+}
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the cells of steps and units lie, in pixels."""
+
+    steps: int
+    units: int
+    top: int
+    cell_width: int
+    cell_height: int
+
+    @classmethod
+    def of(cls, steps: int, units: int, top: int, tall: int = 14) -> _Grid:
+        width = max(1, min(24, PANEL_WIDTH // steps))
+        return cls(steps, units, top, width, max(1, min(tall, _GRID_HEIGHT // units)))
+
+    @property
+    def right(self) -> int:
+        return LEFT + max(self.steps * self.cell_width, PANEL_WIDTH)
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.units * self.cell_height
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """An image with a title and a legend."""
+
+    image: Image.Image
+    draw: ImageDraw.ImageDraw
+
+    @classmethod
+    def of(
+        cls, title: str, right: int, bottom: int, legend: list[tuple[str, str]], columns: int = 2
+    ) -> _Canvas:
+        height = bottom + -(-len(legend) // columns) * LINE + 6
+        image = Image.new("RGB", (right + RIGHT, height), "white")
+        canvas = cls(image, ImageDraw.Draw(image))
+        canvas.draw.text((4, 3), title, INK, FONT)
+        for place, (symbol, text) in enumerate(legend):
+            x, y = (4, HALF)[place % columns], bottom + place // columns * LINE
+            _draw_symbol(canvas, symbol, x, y)
+            canvas.draw.text((x + 20, y), text, INK, FONT)
+        return canvas
+
+    def paste(self, pixels: NDArray[np.float64], corner: tuple[int, int]) -> None:
+        self.image.paste(Image.fromarray(pixels.round().astype(np.uint8)), corner)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        return np.asarray(self.image)
+
+
+def _title(report: RelayReport, layer: str, concept: str) -> str:
+    return f"{layer}: {concept}{_epoch(report)}"
+
+
+def _epoch(report: RelayReport) -> str:
+    return "" if report.epoch is None else f", epoch {report.epoch}"
+
+
+def _marks(layer: LayerRelay, relay: ConceptRelay) -> list[tuple[str, str]]:
+    """Symbols of the bars and what they mean."""
+    marks = [("limit", "I(in; out)"), ("corrected", "corrected")]
+    if relay.chance_level is not None:
+        marks.append(("chance", "chance level of I(in; out)"))
+    if relay.lower is not None:
+        marks.append(("interval", "95 % interval"))
+    if not bool(layer.inputs_ended.all()):
+        marks.append(("early", "not all input seen"))
+    return marks
+
+
+def _axis(
+    draw: ImageDraw.ImageDraw, values: list[float], panel: tuple[int, int], right: int
+) -> Callable[[float], int]:
+    """Draw a vertical axis over the values; gives the height in the picture of a value."""
+    top, height = panel
+    highest, lowest = max(1e-3, *values), min(0.0, *values)
 
     def y_of(bits: float) -> int:
-        return round(bottom - (bits - lowest) / (highest - lowest) * (_CURVE_HEIGHT - 6))
+        return round(top + height - (bits - lowest) / (highest - lowest) * (height - 6))
 
-    right = LEFT + len(relay.information) * cell_width
     draw_axis(draw, sorted({highest, 0.0, lowest}, reverse=True), y_of, right)
-    gap = 1 if cell_width > 2 else 0
+    return y_of
+
+
+def _draw_bars(
+    draw: ImageDraw.ImageDraw, layer: LayerRelay, relay: ConceptRelay, most: float, width: int
+) -> None:
+    drawn = [relay.information, relay.corrected, relay.lower, relay.upper, relay.chance_level]
+    parts = [part[:, 0] for part in drawn if part is not None] + [relay.mutual_information]
+    ends = [float(end(part)) for part in parts for end in (np.max, np.min)]
+    right = LEFT + len(relay.information) * width
+    y_of = _axis(draw, [most, *ends], (_TOP, _BARS_HEIGHT), right)
+    gap = 1 if width > 2 else 0
     for step, ended in enumerate(layer.inputs_ended):
-        x = LEFT + step * cell_width
-        last = x + cell_width - 1 - gap
+        x = LEFT + step * width
+        last = x + width - 1 - gap
         middle = (x + last) // 2
-        ends = sorted((y_of(0.0), y_of(float(relay.information[step, 0]))))
-        draw.rectangle((x, ends[0], last, ends[1]), _BAR if ended else _EARLY)
+        whole = float(relay.information[step, 0])
+        shares = whole if relay.share is None else min(float(relay.share[step].sum()), whole)
+        for bits, colour in (
+            (whole, _UNATTRIBUTED if ended else _EARLY_UNATTRIBUTED),
+            (shares, _BAR if ended else _EARLY),
+        ):
+            span = sorted((y_of(0.0), y_of(bits)))
+            draw.rectangle((x, span[0], last, span[1]), colour)
         if relay.chance_level is not None:
             y = y_of(float(relay.chance_level[step, 0]))
-            draw.point([(at, y) for at in range(x, x + cell_width) if at % 5 < 3], _LIMIT)
+            draw.point([(at, y) for at in range(x, x + width) if at % 5 < 3], _LIMIT)
         y = y_of(float(relay.mutual_information[step]))
-        draw.line((x, y, x + cell_width - 1, y), _LIMIT)
+        draw.line((x, y, x + width - 1, y), _LIMIT)
         if relay.lower is not None and relay.upper is not None:
-            ends = [y_of(float(end[step, 0])) for end in (relay.upper, relay.lower)]
-            draw.line((middle, ends[0], middle, ends[1]), MARK)
+            span = [y_of(float(end[step, 0])) for end in (relay.upper, relay.lower)]
+            draw.line((middle, span[0], middle, span[1]), MARK)
         y = y_of(float(relay.corrected[step, 0]))
-        short = cell_width // 4
-        draw.line((x + short, y, last - short, y), MARK)
+        draw.line((x + width // 4, y, last - width // 4, y), MARK)
 
 
-def _cells(
-    scores: NDArray[np.float64],
-    unresolved: NDArray[np.bool],
-    cell_width: int,
-    cell_height: int,
+def _draw_sequences(draw: ImageDraw.ImageDraw, layer: LayerRelay, grid: _Grid, top: int) -> None:
+    """Bars for the numbers of sequences behind the steps."""
+    most = int(layer.samples.max())
+    draw.text((4, top - 17), f"sequences, up to {most}", INK, FONT)
+    bottom = top + _SEQUENCES_HEIGHT
+    for step, number in enumerate(layer.samples):
+        x = LEFT + step * grid.cell_width
+        y = bottom - round(int(number) / most * _SEQUENCES_HEIGHT)
+        draw.rectangle((x, min(y, bottom - 1), x + max(0, grid.cell_width - 2), bottom), GREY)
+
+
+def _draw_grid(
+    canvas: _Canvas,
+    grid: _Grid,
+    colours: NDArray[np.float64],
+    time_steps: NDArray[np.int64],
     *,
-    striped: bool,
-) -> NDArray[np.uint8]:
-    """Pixels of the cells, ``(unit * cell_height, step * cell_width, 3)``."""
-    pixels = in_pixels(_colours(scores).swapaxes(0, 1), cell_width, cell_height).astype(np.float64)
-    hidden = in_pixels(unresolved.T, cell_width, cell_height).astype(bool)
-    if striped:
-        rows, columns = np.indices(hidden.shape)
-        dark = in_pixels((scores > 0.5).T, cell_width, cell_height).astype(bool)
-        hidden &= (rows + columns) % STRIPES == 0
-        pixels[hidden & dark] = _UNRESOLVED + 50
-        pixels[hidden & ~dark] = _UNRESOLVED
-    else:
-        pixels[hidden] = 0.4 * pixels[hidden] + 0.6 * _UNRESOLVED
-    return pixels.round().astype(np.uint8)
-
-
-def _legend(layer: LayerRelay, relay: ConceptRelay) -> list[tuple[str, str]]:
-    """Symbols and what they mean, in two columns, row by row."""
-    places = relay.resolved.size
-    legend = [
-        ("unresolved", f"unresolved: {(~relay.resolved).sum()} of {places}"),
-        ("ambiguous", f"ambiguous: {relay.ambiguous.sum()} of {places}"),
-        ("limit", "I(in; out)"),
-        ("corrected", "corrected"),
-    ]
-    if relay.chance_level is not None:
-        legend.append(("chance", "chance level of I(in; out)"))
-    if relay.lower is not None:
-        legend.append(("interval", "95 % interval"))
-    if not bool(layer.inputs_ended.all()):
-        legend.append(("early", "not all input seen"))
-    return legend
-
-
-def _draw_symbol(
-    image: Image.Image, draw: ImageDraw.ImageDraw, symbol: str, x: int, y: int, *, striped: bool
+    hidden: NDArray[np.bool] | None = None,
 ) -> None:
-    """One symbol of the legend, 14 pixels wide, beside a text at ``y``."""
+    """Cells of colours ``(step, unit, 3)``, with the names of units and steps."""
+    pixels = in_pixels(colours.swapaxes(0, 1), grid.cell_width, grid.cell_height)
+    if hidden is not None:
+        pixels = _hidden(pixels, in_pixels(hidden.T, grid.cell_width, grid.cell_height), grid)
+    canvas.paste(pixels.astype(np.float64), (LEFT, grid.top))
+    for unit in ticks(grid.units, grid.units * grid.cell_height, 12):
+        y = grid.top + unit * grid.cell_height + grid.cell_height // 2
+        canvas.draw.text((LEFT - 5, y), str(unit), INK, FONT, anchor="rm")
+    for step in ticks(grid.steps, grid.steps * grid.cell_width, 26):
+        x = LEFT + step * grid.cell_width + grid.cell_width // 2
+        canvas.draw.text((x, grid.bottom + 8), str(time_steps[step]), INK, FONT, anchor="mm")
+    canvas.draw.text((4, grid.bottom + 2), "step", INK, FONT)
+
+
+def _hidden(
+    pixels: NDArray[np.generic], hidden: NDArray[np.generic], grid: _Grid
+) -> NDArray[np.generic]:
+    """Pixels with grey stripes over those that are hidden, or all grey in small cells."""
+    covered = hidden.astype(bool)
+    if min(grid.cell_width, grid.cell_height) >= _STRIPED_CELL:
+        rows, columns = np.indices(covered.shape)
+        covered &= (rows + columns) % STRIPES == 0
+    pixels = pixels.copy()
+    pixels[covered] = GREY
+    return pixels
+
+
+def _draw_scale(canvas: _Canvas, grid: _Grid, most: float) -> None:
+    """A colour bar with labels, below the steps."""
+    y = grid.bottom + LINE + 8
+    width = 120
+    canvas.draw.text((LEFT - 4, y), "bits 0", INK, FONT)
+    scale = _of_shares(np.linspace(0, most, width), most)
+    canvas.paste(scale[None].repeat(10, 0), (LEFT + 30, y + 2))
+    canvas.draw.text((LEFT + 36 + width, y), f"{most:.2f}", INK, FONT)
+    for part in (0.1, 0.5):
+        x = LEFT + 30 + round(part * width)
+        canvas.draw.line((x, y + 9, x, y + 14), MARK)
+        canvas.draw.text((x, y + 19), f"{part * most:.2g}", INK, FONT, anchor="mm")
+
+
+def _draw_symbol(canvas: _Canvas, symbol: str, x: int, y: int) -> None:
+    """One symbol of a legend, 14 pixels wide, beside a text at ``y``."""
+    draw = canvas.draw
     if symbol == "unresolved":
-        cell = _cells(np.zeros((1, 1)), np.ones((1, 1), dtype=bool), 14, 10, striped=striped)
-        image.paste(Image.fromarray(cell), (x, y + 2))
-    elif symbol == "ambiguous":
-        if striped:  # in smaller cells there are no dots
-            draw.rectangle((x + 6, y + 6, x + 7, y + 7), (90, 90, 90))
-    elif symbol == "early":
-        draw.rectangle((x + 2, y + 2, x + 12, y + 11), _EARLY)
+        cell = np.broadcast_to(_RAMP[0], (10, 14, 3))
+        whole = np.ones((10, 14), dtype=bool)
+        canvas.paste(_hidden(cell, whole, _Grid(1, 1, 0, 14, 10)).astype(np.float64), (x, y + 2))
     elif symbol == "interval":
         draw.line((x + 7, y + 2, x + 7, y + 11), MARK)
-    elif symbol == "chance":
-        draw.point([(at, y + 6) for at in range(x, x + 14) if at % 5 < 3], _LIMIT)
+    elif symbol in ("chance", "enough"):
+        colour = _COLOURS[symbol]
+        draw.point([(at, y + 6) for at in range(x, x + 14) if at % 5 < 3], colour)
+    elif symbol in ("limit", "corrected", "told", "left"):
+        draw.line((x, y + 6, x + 14, y + 6), _COLOURS[symbol], 1 + (symbol in _PALE))
     else:
-        draw.line((x, y + 6, x + 14, y + 6), _LIMIT if symbol == "limit" else MARK)
+        draw.rectangle((x + 2, y + 2, x + 12, y + 11), _COLOURS[symbol])
 
 
-def _colours(scores: NDArray[np.float64]) -> NDArray[np.uint8]:
-    colours = ramp(_RAMP, scores)
-    colours[scores < 0] = ramp(_NEGATIVE, -scores[scores < 0])
-    return colours.round().astype(np.uint8)
+_COLOURS: dict[str, Colour] = {
+    "bar": _BAR,
+    "unattributed": _UNATTRIBUTED,
+    "early": _EARLY,
+    "limit": _LIMIT,
+    "chance": _LIMIT,
+    "corrected": MARK,
+    "enough": MARK,
+    "told": _BAR,
+    "left": (224, 120, 40),
+    "tied": (158, 202, 225),
+}
+_PALE: dict[str, Colour] = {"told": _UNATTRIBUTED, "left": (247, 214, 184)}
+
+
+def _of_shares(bits: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+    """Colours of bits, orange below 0, ``(…, 3)``; small shares are spread, large ones pressed."""
+    position = np.sqrt(np.abs(bits) / most).clip(0, 1)
+    colours = ramp(_RAMP, position)
+    colours[bits < 0] = ramp(_NEGATIVE, position[bits < 0])
+    return colours

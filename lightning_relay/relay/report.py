@@ -4,38 +4,65 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from lightning_relay.information.options import RelayMeasure
+from lightning_relay.relay.frames import dataframe, datatree
+from lightning_relay.relay.picture import PICTURES, Picture
+from lightning_relay.relay.summary import html_summary, summary
 from lightning_relay.reports.files import arrays_of, opened, read, write
+from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from pandas import DataFrame
+    from xarray import DataTree
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file format; a file of another one is refused."""
 
 CHANCE_LEVEL = 0.05
 """Probability of an error that chance levels are for."""
 
-_MOST_NAMED = 12
-"""More units than this that are not ranked are counted instead of named."""
+TIE = 1e-9
+"""Differences of this many bits or fewer are none."""
+
+
+def place_of(step: int, time_steps: NDArray[np.int64], *, backward: bool) -> int:
+    """Index of a step among the analysed ones, -1 being the one that the layer computes last.
+
+    Raises:
+        ValueError: If the step was not analysed.
+    """
+    if step == -1 and backward:
+        return int(np.lexsort((time_steps, time_steps < 0))[0])
+    if step == -1:
+        return int(np.argmax(np.where(time_steps == -1, np.inf, time_steps)))
+    found = np.flatnonzero(time_steps == step)
+    if not len(found):
+        raise ValueError(
+            f"step: got {step!r}, which was not analysed; it takes -1 for the last, or one of "
+            f"{', '.join(map(str, time_steps))}"
+        )
+    return int(found[0])
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptRelay:
     """What one layer relays of one concept, at every analysed step.
 
-    What is said of a unit stands at its index.
+    Every array about units is indexed by unit, except ``units`` and ``telling``, which list units.
 
     Attributes:
+        time_steps: The analysed steps, int64 ``(step,)``; a negative one counts back from each
+            sequence's own end.
+        backward: Whether the layer reads the sequences from their end.
         information: Bits, float64 ``(step, unit + 1)``: entry 0 is I_R of all units, entry k that
             of the set that is left when k units have gone.
         units: Unit indices in the order in which they leave the set, least important first, int64
@@ -61,6 +88,19 @@ class ConceptRelay:
             ``(step, unit + 1)``.
         resolved: Whether there are sequences enough for the place of each unit, bool
             ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of ``RelayMeasure``.
+        tells: What the state of each unit alone tells, I(X_in; X_out) - I(X_in; X_out | Y_j), bits,
+            float64 ``(step, unit)``.
+        irreplaceable: What each unit tells that no other unit does, I_R of the unit alone, bits,
+            float64 ``(step, unit)``.
+        telling: Units in the order in which a growing set takes them, each time the unit that adds
+            most, int64 ``(step, unit)``; -1 once the set tells what all units tell.
+        telling_tied: Whether another unit added as much when the unit was taken, bool
+            ``(step, unit)``.
+        telling_resolved: Whether there were sequences enough when the unit was taken, bool
+            ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of ``RelayMeasure``. With too few
+            a set seems to tell more than it does.
+        told: What the first k units of ``telling`` tell together, bits, float64
+            ``(step, unit + 1)``; the last entry is what all units tell.
         share: Relay share of each unit, bits, float64 ``(step, unit)``: what it takes away when it
             becomes known, the mean over random orders, beyond what a permuted copy would. None,
             like the following, where shares were not measured.
@@ -90,6 +130,8 @@ class ConceptRelay:
             ``(step, unit + 1)``; where it is 0, nothing was tested and p is 1.
     """
 
+    time_steps: NDArray[np.int64]
+    backward: bool
     information: NDArray[np.float64]
     units: NDArray[np.int64]
     places: NDArray[np.float64]
@@ -103,6 +145,12 @@ class ConceptRelay:
     distinct_states: NDArray[np.int64]
     alone: NDArray[np.float64]
     resolved: NDArray[np.bool]
+    tells: NDArray[np.float64]
+    irreplaceable: NDArray[np.float64]
+    telling: NDArray[np.int64]
+    telling_tied: NDArray[np.bool]
+    telling_resolved: NDArray[np.bool]
+    told: NDArray[np.float64]
     share: NDArray[np.float64] | None = None
     share_error: NDArray[np.float64] | None = None
     share_resolved: NDArray[np.float64] | None = None
@@ -116,6 +164,70 @@ class ConceptRelay:
     chance_p_values: NDArray[np.float64] | None = None
     unexplained_p_values: NDArray[np.float64] | None = None
     movable: NDArray[np.float64] | None = None
+
+    def place(self, step: int = -1) -> int:
+        """Index of a step in the arrays.
+
+        Args:
+            step: One of ``time_steps``; or -1, the step that the layer computes last: the last step
+                of each sequence, for a backward layer step 0.
+
+        Raises:
+            ValueError: If the step was not analysed.
+        """
+        return place_of(step, self.time_steps, backward=self.backward)
+
+    def top_units(self, k: int, step: int = -1) -> list[int]:
+        """The units with the largest relay shares, largest first.
+
+        Args:
+            k: Maximum number of units.
+            step: One of ``time_steps``; or -1, the step that the layer computes last.
+
+        Returns:
+            Unit indices, as ``knocked_out`` takes them. Units without a positive share are left
+            out, so there can be fewer than ``k``.
+
+        Raises:
+            ValueError: If ``k`` is no number from 1, the step was not analysed, or shares were not
+                measured.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"k: got {k!r}; it takes a number of units from 1")
+        if self.share is None:
+            raise ValueError(
+                "top_units: relay shares were not measured; measure them with RelayMeasure(n_orders"
+                "=16), or take smallest_set"
+            )
+        share = self.share[self.place(step)]
+        ranked = np.argsort(-share, kind="stable")[:k]
+        return [int(unit) for unit in ranked if share[unit] > 0]
+
+    def smallest_set(self, fraction: float = 0.9, step: int = -1) -> list[int]:
+        """A small set of units that tells a fraction of what all units tell.
+
+        The set grows greedily: each time it takes the unit that adds most. Of units that add as
+        much (``telling_tied``) it takes the lowest, so other sets can do as well.
+
+        Args:
+            fraction: Part of what all units tell, above 0 and up to 1.
+            step: One of ``time_steps``; or -1, the step that the layer computes last.
+
+        Returns:
+            Unit indices in the order in which they were taken; empty where the units tell nothing.
+
+        Raises:
+            ValueError: If ``fraction`` is out of its range or the step was not analysed.
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: got {fraction!r}; it takes a number above 0 and up to 1")
+        return self.smallest_set_at(self.place(step), fraction)
+
+    def smallest_set_at(self, place: int, fraction: float = 0.9) -> list[int]:
+        """``smallest_set`` at the index of a step."""
+        told = self.told[place]
+        enough = told >= fraction * told[-1] - TIE
+        return [int(unit) for unit in self.telling[place, : int(np.argmax(enough))]]
 
     @cached_property
     def ambiguous(self) -> NDArray[np.bool]:
@@ -145,37 +257,6 @@ class ConceptRelay:
         beyond: NDArray[np.bool] = self.chance_p_values[:, 1:] <= CHANCE_LEVEL
         return beyond & explained[:, np.newaxis]
 
-    def most_important(self, place: int, count: int) -> str:
-        """The most important units at one of the analysed steps, in words.
-
-        Args:
-            place: Place of the step among the analysed ones.
-            count: Number of units; of units that are not ranked all are named, or none.
-
-        Returns:
-            Unit indices, most important first, with ≈ before an ambiguous one. Units whose places
-            the data do not resolve stand in brackets, in the order of their indices; where they
-            are more than 12, their number does.
-        """
-        ambiguous, resolved = self.ambiguous[place], self.resolved[place]
-        order = [(unit, ambiguous[unit], resolved[unit]) for unit in self.units[place]]
-        words: list[str] = []
-        left = count
-        for is_resolved, group in groupby(reversed(order), key=itemgetter(2)):
-            if left <= 0:
-                break
-            some = list(group)
-            if is_resolved:
-                some = some[:left]
-                words += [f"{'≈' if tied else ''}{unit}" for unit, tied, _ in some]
-            elif len(some) > _MOST_NAMED:
-                words.append(f"({len(some)} units not ranked)")
-            else:
-                units = sorted(int(unit) for unit, _, _ in some)
-                words.append(f"({' '.join(map(str, units))})")
-            left -= len(some)
-        return " ".join(words)
-
 
 @dataclass(frozen=True, eq=False)
 class LayerRelay:
@@ -184,6 +265,7 @@ class LayerRelay:
     Attributes:
         time_steps: The analysed steps, int64 ``(step,)``; a negative one counts back from each
             sequence's own end.
+        backward: Whether the layer reads the sequences from their end.
         inputs_ended: Whether all sequences counted at the step had their last input by then, bool
             ``(step,)``; all True where the end of the inputs was not given.
         samples: Number of sequences counted at the step, int64 ``(step,)``; those that are too
@@ -194,30 +276,36 @@ class LayerRelay:
     """
 
     time_steps: NDArray[np.int64]
+    backward: bool
     inputs_ended: NDArray[np.bool]
     samples: NDArray[np.int64]
     distinct_states: NDArray[np.int64]
     concepts: Mapping[str, ConceptRelay]
 
-    def last_place(self, *, reverse: bool) -> int:
-        """Place, among the analysed steps, of the one that the layer computes last.
+    def __getitem__(self, concept: str) -> ConceptRelay:
+        """Results of a concept.
 
-        That is -1, the last step of each sequence, where it was analysed, and otherwise the step of
-        the largest index; for a backward layer, which ends at step 0, that of the smallest.
+        Raises:
+            KeyError: If there is no such concept; lists those there are.
         """
-        steps = self.time_steps
-        if reverse:
-            return int(np.lexsort((steps, steps < 0))[0])
-        return int(np.argmax(np.where(steps == -1, np.inf, steps)))
+        return known("concept", concept, self.concepts)
+
+    def place(self, step: int = -1) -> int:
+        """Index of a step in the arrays, as of ``ConceptRelay.place``."""
+        return place_of(step, self.time_steps, backward=self.backward)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RelayReport:
-    """Results of one relay analysis.
+    """Results of one relay analysis: ``report["rnn.l0"]["joint"]`` are those of a concept.
+
+    Printed, it is a summary; ``to_dataframe`` and ``to_xarray`` give all numbers.
 
     Attributes:
         layers: Results by layer key such as ``"rnn.l0"``.
         mutual_information: I(X_in; X_out) of all analysed sequences in bits, by concept name.
+        input_entropy: H(X_in) of all analysed sequences in bits, by concept name: the most that a
+            layer can relay.
         samples: Number of sequences analysed.
         samples_seen: Number of sequences there were; the others were left out by ``max_samples``.
         samples_fitted: Number of sequences to which the thresholds of the codes were fitted: all
@@ -241,6 +329,7 @@ class RelayReport:
 
     layers: Mapping[str, LayerRelay]
     mutual_information: Mapping[str, float]
+    input_entropy: Mapping[str, float]
     samples: int
     samples_seen: int
     samples_fitted: int
@@ -255,6 +344,67 @@ class RelayReport:
     threshold_agreement: Mapping[str, float] = field(default_factory=dict)
     expected_agreement: Mapping[str, float] = field(default_factory=dict)
     beyond_thresholds: Mapping[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, layer: str) -> LayerRelay:
+        """Results of a layer.
+
+        Raises:
+            KeyError: If there is no such layer; lists those there are.
+        """
+        return known("layer", layer, self.layers)
+
+    def __str__(self) -> str:
+        """The summary, at most 15 lines."""
+        return summary(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_summary(self)
+
+    def to_dataframe(self) -> DataFrame:
+        """All results of units as a pandas frame, a row for each layer, concept, step and unit.
+
+        Columns are what ``ConceptRelay`` says of a unit, and of the step: ``information`` of all
+        units, ``mutual_information``, ``samples``, ``inputs_ended``, ``unattributed``; and
+        ``stage``, ``epoch`` and ``global_step``, so that frames of several epochs can be joined.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return dataframe(self)
+
+    def to_xarray(self) -> DataTree:
+        """All results as an xarray tree: a dataset for each layer with the dimension ``concept``.
+
+        The other dimensions are ``step`` (coordinates: ``time_steps``), ``unit``, ``place`` in
+        ``units`` and ``telling``, ``gone`` for the number of units that left R, ``taken`` for the
+        number of units in a growing set, and ``set`` for all units followed by each alone.
+
+        Raises:
+            ImportError: If xarray is not installed.
+        """
+        return datatree(self)
+
+    def picture(
+        self, what: Picture, layer: str | None = None, concept: str | None = None
+    ) -> Image.Image:
+        """One of the pictures that TensorBoard shows; a notebook shows it by itself.
+
+        Args:
+            what: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``, or ``"layers"``: what
+                each layer relays at each step.
+            layer: Key of the layer; default: the first.
+            concept: Name of the concept; default: the first.
+
+        Raises:
+            KeyError: If there is no such picture, layer or concept.
+            ValueError: If shares were not measured.
+        """
+        draw = known("picture", what, PICTURES)
+        key = next(iter(self.layers)) if layer is None else layer
+        name = next(iter(self[key].concepts)) if concept is None else concept
+        return Image.fromarray(draw(self, key, name))
 
     @property
     def full_condition(self) -> int:
@@ -275,13 +425,12 @@ class RelayReport:
         header |= {
             part.name: getattr(self, part.name)
             for part in fields(self)
-            if part.name not in ("layers", "mutual_information", "measure")
+            if part.name not in ("layers", "measure")
         }
         header["measure"] = asdict(self.measure)
-        header["mutual_information"] = dict(self.mutual_information)
         arrays: dict[str, NDArray[Any]] = {}
         for key, layer in self.layers.items():
-            header["layers"][key] = list(layer.concepts)
+            header["layers"][key] = {"concepts": list(layer.concepts), "backward": layer.backward}
             arrays |= arrays_of(layer, key)
             for concept, relay in layer.concepts.items():
                 arrays |= arrays_of(relay, f"{key}/{concept}")
@@ -296,15 +445,17 @@ class RelayReport:
             ValueError: If the file holds no relay report, or one of another format.
         """
         with opened(path, "relay", FORMAT) as (header, file):
-            header["layers"] = {
-                key: LayerRelay(
-                    **read(file, LayerRelay, key),
-                    concepts={
-                        concept: ConceptRelay(**read(file, ConceptRelay, f"{key}/{concept}"))
-                        for concept in concepts
-                    },
-                )
-                for key, concepts in header["layers"].items()
-            }
+            layers = {}
+            for key, about in header["layers"].items():
+                backward = about["backward"]
+                concepts = {
+                    concept: ConceptRelay(
+                        **read(file, ConceptRelay, f"{key}/{concept}"), backward=backward
+                    )
+                    for concept in about["concepts"]
+                }
+                parts = read(file, LayerRelay, key)
+                layers[key] = LayerRelay(**parts, backward=backward, concepts=concepts)
+            header["layers"] = layers
             header["measure"] = RelayMeasure(**header["measure"])
         return cls(**header)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import StepError
 
 if TYPE_CHECKING:
@@ -25,27 +24,24 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
-    - ``{layer}/{concept}/corrected``: the same mean by an estimator that corrects for the bias of
-      small samples, bits.
+    - ``{layer}/{concept}/largest_share_last``, with shares: the largest relay share of a unit at
+      the last step, bits.
+    - ``{layer}/{concept}/unattributed``, with shares: mean of I_R of all units minus the sum of
+      their relay shares, bits: what is in no unit's share.
+    - ``{layer}/{concept}/units_needed_last``: size of the set of units that tells 90 % of what all
+      units tell at the last step; see ``ConceptRelay.smallest_set``.
     - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
       X_out, whichever is lower, fraction of 1.
-    - ``{layer}/{concept}/resolved``: mean fraction of the units whose places the data can tell.
-    - ``{layer}/{concept}/tied``: fraction of choices in the greedy order that were tied.
-    - ``{layer}/{concept}/unattributed``, with shares: mean of I_R of all units minus the sum of
-      their relay shares, bits: what the data do not attribute to any unit.
     - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
       exceeds by chance with the probability .05, bits.
-    - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units of
-      which this is so: when all others are known, X_in and X_out share more than by chance, and
-      no more when all are, at 5 % for all units and steps together.
+    - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units that relay,
+      beyond chance, what no other unit does; see ``ConceptRelay.beyond_chance``.
     - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of their orders
       with that of all sequences.
-    - ``{layer}/distinct_states``: largest number of distinct states at a step.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
-    - ``samples``, ``samples_seen``: numbers of sequences analysed and seen.
-    - ``{layer}/threshold_agreement``: where thresholds were fitted to the first sequences only,
-      the fraction of the codes of a fair sample that thresholds fitted to it would give too, at
-      the step and of the unit where it is lowest.
+    - ``{layer}/threshold_agreement``, where thresholds were fitted to the first sequences only:
+      fraction of the codes of a fair sample that thresholds fitted to it would give too, at the
+      step and of the unit where it is lowest.
 
     Raises:
         StepError: If at every analysed step the states of some sequence had not seen all input.
@@ -55,11 +51,10 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
     }
     for key, layer in report.layers.items():
         ended = layer.inputs_ended
-        reverse = StateKey.parse(key).reverse
         if not ended.any():
-            _raise_all_early(report, key, reverse)
+            _raise_all_early(report, key, layer.backward)
         weights = layer.samples * ended
-        last = layer.last_place(reverse=reverse)
+        last = layer.place()
         for concept, relay in layer.concepts.items():
             means = _means(relay, report.full_condition)
             scalars |= {
@@ -67,23 +62,19 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
                 for name, values in means.items()
             }
             scalars[f"{key}/{concept}/information_last"] = float(relay.information[last, 0])
-        scalars[f"{key}/distinct_states"] = float(layer.distinct_states.max())
+            scalars[f"{key}/{concept}/units_needed_last"] = float(len(relay.smallest_set_at(last)))
+            if relay.share is not None:
+                scalars[f"{key}/{concept}/largest_share_last"] = float(relay.share[last].max())
     for key, agreement in report.threshold_agreement.items():
         scalars[f"{key}/threshold_agreement"] = agreement
-    return scalars | {
-        "samples": float(report.samples),
-        "samples_seen": float(report.samples_seen),
-    }
+    return scalars
 
 
 def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.float64]]:
     """What is averaged over the steps, ``(step,)`` each."""
     values = {
         "information": relay.information[:, 0],
-        "corrected": relay.corrected[:, 0],
         "coverage": relay.coverage[:, full_condition],
-        "resolved": relay.resolved.mean(1),
-        "tied": relay.tied.mean(1),
     }
     if relay.unattributed is not None:
         values["unattributed"] = relay.unattributed

@@ -1,15 +1,18 @@
-"""A report in TensorBoard: a picture and a table for each layer and concept."""
+"""A report in TensorBoard: pictures and a table for each layer and concept."""
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_relay.relay.picture import relay_image
+from lightning_relay.relay.picture import PICTURES
 from lightning_relay.relay.report import CHANCE_LEVEL
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
     from lightning_relay.relay.report import ConceptRelay, RelayReport
@@ -18,7 +21,10 @@ _UNITS_IN_TABLE = 10
 _SHARES_IN_TABLE = 5
 
 _SHARES = "largest shares, bits"
-_UNITS = "units"
+_ORDER = "order, most important first"
+
+_MOST_NAMED = 12
+"""More units than this that are not ranked are counted instead of named."""
 
 
 def write_relay_report(
@@ -31,21 +37,30 @@ def write_relay_report(
 ) -> None:
     """Write the images and tables of a report.
 
+    Tags are ``{prefix}/{layer}/{concept}/`` and ``relay_share``, ``greedy_order`` or
+    ``units_needed`` for images, ``relay_table`` for tables; and ``{prefix}/{concept}/layers`` for
+    the image of all layers, where there are several.
+
     Args:
         writer: TensorBoard's writer.
         report: The report.
-        prefix: Tags are ``{prefix}/{layer}/{concept}/scores{suffix}`` for images and
-            ``{prefix}/{layer}/{concept}/order{suffix}`` for tables.
+        prefix: First part of the tags.
         global_step: The step they are written at.
         suffix: Last part of the tags.
     """
+    images: dict[str, NDArray[np.uint8]] = {}
     for key, layer in report.layers.items():
-        for concept in layer.concepts:
+        for concept, relay in layer.concepts.items():
             tag = f"{prefix}/{key}/{concept}"
-            epoch = "" if report.epoch is None else f", epoch {report.epoch}"
-            image = relay_image(layer, concept, f"{key}: {concept}{epoch}")
-            writer.add_image(f"{tag}/scores{suffix}", image, global_step, dataformats="HWC")
-            writer.add_text(f"{tag}/order{suffix}", relay_table(report, key, concept), global_step)
+            for name, draw in PICTURES.items():
+                if name == "layers" and len(report.layers) > 1:
+                    images.setdefault(f"{prefix}/{concept}/layers", draw(report, key, concept))
+                elif name != "layers" and (name != "relay_share" or relay.share is not None):
+                    images[f"{tag}/{name}"] = draw(report, key, concept)
+            table = relay_table(report, key, concept)
+            writer.add_text(f"{tag}/relay_table{suffix}", table, global_step)
+    for tag, image in images.items():
+        writer.add_image(f"{tag}{suffix}", image, global_step, dataformats="HWC")
 
 
 def relay_table(report: RelayReport, layer: str, concept: str) -> str:
@@ -67,28 +82,73 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         **_chance_columns(relay),
         "I_R, bits": [_with_interval(relay, step) for step in steps],
         "I_R corrected, bits": [f"{bits:.3f}" for bits in relay.corrected[:, 0]],
-        "tied": [f"{number} of {units}" for number in relay.tied.sum(1)],
-        "resolved": [f"{number} of {units}" for number in relay.resolved.sum(1)],
-        **_alone_column(relay),
         **_share_columns(relay),
-        _UNITS: [relay.most_important(step, shown) for step in steps],
+        "units that tell 90 %": [_smallest(relay, step) for step in steps],
+        **_alone_column(relay),
+        "tied": [f"{number} of {units}" for number in relay.ambiguous.sum(1)],
+        "resolved": [f"{number} of {units}" for number in relay.resolved.sum(1)],
+        _ORDER: [order_in_words(relay, step, shown) for step in steps],
     }
     measure = report.measure
     note = (
         f"{report.samples} of {report.samples_seen} sequences analysed; {measure.discretization}, "
         f"{measure.direction} order, {measure.estimator} estimate. "
         f"{_sources(report)}{_thresholds(report, layer)}"
-        f"Units: the {shown} most important of {units}, most important first; "
-        "≈ before a unit: another was as good, so the data do not tell its "
-        "place. Units in brackets are not ranked: their places rest on joint states with a "
-        f"coverage below {measure.min_coverage:g}, or with corrected and plug-in information more "
+        "Units that tell 90 %: a set that grows by the unit that adds most until it tells 90 % of "
+        "what all units tell; ≈ before a unit: another would have done as well; (?): too few "
+        "sequences to be sure. "
+        f"Order: the {shown} most important of {units} units; ≈ before a unit: it is tied with "
+        "another, so the data do not tell its place. Units in brackets are not ranked, because "
+        "there are too few sequences for their places: the coverage of the joint states is below "
+        f"{measure.min_coverage:g}, or corrected and plug-in information are more "
         f"than {measure.max_gap:g} bits apart. Coverage is that of the states of all units. "
         f"{_shares(report, relay)}{_chance(report, relay)}{_intervals(report, relay)}"
         "At a step marked * the states had not seen all input."
     )
-    rules = [":---" if name in (_SHARES, _UNITS) else "---:" for name in columns]
+    rules = [":---" if name in (_SHARES, _ORDER) else "---:" for name in columns]
     rows = [columns, rules, *zip(*columns.values(), strict=True)]
     return "\n".join([note, "", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def order_in_words(relay: ConceptRelay, place: int, count: int) -> str:
+    """The most important units of the greedy order at one of the analysed steps.
+
+    Args:
+        relay: Results of a concept.
+        place: Index of the step.
+        count: Maximum number of units; of units that are not ranked all are named, or none.
+
+    Returns:
+        Unit indices, most important first, with ≈ before a tied one. Units that are not resolved
+        stand in brackets, in the order of their indices; more than 12 of them are counted.
+    """
+    ambiguous, resolved = relay.ambiguous[place], relay.resolved[place]
+    order = [(unit, ambiguous[unit], resolved[unit]) for unit in relay.units[place]]
+    words: list[str] = []
+    left = count
+    for is_resolved, group in groupby(reversed(order), key=itemgetter(2)):
+        if left <= 0:
+            break
+        some = list(group)
+        if is_resolved:
+            some = some[:left]
+            words += [f"{'≈' if tied else ''}{unit}" for unit, tied, _ in some]
+        elif len(some) > _MOST_NAMED:
+            words.append(f"({len(some)} units not ranked)")
+        else:
+            units = sorted(int(unit) for unit, _, _ in some)
+            words.append(f"({' '.join(map(str, units))})")
+        left -= len(some)
+    return " ".join(words)
+
+
+def _smallest(relay: ConceptRelay, place: int) -> str:
+    """A small set that tells 90 %, and whether it is the only one and sure."""
+    chosen = relay.smallest_set_at(place)
+    tied, resolved = relay.telling_tied[place], relay.telling_resolved[place]
+    some = " ".join(f"{'≈' if tied[unit] else ''}{unit}" for unit in chosen[:_SHARES_IN_TABLE])
+    more = f" … ({len(chosen)})" if len(chosen) > _SHARES_IN_TABLE else ""
+    return f"{some or 'none'}{more}{'' if resolved[chosen].all() else ' (?)'}"
 
 
 def _with_interval(relay: ConceptRelay, step: int) -> str:

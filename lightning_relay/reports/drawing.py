@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from PIL import ImageDraw
 
 LEFT, RIGHT = 40, 10
 PANEL_WIDTH = 300
@@ -72,3 +71,18 @@ def shortened(text: str, width: int) -> str:
         if FONT.getlength(short) <= width:
             return short
     return "…"
+
+
+def lines_of_text(title: str, text: str) -> NDArray[np.uint8]:
+    """A picture ``(height, 350, 3)`` that is a title and a text, where there is nothing to draw."""
+    width = LEFT + PANEL_WIDTH
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if FONT.getlength(longer) <= width else [*lines, word]
+    image = Image.new("RGB", (width + RIGHT, 24 + len(lines) * LINE), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((4, 3), title, INK, FONT)
+    for place, line in enumerate(lines):
+        draw.text((4, 20 + place * LINE), line, INK, FONT)
+    return np.asarray(image)

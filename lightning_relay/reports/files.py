@@ -63,6 +63,17 @@ def opened(
         yield header, file
 
 
+def kind_of(path: Path) -> str | None:
+    """Kind of the report in a file, ``"relay"`` or ``"knock-out"``; None if it holds none."""
+    if not is_zipfile(path):
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        if "header" not in file or file["header"].dtype.kind != "U":
+            return None
+        header = json.loads(str(file["header"]))
+    return str(header.get("kind", "relay")) if "format" in header else None
+
+
 def arrays_of(result: Any, prefix: str) -> dict[str, NDArray[Any]]:
     """The arrays among the fields of a dataclass, by name under ``prefix``."""
     parts = {part.name: getattr(result, part.name) for part in fields(result)}

@@ -110,10 +110,24 @@ def test_a_point_for_each_unit_at_its_score_and_damage() -> None:
     assert points == 4 * 9
 
 
-@pytest.mark.parametrize("scores", [[0.0] * 5, [np.nan, 0.5, 0.1, 0.2, 0.3]])
-def test_undefined_correlations_are_drawn_too(scores: list[float]) -> None:
-    image = scattered(scores, [0.0] * 5)
-    assert image.shape == (278, 350, 3)
+@pytest.mark.parametrize(
+    ("scores", "damage"),
+    [
+        ([0.0, 1.0, 2.0], [0.0] * 3),
+        ([0.0, 1.0, 2.0], [np.nan] * 3),
+        ([0.5] * 3, [0.0, 0.1, 0.2]),
+    ],
+)
+def test_where_all_units_are_alike_a_sentence_says_so(
+    scores: list[float], damage: list[float]
+) -> None:
+    image = scattered(scores, damage)
+    assert len(image) < 100
+    assert not (image == RED).all(-1).any()
+
+
+def test_a_correlation_of_few_units_is_undefined_and_drawn() -> None:
+    assert scattered([0.0, 0.5, 1.0], [0.0, 0.1, 0.2]).shape == (278, 350, 3)
 
 
 def test_many_points_carry_no_names() -> None:

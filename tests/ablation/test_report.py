@@ -94,7 +94,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"but a relay report; load it with RelayReport\.load$"):
         KnockoutReport.load(path)
     np.savez(path, header=np.array(json.dumps({"kind": "knock-out", "format": 99})))
-    with pytest.raises(ValueError, match="is of another format than 1; load it with the version"):
+    with pytest.raises(ValueError, match="is of another format than 2; load it with the version"):
         KnockoutReport.load(path)
     np.savez(path, header=np.array(json.dumps({"kind": "other", "format": 1})))
     with pytest.raises(ValueError, match="load it with the class that wrote it"):

@@ -212,8 +212,16 @@ def test_scores_are_the_mean_over_steps_that_had_all_inputs() -> None:
     (found,) = report.agreement
     units = [some.units[LAYER][0] for some in sets.sets]
     steps = relay.layers[LAYER]
-    scores = steps.concepts["joint"].scores[3:].mean(0)[units]
-    np.testing.assert_allclose(found.scores, scores)
+    shares = steps["joint"].share
+    assert shares is not None
+    scores = shares[3:].mean(0)[units]
+    np.testing.assert_allclose(found.scores, scores, atol=1e-9)
+    assert found.kind == "relay share, bits"
+    plain = small_report(units=UNITS, inputs_end=3, n_orders=0)
+    (without,) = reported(sets, outcomes_of(4), relay=plain).agreement
+    greedy = plain[LAYER]["joint"].scores[3:].mean(0)[units]
+    np.testing.assert_allclose(without.scores, greedy, atol=1e-9)
+    assert without.kind == "unit score"
     assert report.accuracy is not None
     np.testing.assert_allclose(found.damage, report.accuracy.damage)
     assert found.correlation == pytest.approx(spearmanr(scores, found.damage).statistic)

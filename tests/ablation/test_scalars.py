@@ -43,8 +43,6 @@ def test_every_scalar_is_what_its_name_says() -> None:
     assert knockout_scalars(report) == pytest.approx(
         {
             "accuracy": 0.9,
-            "samples": 600,
-            "sets": 8,
             f"{LAYER}/largest_damage": 0.2,
             f"{LAYER}/mean_damage": 0.15,
             f"{OTHER}/largest_damage": -0.1,
@@ -69,10 +67,9 @@ def test_what_is_undefined_is_left_out() -> None:
             report, accuracy=nan, metrics={"f1": nan}, agreement=(undefined,), curves=()
         )
     )
-    assert list(scalars) == [f"{LAYER}/a/top_damage", f"{LAYER}/a/random_damage", "samples", "sets"]
+    assert list(scalars) == [f"{LAYER}/a/top_damage", f"{LAYER}/a/random_damage"]
     bare = knockout_scalars(small_knockouts(classes=0))
-    assert bare == {"samples": 600.0, "sets": 17.0}
-    assert knockout_scalars(small_knockouts([], curves=False))["sets"] == 0
+    assert bare == {}
 
 
 def test_a_metric_does_not_hide_the_accuracy() -> None:

@@ -104,7 +104,9 @@ def test_every_prefix_of_every_order_is_there_and_equal_ones_once() -> None:
     wanted = set()
     random = set()
     for deletion in sets.deletions:
-        order = report.layers[LAYER].concepts[deletion.concept].units[-1]
+        share = report[LAYER][deletion.concept].share
+        assert share is not None
+        order = share[-1].argsort()
         expected = {"most_first": order[::-1], "least_first": order}
         if deletion.direction == "random_first":
             assert deletion.units.shape == (3, 5)
@@ -178,16 +180,15 @@ def test_too_few_sets_for_the_orders() -> None:
     assert len(along_orders(wide_report(), {LAYER: 5}, max_sets=1).sets) == 1  # all at once
 
 
-def with_ties(groups: list[int], resolved: list[bool]) -> RelayReport:
-    """A report of four units in the order 2, 0, 3, 1, the last the most important.
-
-    Tie groups and what is resolved are given by unit.
-    """
+def with_ties(groups: list[int], resolved: list[bool], places: list[float]) -> RelayReport:
+    """A report of four units without shares; tie groups, what is resolved and places by unit."""
     report = wide_report(4, "joint")
     relay = report.layers[LAYER].concepts["joint"]
     last = dataclasses.replace(
         relay,
         units=np.tile([2, 0, 3, 1], (3, 1)),
+        places=np.tile(places, (3, 1)),
+        share=None,
         groups=np.tile(groups, (3, 1)),
         resolved=np.tile(resolved, (3, 1)),
     )
@@ -196,11 +197,11 @@ def with_ties(groups: list[int], resolved: list[bool]) -> RelayReport:
 
 
 def test_units_whose_places_are_open_are_named() -> None:
-    report = with_ties([0, 1, 2, 2], [True, True, True, True])
+    report = with_ties([0, 1, 2, 2], [True, True, True, True], [1.0, 3.0, 0.5, 2.0])
     top, *random = top_relays(report, {LAYER: 4}, top=3).sets
     assert (top.units[LAYER], top.ambiguous) == ((1, 3, 0), (3,))
     assert {some.ambiguous for some in random} == {()}
-    unresolved = with_ties([0, 1, 2, 3], [True, False, True, False])
+    unresolved = with_ties([0, 1, 2, 3], [True, False, True, False], [1.0, 3.0, 0.0, 2.0])
     top, *_ = top_relays(unresolved, {LAYER: 4}, top=3).sets
     assert top.ambiguous == (1, 3)
     found = {some.units[LAYER]: some.ambiguous for some in along_orders(report, {LAYER: 4}).sets}
@@ -209,14 +210,47 @@ def test_units_whose_places_are_open_are_named() -> None:
     assert found[2, 0, 3] == (2, 3)
 
 
+def with_shares(share: list[float], error: float) -> RelayReport:
+    report = with_ties([0, 1, 2, 3], [True] * 4, [0.0, 1.0, 2.0, 3.0])
+    relay = dataclasses.replace(
+        report[LAYER]["joint"],
+        share=np.tile(share, (3, 1)),
+        share_error=np.full((3, 4), error),
+    )
+    layer = dataclasses.replace(report[LAYER], concepts={"joint": relay})
+    return dataclasses.replace(report, layers={LAYER: layer})
+
+
+def test_units_are_ranked_by_their_shares_which_are_open_within_two_standard_errors() -> None:
+    report = with_shares([0.5, 0.1, 0.4, 0.2], 0.03)
+    top, *_ = top_relays(report, {LAYER: 4}, top=3).sets
+    assert (top.units[LAYER], top.ambiguous) == ((0, 2, 3), ())
+    report = with_shares([0.5, 0.1, 0.4, 0.2], 0.036)
+    top, *_ = top_relays(report, {LAYER: 4}, top=3).sets
+    assert (top.units[LAYER], top.ambiguous) == ((0, 2, 3), (0, 2, 3))
+
+
+def test_ties_are_broken_at_random_in_as_many_orders_as_random_ones() -> None:
+    report = with_shares([0.0, 0.3, 0.0, 0.0], 0.0)
+    sets = along_orders(report, {LAYER: 4}, n_random=12)
+    most, least, _ = sets.deletions
+    assert most.units.shape == (12, 4)
+    assert (most.units[:, 0] == 1).all()
+    assert set(most.units[:, 1].tolist()) == {0, 2, 3}
+    np.testing.assert_array_equal(least.units, most.units[:, ::-1])
+    firsts = {
+        top_relays(report, {LAYER: 4}, top=2, seed=seed).sets[0].units[LAYER] for seed in range(20)
+    }
+    assert firsts == {(1, 0), (1, 2), (1, 3)}
+
+
 def test_top_relays_and_as_many_at_random() -> None:
     report = wide_report()
     sets = top_relays(report, {LAYER: 5}, top=2, n_random=3)
     names_of(sets)
     for place, concept in enumerate(report.layers[LAYER].concepts):
         top, *random = sets.sets[4 * place : 4 * place + 4]
-        order = report.layers[LAYER].concepts[concept].units[-1]
-        assert set(top.units[LAYER]) == set(order[-2:].tolist())
+        assert list(top.units[LAYER]) == report[LAYER][concept].top_units(2)
         assert (top.group, top.concept) == ("concept", concept)
         for some in random:
             assert (some.group, some.concept) == ("concept_random", concept)
@@ -243,13 +277,16 @@ def test_random_sets_are_fair() -> None:
 
 def test_a_backward_layer_is_ordered_at_the_step_it_computes_last() -> None:
     report = wide_report(concepts="joint")
-    backward = dataclasses.replace(report, layers={"rnn.l0_reverse": report.layers[LAYER]})
-    relay = report.layers[LAYER].concepts["joint"]
-    relay.units[0] = relay.units[0][::-1]
-    assert relay.units[0].tolist() != relay.units[-1].tolist()
+    relay = report[LAYER]["joint"]
+    assert relay.share is not None
+    relay.share[0], relay.share[-1] = [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]
+    layer = dataclasses.replace(
+        report[LAYER], concepts={"joint": dataclasses.replace(relay, backward=True)}
+    )
+    backward = dataclasses.replace(report, layers={"rnn.l0_reverse": layer})
     sets = top_relays(backward, {"rnn.l0_reverse": 5}, top=1)
-    assert sets.sets[0].units == {"rnn.l0_reverse": (relay.units[0][-1],)}
-    assert top_relays(report, {LAYER: 5}, top=1).sets[0].units == {LAYER: (relay.units[-1][-1],)}
+    assert sets.sets[0].units == {"rnn.l0_reverse": (4,)}
+    assert top_relays(report, {LAYER: 5}, top=1).sets[0].units == {LAYER: (1,)}
 
 
 def test_layers_and_concepts_that_the_report_does_not_have() -> None:

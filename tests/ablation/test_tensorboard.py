@@ -36,7 +36,7 @@ def test_images_and_the_table_are_written_as_drawn(tmp_path: Path) -> None:
         assert image.step == 7
         np.testing.assert_array_equal(decoded(image.encoded_image_string), picture)
     (tag,) = events.Tags()["tensors"]
-    assert tag == "knockout/sets/dataloader_1/text_summary"
+    assert tag == "knockout/knockout_table/dataloader_1/text_summary"
     (text,) = events.Tensors(tag)
     assert text.tensor_proto.string_val[0].decode() == knockout_table(report)
 

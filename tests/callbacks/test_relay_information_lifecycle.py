@@ -61,9 +61,9 @@ def test_dataloaders_are_reported_apart(tmp_path: Path) -> None:
     trainer = quiet_trainer(callback, logger=TensorBoardLogger(tmp_path))
     trainer.validate(Classifier(), [loader(48), loader(32)], verbose=False)
     assert [(r.dataloader, r.samples) for r in callback.reports] == [(0, 48), (1, 32)]
-    assert {
-        float(trainer.callback_metrics[f"relay/samples/dataloader_{index}"]) for index in range(2)
-    } == {48.0, 32.0}
+    for index, report in enumerate(callback.reports):
+        logged = trainer.callback_metrics[f"relay/joint/mutual_information/dataloader_{index}"]
+        assert float(logged) == pytest.approx(report.mutual_information["joint"])
     assert len(list(Path(str(trainer.log_dir), "relay_reports").iterdir())) == 2
 
 
@@ -71,7 +71,7 @@ def test_an_empty_dataloader_among_several_leaves_the_names_of_the_others() -> N
     trainer = quiet_trainer(RelayInformationCallback())
     with pytest.warns(UserWarning, match="is zero"):
         trainer.validate(Classifier(), [batch_of(INPUTS[:0], LABELS[:0]), loader()], verbose=False)
-    assert "relay/samples/dataloader_1" in trainer.callback_metrics
+    assert "relay/joint/mutual_information/dataloader_1" in trainer.callback_metrics
 
 
 def test_sanity_checking_leaves_no_trace_and_finds_errors_before_training(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_relay import RelayInformationCallback, RelayMeasure, RelayReport
-from lightning_relay.relay.picture import relay_image
+from lightning_relay.relay.picture import share_image
 from tests.support.images import decoded
 from tests.support.models import CLASSES, Classifier, Frozen, loader
 from tests.support.reports import assert_equal
@@ -29,14 +29,10 @@ def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) ->
         "joint/mutual_information",
         "rnn.l0/joint/information",
         "rnn.l0/joint/information_last",
-        "rnn.l0/joint/corrected",
         "rnn.l0/joint/coverage",
-        "rnn.l0/joint/resolved",
-        "rnn.l0/joint/tied",
+        "rnn.l0/joint/largest_share_last",
+        "rnn.l0/joint/units_needed_last",
         "rnn.l0/joint/unattributed",
-        "rnn.l0/distinct_states",
-        "samples",
-        "samples_seen",
     }
     logged = {tag for tag in tags["scalars"] if tag.startswith("relay")}
     assert logged == {f"{prefix}/{name}" for prefix in ("relay", "relay_test") for name in names}
@@ -45,11 +41,11 @@ def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) ->
     assert [scalar.value for scalar in scalars] == pytest.approx(
         [r.layers["rnn.l0"].concepts["joint"].information[-1, 0] for r in (first, second)]
     )
-    images = events.Images("relay/rnn.l0/joint/scores")
+    images = events.Images("relay/rnn.l0/joint/relay_share")
     assert [image.step for image in images] == [3, 6]
-    expected = relay_image(second.layers["rnn.l0"], "joint", "rnn.l0: joint, epoch 1")
+    expected = share_image(second, "rnn.l0", "joint")
     assert (decoded(images[1].encoded_image_string) == expected).all()
-    assert "relay/rnn.l0/joint/order/text_summary" in tags["tensors"]
+    assert "relay/rnn.l0/joint/relay_table/text_summary" in tags["tensors"]
     directory = Path(str(trainer.log_dir)) / "relay_reports"
     saved = {path.name: RelayReport.load(path) for path in directory.iterdir()}
     assert set(saved) == {
@@ -82,7 +78,7 @@ def test_concepts_that_cannot_be_tested_are_told_in_the_table_not_by_warnings(
     assert not relay.movable.any()
     assert trainer.callback_metrics["relay/rnn.l0/class_3/units_above_chance"] == 0.0
     events = EventAccumulator(str(trainer.log_dir)).Reload()
-    (*_, table) = events.Tensors("relay/rnn.l0/class_3/order/text_summary")
+    (*_, table) = events.Tensors("relay/rnn.l0/class_3/relay_table/text_summary")
     assert "Nothing could be tested at all" in table.tensor_proto.string_val[0].decode()
 
 
@@ -173,7 +169,9 @@ def test_two_callbacks_log_under_prefixes_of_their_own() -> None:
     )
     trainer = quiet_trainer(RelayInformationCallback(), median)
     trainer.fit(Classifier(), loader(), loader())
-    assert {"relay/samples", "relay_median/samples"} <= set(trainer.callback_metrics)
+    assert {"relay/joint/mutual_information", "relay_median/joint/mutual_information"} <= set(
+        trainer.callback_metrics
+    )
     with pytest.raises(ValueError, match=r"prefix: two callbacks log under 'relay'; give"):
         quiet_trainer(
             RelayInformationCallback(),

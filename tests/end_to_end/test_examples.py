@@ -41,23 +41,31 @@ def logged_tags(directory: Path) -> set[str]:
 
 
 def documented_tags() -> set[str]:
-    tags = set(re.findall(r"`(relay/[\w./]+)`", README))
-    assert len(tags) == 10
-    return tags
+    """Tags of the README's table that a model of one layer has, ``…`` written out."""
+    table = README[README.index("| in TensorBoard") : README.index("Scalars can be monitored")]
+    tags = re.findall(r"`((?:relay|…)/[\w./]+)`", table)
+    assert len(tags) == 12
+    return {tag.replace("…", "relay/rnn.l0/joint") for tag in tags} - {"relay/joint/layers"}
 
 
 def test_the_memory_task_ends_with_its_tables(tmp_path: Path) -> None:
     output = run("memory_task.py", tmp_path)
     rows = re.findall(r"^(rnn|gru|lstm) +([\d.]+)((?: +-?\d\.\d\d){13})$", output, re.MULTILINE)
     assert [cell for cell, *_ in rows] == ["rnn", "gru", "lstm"]
-    assert len(re.findall(r"^(?:rnn|gru|lstm)(?: +(?:≈?\d+ ){3} *){4}$", output, re.MULTILINE)) == 3
+    assert re.findall(r"^(\w+): Relay report: validate", output, re.MULTILINE) == [
+        "RNN",
+        "GRU",
+        "LSTM",
+    ]
+    summaries = r"^  (?:pattern|bit_\d): [\d.]+ of [\d.]+ bits that input and output share"
+    assert len(re.findall(summaries, output, re.MULTILINE)) == 12
     assert output.rstrip().endswith("tensorboard --logdir runs/memory_task")
     for cell in ("rnn", "gru", "lstm"):
         (run_directory,) = (tmp_path / "runs" / "memory_task" / cell).iterdir()
         assert {tag.replace("joint", "pattern") for tag in documented_tags()} <= logged_tags(
             run_directory
         )
-        assert len(list((run_directory / "relay_reports").iterdir())) == 4
+        assert len(list((run_directory / "relay_reports").iterdir())) == 2
 
 
 def test_knockouts_end_with_their_tables(tmp_path: Path) -> None:
@@ -84,7 +92,9 @@ def test_knockouts_end_with_their_tables(tmp_path: Path) -> None:
             for path in (run_directory / "knockout_reports").iterdir()
         }
         assert set(reports) == {"knockout_concept", "knockout_each", "knockout_greedy"}
-        assert not any(report.sets_left_out for report in reports.values())
+        # Along orders in which many units are tied there are more sets than a report takes.
+        assert not reports["knockout_concept"].sets_left_out
+        assert not reports["knockout_each"].sets_left_out
         assert {report.samples for report in reports.values()} == {256}
         found = reports["knockout_concept"]
         for place, bit in zip(found.places("concept"), bits, strict=True):
@@ -95,7 +105,7 @@ def test_knockouts_end_with_their_tables(tmp_path: Path) -> None:
         layer = "rnn.l0"
         assert {
             "knockout_concept_test/damage",
-            "knockout_concept_test/sets",
+            "knockout_concept_test/knockout_table",
             *(f"knockout_concept_test/{layer}/{bit}/top_damage" for bit in bits),
             *(f"knockout_concept_test/{layer}/{bit}/random_damage" for bit in bits),
             *(f"knockout_each_test/{layer}/{bit}/agreement" for bit in bits),
@@ -108,7 +118,7 @@ def test_japanese_vowels_ends_with_its_tables(tmp_path: Path) -> None:
     pytest.importorskip("aeon", reason="the series ship with aeon, an optional dependency")
     output = run("japanese_vowels.py", tmp_path, epochs=5)
     assert "370 of 370 test sequences analysed" in output
-    steps = re.findall(r"^(-?\d+)(\*?) +(\d+) +\d+ +[\d.]+ +[\d.]+ +\d+ ", output, re.MULTILINE)
+    steps = re.findall(r"^(-?\d+)(\*?) +(\d+) +\d+ +[\d.]+ +[\d.]+  \d", output, re.MULTILINE)
     assert [step for step, *_ in steps] == ["0", "3", "6", "9", "12", "15", "-1"]
     assert [mark for _, mark, _ in steps] == ["*"] * 6 + [""]
     assert [int(samples) for *_, samples in steps] == [370, 370, 370, 361, 289, 163, 370]
@@ -122,7 +132,9 @@ def test_japanese_vowels_ends_with_its_tables(tmp_path: Path) -> None:
 def test_plain_pytorch_ends_with_its_table_report_and_pictures(tmp_path: Path) -> None:
     output = run("plain_pytorch.py", tmp_path, epochs=15)
     keys = ("lstm.l0", "lstm.l0.cell", "lstm.l1", "lstm.l1.cell")
-    rows = re.findall(r"^(lstm\S+) +16((?: +\d\.\d\d){13})  (?:≈?\d+ ?){4}$", output, re.MULTILINE)
+    rows = re.findall(
+        r"^(lstm\S+) +16((?: +\d\.\d\d){13})  \[(?:\d+, ){3}\d+\]$", output, re.MULTILINE
+    )
     assert [key for key, _ in rows] == list(keys)
     directory = tmp_path / "runs" / "plain_pytorch"
     report = RelayReport.load(directory / "report.npz")

@@ -20,7 +20,9 @@ from lightning_relay import (
 )
 from lightning_relay.information import bootstrap, chance_level, relay_share
 from lightning_relay.relay.analysis import _blocks
+from lightning_relay.relay.tensorboard import order_in_words
 from lightning_relay.sampling import SequenceBuffer
+from tests.support import brute_force
 from tests.support.reports import assert_equal
 
 if TYPE_CHECKING:
@@ -321,7 +323,7 @@ def test_codes_are_as_narrow_as_their_number_allows(
     monkeypatch.setattr("lightning_relay.relay.analysis.relay_order", order)
     measure = RelayMeasure(discretization="quantile", levels=levels)
     relay_report(STATES, X_IN, X_OUT, time_steps=[1], measure=measure)
-    (codes,) = given
+    codes = given[0]
     assert codes.dtype == dtype
     assert torch.equal(codes[0].long(), discretize(VALUES[:, 1], "quantile", levels=levels))
 
@@ -388,7 +390,7 @@ def test_coverage_tells_where_neither_correction_nor_interval_can() -> None:
     assert relay.corrected[0, 0] > 2.9
     assert relay.lower[0, 0] > 2.9
     assert relay.coverage[0, report.full_condition] < 0.01
-    assert "units not ranked" in relay.most_important(0, 5)
+    assert "units not ranked" in order_in_words(relay, 0, 5)
 
 
 @pytest.mark.parametrize("constant", ["x_in", "x_out"])
@@ -519,3 +521,42 @@ def test_noise_is_not_beyond_chance_where_the_states_do_not_account_for_everythi
     assert relay.beyond_chance is not None
     assert (relay.chance_p_values[0, 1:] <= 0.05).all()
     assert relay.beyond_chance.tolist() == [[False] * 3, [True, True, False]]
+
+
+@pytest.mark.parametrize("direction", ["shrink", "grow"])
+def test_what_units_tell_alone_and_together_agrees_with_joint_entropies(direction: str) -> None:
+    layer = relay_report(STATES, X_IN, X_OUT, measure=RelayMeasure(direction=direction))["rnn.l0"]
+    relay = layer["joint"]
+    for place, step in enumerate(layer.time_steps):
+        x_in, x_out, codes = at_step(int(step))
+        data = x_in.tolist(), x_out.tolist(), codes.tolist()
+        order = brute_force.growing_order(*data)
+        whole = brute_force.relay_information(*data, range(5))
+        for unit in range(5):
+            others = [other for other in range(5) if other != unit]
+            alone = brute_force.relay_information(*data, [unit])
+            told = whole - brute_force.relay_information(*data, others)
+            assert relay.irreplaceable[place, unit] == pytest.approx(alone, abs=1e-9)
+            assert relay.tells[place, unit] == pytest.approx(told, abs=1e-9)
+        np.testing.assert_allclose(relay.told[place], order.information[::-1], atol=1e-9)
+        complete = [bits >= whole - 1e-9 for bits in relay.told[place, :-1]]
+        first = complete.index(True) if any(complete) else 5
+        expected = order.units[::-1][:first] + [-1] * (5 - first)
+        assert relay.telling[place].tolist() == expected
+        assert relay.smallest_set(1, step=int(step)) == expected[:first]
+
+
+def test_two_copies_tell_the_same_and_neither_is_irreplaceable() -> None:
+    bit = torch.tensor([0, 1]).repeat(40)
+    codes = torch.stack([0 * bit, bit, bit], dim=-1)[:, None]
+    states = HiddenStates(codes, torch.ones(80, 1, dtype=torch.bool))
+    report = relay_report({"rnn.l0": states}, bit, bit)
+    relay = report["rnn.l0"]["joint"]
+    np.testing.assert_allclose(relay.tells, [[0, 1, 1]], atol=1e-12)
+    assert relay.irreplaceable.tolist() == [[0, 0, 0]]
+    np.testing.assert_allclose(relay.told, [[0, 1, 1, 1]], atol=1e-12)
+    assert relay.telling.tolist() == [[1, -1, -1]]
+    assert relay.telling_tied[0, 1]
+    assert relay.smallest_set() == [1]
+    assert set(relay.top_units(3)) == {1, 2}
+    assert report.input_entropy == {"joint": 1.0}

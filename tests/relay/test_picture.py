@@ -5,244 +5,247 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lightning_relay.relay.picture import _legend, relay_image
-from lightning_relay.relay.report import ConceptRelay, LayerRelay
+from lightning_relay.relay.picture import PICTURES, Picture
+from lightning_relay.relay.report import RelayReport
 from tests.support.reports import EVIDENCE, small_report
 
-UNRESOLVED = small_report().layers["rnn.l0"]
+REPORT = small_report()
 TOP = 36 + 70 + 24
-LIMIT, MARK = [200, 80, 20], [0, 0, 0]
+BITS = REPORT.input_entropy["joint"]
+WHITE, DARKEST, ORANGE = [250, 250, 245], [8, 48, 107], [230, 120, 40]
+BAR, PALE, LIMIT, MARK = [66, 128, 194], [188, 214, 238], [200, 80, 20], [0, 0, 0]
 
 
-def changed(layer: LayerRelay, **fields: Any) -> LayerRelay:
-    """The layer with other results of its concept."""
-    relay = dataclasses.replace(layer.concepts["joint"], **fields)
-    return dataclasses.replace(layer, concepts={"joint": relay})
+def changed(report: RelayReport = REPORT, **fields: Any) -> RelayReport:
+    """The report with other results of its layer or its concept."""
+    layer = report["rnn.l0"]
+    of_layer = {name: fields.pop(name) for name in list(fields) if hasattr(layer, name)}
+    relay = dataclasses.replace(layer["joint"], **fields, **_steps(of_layer))
+    layer = dataclasses.replace(layer, **of_layer, concepts={"joint": relay})
+    return dataclasses.replace(report, layers={"rnn.l0": layer})
 
 
-LAYER = changed(UNRESOLVED, resolved=np.ones((6, 5), dtype=bool))
+def _steps(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in ("time_steps", "backward") if name in fields}
 
 
-def cells(layer: LayerRelay, width: int, height: int) -> NDArray[np.uint8]:
-    """Colour ``(step, unit, channel)`` of each cell, read near its corner, away from marks."""
-    image = relay_image(layer, "joint", "title")
-    steps, units = layer.concepts["joint"].scores.shape
-    area = image[TOP : TOP + units * height, 40 : 40 + steps * width]
-    return area[1::height, 1::width].transpose(1, 0, 2)
+def drawn(report: RelayReport, what: Picture = "relay_share") -> NDArray[np.int64]:
+    return np.asarray(report.picture(what)).astype(np.int64)
 
 
-def with_scores(scores: NDArray[np.float64]) -> LayerRelay:
-    return changed(LAYER, scores=scores)
-
-
-def test_a_cell_is_the_darker_the_higher_its_score() -> None:
-    scores = np.linspace(0, 1, 30).reshape(6, 5)
-    brightness = cells(with_scores(scores), 24, 14).astype(int).sum(2).flatten()
-    assert np.all(np.diff(brightness) < 0)
-    assert cells(with_scores(scores), 24, 14)[0, 0].tolist() == [250, 250, 245]
-    assert cells(with_scores(scores), 24, 14)[5, 4].tolist() == [8, 48, 107]
-
-
-def test_negative_scores_have_a_colour_of_their_own_on_the_same_scale() -> None:
-    scores = np.zeros((6, 5))
-    scores[0, 0], scores[1, 0], scores[2, 0] = -1.0, -4.0, -1e-12
-    drawn = cells(with_scores(scores), 24, 14)
-    assert drawn[:3, 0].tolist() == [[230, 120, 40], [230, 120, 40], [250, 250, 245]]
-
-
-def test_bars_are_grey_while_input_is_still_to_come() -> None:
-    image = relay_image(LAYER, "joint", "title")
-    foot = image[36 + 70 - 2, 40 : 40 + 6 * 24].reshape(6, 24, 3)[:, 5]
-    assert [tuple(colour) for colour in foot.tolist()] == [(176,) * 3] * 2 + [(96, 150, 208)] * 4
-
-
-def of_cells(layer: LayerRelay, width: int = 24, height: int = 14) -> NDArray[np.int64]:
+def cells(
+    report: RelayReport, what: Picture = "relay_share", width: int = 24, height: int = 14
+) -> NDArray[np.int64]:
     """Pixels ``(step, unit, pixel, channel)`` of all cells."""
-    image = relay_image(layer, "joint", "title").astype(int)
-    steps, units = layer.concepts["joint"].scores.shape
-    area = image[TOP : TOP + units * height, 40 : 40 + steps * width]
+    steps, units = report["rnn.l0"]["joint"].units.shape
+    top = {"relay_share": TOP, "greedy_order": 40}[what]
+    area = drawn(report, what)[top : top + units * height, 40 : 40 + steps * width]
     parts = area.reshape(units, height, steps, width, 3).transpose(2, 0, 1, 3, 4)
     return parts.reshape(steps, units, -1, 3)
 
 
-def has(pixels: NDArray[np.int64], colour: tuple[int, int, int]) -> NDArray[np.bool]:
+def has(pixels: NDArray[np.int64], colour: list[int]) -> NDArray[np.bool]:
     found: NDArray[np.bool] = (pixels == colour).all(-1).any(-1)
     return found
 
 
-def test_dots_mark_ambiguous_units_and_stripes_unresolved_ones() -> None:
+def rows_of(part: NDArray[np.int64], colour: list[int]) -> list[int]:
+    """Rows in which a colour occurs."""
+    return [int(row) for row in np.flatnonzero(has(part, colour))]
+
+
+def test_a_cell_is_the_darker_the_larger_the_share_up_to_the_entropy_of_the_input() -> None:
+    share = BITS * np.linspace(0, 1, 30).reshape(6, 5)
+    pixels = cells(changed(share=share))
+    assert (pixels == pixels[:, :, :1]).all()
+    assert np.all(np.diff(pixels[:, :, 0].sum(2).flatten()) < 0)
+    assert pixels[0, 0, 0].tolist() == WHITE
+    assert pixels[5, 4, 0].tolist() == DARKEST
+
+
+def test_the_same_share_has_the_same_colour_whatever_the_others_have() -> None:
+    share = np.full((6, 5), 0.1)
+    alone, beside = share.copy(), share.copy()
+    beside[0, 1:] = 1.5
+    assert cells(changed(share=alone))[0, 0, 0].tolist() == (
+        cells(changed(share=beside))[0, 0, 0].tolist()
+    )
+
+
+def test_negative_shares_have_a_colour_of_their_own_on_the_same_scale() -> None:
+    share = np.zeros((6, 5))
+    share[:3, 0] = -BITS, -4.0, -1e-12
+    assert cells(changed(share=share))[:3, 0, 0].tolist() == [ORANGE, ORANGE, WHITE]
+
+
+def bars(report: RelayReport) -> NDArray[np.int64]:
+    """Pixels ``(step, row, column, channel)`` of the upper panel, from the highest value to 0."""
+    return drawn(report)[42:107, 40 : 40 + 6 * 24].reshape(65, 6, 24, 3).swapaxes(0, 1)
+
+
+def test_bars_are_the_shares_and_on_top_what_is_in_no_units_share() -> None:
+    share = np.full((6, 5), 0.1 * BITS)
+    whole = np.full((6, 6), BITS)
+    panel = bars(
+        changed(
+            share=share, information=whole, corrected=whole, inputs_ended=np.ones(6, dtype=bool)
+        )
+    )
+    for bar in panel:
+        assert rows_of(bar, BAR) == list(range(32, 65))
+        assert set(rows_of(bar, PALE)) >= set(range(1, 32))
+
+
+def test_bars_are_grey_while_input_is_still_to_come() -> None:
+    feet = bars(REPORT)[:, -2, 5].tolist()
+    assert feet == [[150, 150, 150]] * 2 + [BAR] * 4
+
+
+def test_lines_stand_at_shared_corrected_chance_and_interval() -> None:
+    report = small_report(inputs_end=None, **EVIDENCE)
+    rows = np.full((6, 6), BITS)
+    report = changed(
+        report,
+        mutual_information=np.full(6, BITS / 2),
+        corrected=rows / 4,
+        information=0 * rows,
+        lower=rows * 0.75,
+        upper=rows,
+        chance_level=0 * rows + BITS / 8,
+    )
+    for bar in bars(report):
+        assert rows_of(bar[:, 1:5], LIMIT) == [32, 56]
+        assert rows_of(bar[:, 11:12], MARK) == [*range(17), 48]
+    plain = bars(changed(mutual_information=rows[:, 0] / 2, corrected=rows / 4))
+    assert rows_of(plain[0], LIMIT) == [32]
+
+
+def test_the_axis_holds_values_above_the_entropy_and_below_zero() -> None:
+    corrected = np.full((6, 6), 2 * BITS)
+    information = np.full((6, 6), -BITS)
+    panel = bars(changed(corrected=corrected, information=information))
+    assert rows_of(panel[0], MARK) == [0]
+    assert has(panel[5, -1], PALE) or has(panel[5, -1], BAR)
+
+
+def test_numbers_of_sequences_are_drawn_where_they_differ() -> None:
+    plain = drawn(REPORT)
+    samples = np.array([80, 80, 60, 40, 20, 2])
+    more = drawn(changed(samples=samples))
+    assert len(more) == len(plain) + 30 + 24
+    strip = more[TOP : TOP + 31, 40 : 40 + 6 * 24].reshape(31, 6, 24, 3).swapaxes(0, 1)
+    heights = [len(rows_of(bar, [150, 150, 150])) for bar in strip]
+    assert heights == [31, 31, 23, 16, 9, 2]
+
+
+def test_tied_units_have_one_shade_and_stripes_are_where_sequences_are_too_few() -> None:
     random = np.random.default_rng(0)
     resolved = random.random((6, 5)) < 0.5
-    groups = np.array([[0, 0, 2, 3, 4], [0, 1, 2, 1, 2], [0, 1, 2, 3, 0]] * 2)
-    ambiguous = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 1], [1, 0, 0, 0, 1]] * 2, dtype=bool)
-    scores = random.random((6, 5))
-    pixels = of_cells(changed(LAYER, groups=groups, resolved=resolved, scores=scores))
-    dots = np.where(scores > 0.5, has(pixels, (255,) * 3), has(pixels, (90,) * 3))
-    stripes = np.where(scores > 0.5, has(pixels, (200,) * 3), has(pixels, (150,) * 3))
-    np.testing.assert_array_equal(dots, ambiguous)
-    np.testing.assert_array_equal(stripes, ~resolved)
-    colours = np.array([[len(np.unique(cell, axis=0)) for cell in row] for row in pixels])
-    np.testing.assert_array_equal(colours, 1 + dots + stripes)
+    places = np.array([[0.5, 0.5, 2, 3, 4], [0, 1.5, 3.5, 1.5, 3.5], [1, 3, 4, 1, 1]] * 2)
+    pixels = cells(changed(places=places, resolved=resolved), "greedy_order")
+    np.testing.assert_array_equal(has(pixels, [150, 150, 150]), ~resolved)
+    whole = cells(changed(places=places, resolved=resolved | True), "greedy_order")
+    assert (whole == whole[:, :, :1]).all()
+    for cell, place in zip(whole[:, :, 0], places, strict=True):
+        np.testing.assert_array_equal(
+            (cell[:, None] == cell[None]).all(-1), place[:, None] == place[None]
+        )
+        assert (np.diff(cell.sum(-1)[place.argsort(kind="stable")]) <= 0).all()
+
+
+def large(steps: int, units: int, **fields: Any) -> RelayReport:
+    """A report of many steps and units."""
+    shape = steps, units
+    plain: dict[str, Any] = {
+        "time_steps": np.arange(steps),
+        "inputs_ended": np.ones(steps, dtype=bool),
+        "samples": np.full(steps, 80),
+        "units": np.tile(np.arange(units), (steps, 1)),
+        "places": np.tile(np.arange(units, dtype=float), (steps, 1)),
+        "groups": np.tile(np.arange(units), (steps, 1)),
+        "resolved": np.ones(shape, dtype=bool),
+        "share": np.zeros(shape),
+        "information": np.zeros((steps, units + 1)),
+        "corrected": np.zeros((steps, units + 1)),
+        "mutual_information": np.zeros(steps),
+    }
+    return changed(**(plain | fields))
 
 
 def test_the_smallest_striped_cell_has_a_stripe() -> None:
-    layer = large(75, 75, resolved=np.zeros((75, 75), dtype=bool))
-    pixels = of_cells(layer, 4, 4)
-    assert (has(pixels, (150,) * 3) | has(pixels, (200,) * 3)).all()
+    report = large(75, 75, resolved=np.zeros((75, 75), dtype=bool))
+    assert has(cells(report, "greedy_order", 4, 4), [150, 150, 150]).all()
 
 
-def test_small_cells_are_blended_towards_grey_where_unresolved() -> None:
-    steps, units = 100, 128
-    resolved = np.random.default_rng(0).random((steps, units)) < 0.5
-    one_group = np.zeros((steps, units), dtype=np.int64)
-    layer = large(steps, units, groups=one_group, resolved=resolved)
-    scores = layer.concepts["joint"].scores
-    pixels = of_cells(layer, 3, 2)
-    assert (pixels == pixels[:, :, :1]).all()
-    expected = of_cells(changed(layer, resolved=np.ones_like(resolved)), 3, 2)
-    blended = np.where(resolved[..., None], expected[:, :, 0], 90 + 0.4 * expected[:, :, 0])
-    np.testing.assert_allclose(pixels[:, :, 0], blended, atol=0.5)
-    assert scores[0, 0] == 0.0
-    assert pixels[0, 0, 0].tolist() in ([250, 250, 245], [190, 190, 188])
+def test_smaller_cells_are_grey_where_sequences_are_too_few() -> None:
+    resolved = np.random.default_rng(0).random((100, 128)) < 0.5
+    pixels = cells(large(100, 128, resolved=resolved), "greedy_order", 3, 2)
+    np.testing.assert_array_equal((pixels == 150).all((2, 3)), ~resolved)
 
 
-def test_unresolved_and_ambiguous_units_are_counted_in_the_legend() -> None:
-    texts = [text for _, text in _legend(UNRESOLVED, UNRESOLVED.concepts["joint"])]
-    relay = UNRESOLVED.concepts["joint"]
-    assert 0 < (~relay.resolved).sum() < 30
-    assert texts[:2] == [
-        f"unresolved: {(~relay.resolved).sum()} of 30",
-        f"ambiguous: {relay.ambiguous.sum()} of 30",
-    ]
-    assert texts[2:] == ["I(in; out)", "corrected", "not all input seen"]
-    everything = small_report(inputs_end=None, **EVIDENCE).layers["rnn.l0"]
-    texts = [text for _, text in _legend(everything, everything.concepts["joint"])]
-    assert texts[2:] == ["I(in; out)", "corrected", "chance level of I(in; out)", "95 % interval"]
-
-
-def bars(layer: LayerRelay) -> NDArray[np.uint8]:
-    """Pixels ``(step, row, column, channel)`` of the upper panel, from 2 bits down to 0."""
-    image = relay_image(layer, "joint", "title")
-    return image[42 : 36 + 71, 40 : 40 + 6 * 24].reshape(65, 6, 24, 3).swapaxes(0, 1)
-
-
-def rows_of(part: NDArray[np.uint8], colour: list[int]) -> list[int]:
-    """Rows in which a colour occurs."""
-    found: list[int] = np.flatnonzero((part == colour).all(-1).any(-1)).tolist()
-    return found
-
-
-def level(bits: float, **fields: float) -> dict[str, NDArray[np.float64]]:
-    values = {"information": bits} | fields
-    return {name: np.full((6, 6), value) for name, value in values.items()}
-
-
-def test_a_black_tick_is_the_corrected_value() -> None:
-    layer = changed(LAYER, mutual_information=np.full(6, 2.0), **level(1.5, corrected=1.0))
-    for bar in bars(layer):
-        assert rows_of(bar, MARK) == [32]
-        assert rows_of(bar, LIMIT) == [0]
-        tick = (bar[32] == MARK).all(-1)
-        assert 8 <= tick.sum() < 20
-
-
-def test_whiskers_are_intervals_and_a_dashed_line_the_chance_level() -> None:
-    layer = changed(
-        LAYER,
-        mutual_information=np.full(6, 2.0),
-        **level(1.5, corrected=1.5, lower=1.0, upper=1.75, chance_level=0.25),
+@pytest.mark.parametrize("what", ["relay_share", "greedy_order", "units_needed"])
+@pytest.mark.parametrize(("steps", "units"), [(1, 1), (6, 5), (300, 300)])
+def test_up_to_300_steps_tensorboard_shows_it_unscaled(
+    what: Picture, steps: int, units: int
+) -> None:
+    wide = np.linspace(1, 0, units + 1)[None].repeat(steps, 0)
+    flags = np.ones((steps, units), dtype=bool)
+    report = large(
+        steps,
+        units,
+        told=wide[:, ::-1],
+        telling=np.tile(np.arange(units), (steps, 1)),
+        telling_resolved=flags,
     )
-    for bar in bars(layer):
-        assert rows_of(bar, MARK) == list(range(8, 33))
-        assert rows_of(bar, LIMIT) == [0, 56]
-    dashes = (bars(layer)[:, 56] == LIMIT).all(-1)
-    solid = (bars(layer)[:, 0] == LIMIT).all(-1)
-    assert solid.all()
-    assert 0.5 < dashes.mean() < 0.7
-    assert dashes.any(1).all()
-    plain = changed(LAYER, mutual_information=np.full(6, 2.0), **level(1.5, corrected=1.5))
-    assert [rows_of(bar, MARK) for bar in bars(plain)] == [[16]] * 6
-    assert [rows_of(bar, LIMIT) for bar in bars(plain)] == [[0]] * 6
+    assert drawn(report, what).shape[1] == 350
 
 
-def test_values_beyond_the_bars_stay_inside_the_panel() -> None:
-    layer = changed(
-        LAYER,
-        mutual_information=np.full(6, 1.0),
-        **level(0.5, corrected=-1.0, lower=-2.0, upper=2.0),
+def curve(report: RelayReport, colour: list[int], most: int = 3) -> list[float]:
+    """Heights in pixels above 0 of a line at 1, 2 and so on units."""
+    panel = drawn(report, "units_needed")[36:218, 40:340]
+    columns = [number * 299 // 5 for number in range(1, most + 1)]
+    return [float(180 - np.median(rows_of(panel[:, [x]], colour))) for x in columns]
+
+
+def test_curves_are_what_growing_and_remaining_sets_tell() -> None:
+    told = np.tile(BITS * np.array([0, 0.5, 0.75, 1, 1, 1]), (6, 1))
+    left = np.tile(BITS * np.array([1, 1, 0.75, 0.5, 0, 0]), (6, 1))
+    telling = np.tile([3, 1, 2, -1, -1], (6, 1))
+    sure = np.ones((6, 5), dtype=bool)
+    report = changed(
+        told=told, information=left, telling=telling, telling_resolved=sure, resolved=sure
     )
-    image = relay_image(layer, "joint", "title")
-    marks = (image[:TOP, 40:184] == MARK).all(-1)
-    rows = np.flatnonzero(marks.any(1))
-    assert (rows.min(), rows.max()) == (42, 106)
-
-
-def test_every_value_is_in_the_range_of_the_panel() -> None:
-    for name in ("corrected", "lower", "upper", "chance_level", "information"):
-        fields = {"corrected": 0.0, "lower": 0.0, "upper": 0.0, "chance_level": 0.0} | {name: 2.0}
-        panel = changed(LAYER, mutual_information=np.zeros(6), **level(0.0, **fields))
-        colours = np.unique(relay_image(panel, "joint", "title")[42, 40:180], axis=0).tolist()
-        assert [colour for colour in colours if colour not in ([255] * 3, [205] * 3)], name
-
-
-def test_numbers_of_the_axis_do_not_lie_on_each_other() -> None:
-    images = [
-        relay_image(changed(LAYER, corrected=np.full((6, 6), bits)), "joint", "title")[:TOP, :38]
-        for bits in (0.0, -1e-4, -1.0)
-    ]
-    np.testing.assert_array_equal(images[0], images[1])
-    assert (images[0] != images[2]).any()
-
-
-def large(steps: int, units: int, **fields: Any) -> LayerRelay:
-    """Results of any size, of which every second unit is tied with the first."""
-    order = np.tile(np.arange(units), (steps, 1))
-    ones = np.ones((steps, units + 1))
-    parts = {
-        "information": ones,
-        "units": order,
-        "places": order.astype(np.float64),
-        "scores": order / units,
-        "groups": np.where(order % 2 == 0, 0, order),
-        "tied": order % 2 == 0,
-        "mutual_information": np.ones(steps),
-        "corrected": 0.9 * ones,
-        "gap": 0 * ones,
-        "coverage": ones,
-        "distinct_states": ones.astype(np.int64),
-        "alone": 0 * ones,
-        "resolved": order % 3 == 0,
-    }
-    return LayerRelay(
-        time_steps=np.arange(steps),
-        inputs_ended=np.arange(steps) > 2,
-        samples=np.full(steps, 9),
-        distinct_states=np.full(steps, 9),
-        concepts={"joint": ConceptRelay(**(parts | fields))},
+    np.testing.assert_allclose(curve(report, BAR), [87, 130.5, 174], atol=2.5)
+    np.testing.assert_allclose(curve(report, [224, 120, 40]), [0, 87, 130.5], atol=2.5)
+    unsure = changed(report, telling_resolved=~sure, resolved=~sure)
+    np.testing.assert_allclose(curve(unsure, PALE, 2), [87, 130.5], atol=2.5)
+    growing = dataclasses.replace(
+        report, measure=dataclasses.replace(report.measure, direction="grow")
     )
+    assert not has(drawn(growing, "units_needed"), [224, 120, 40]).any()
 
 
-@pytest.mark.parametrize(("steps", "units"), [(1, 1), (3, 2), (13, 20), (100, 128), (400, 500)])
-def test_pictures_of_every_size_fit_their_cells(steps: int, units: int) -> None:
-    everything = {name: np.ones((steps, units + 1)) for name in ("lower", "upper", "chance_level")}
-    layer = large(steps, units, **everything)
-    image = relay_image(layer, "joint", "title")
-    assert image.dtype == np.uint8
-    assert image.shape[2] == 3
-    assert image.shape[1] == max(350, 50 + steps)
+def test_layers_have_a_row_each_and_grey_where_they_have_no_such_step() -> None:
+    first = REPORT["rnn.l0"]
+    second = small_report(steps=4)["rnn.l0"]
+    both = dataclasses.replace(REPORT, layers={"rnn.l0": first, "rnn.l1": second})
+    area = drawn(both, "layers")[40 : 40 + 2 * 20, 40 : 40 + 6 * 24]
+    rows = area.reshape(2, 20, 6, 24, 3)[:, 3, :, 3]
+    assert (rows[1, 4:] == 225).all()
+    assert (rows[0] != 225).any(-1).all()
+    assert (rows[1, :4] != 225).any(-1).all()
 
 
-def test_a_layer_that_relays_nothing_can_be_drawn() -> None:
-    flat = dataclasses.replace(
-        LAYER.concepts["joint"],
-        information=np.zeros((6, 6)),
-        corrected=np.zeros((6, 6)),
-        mutual_information=np.zeros(6),
-        scores=np.zeros((6, 5)),
-    )
-    relay_image(dataclasses.replace(LAYER, concepts={"joint": flat}), "joint", "title")
+def test_a_report_of_nothing_is_drawn() -> None:
+    report = dataclasses.replace(large(6, 5), input_entropy={"joint": 0.0})
+    for what in PICTURES:
+        report.picture(what)  # type: ignore[arg-type]
 
 
-def test_an_unknown_concept_is_refused() -> None:
-    with pytest.raises(KeyError):
-        relay_image(LAYER, "colour", "title")
+def test_what_cannot_be_drawn_is_said() -> None:
+    with pytest.raises(ValueError, match=r"shares were not measured \(n_orders of RelayMeasure"):
+        small_report(n_orders=0).picture("relay_share")
+    with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
+        REPORT.picture("relay_share", concept="colour")
+    with pytest.raises(KeyError, match="no picture 'pie' in this report; it has 'relay_share'"):
+        REPORT.picture("pie")  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from lightning_relay.relay.report import ConceptRelay
 from tests.support.knockouts import small_knockouts
 from tests.support.reports import EVIDENCE, assert_equal, small_report
 
+RELAY = small_report()["rnn.l0"]["joint"]
+
 
 @pytest.mark.parametrize(
     "options",
@@ -52,70 +54,8 @@ def test_a_report_is_the_same_after_saving_and_loading(
     assert [part is None for part in intervals] == ["n_bootstraps" not in options] * 5
 
 
-def with_order(
-    units: list[int], ambiguous: list[int] | None = None, unresolved: list[int] | None = None
-) -> ConceptRelay:
-    """Two steps with one order, least important first; the ambiguous units are one tie group."""
-    relay = small_report(steps=2, inputs_end=None).layers["rnn.l0"].concepts["joint"]
-    groups, resolved = np.arange(len(units)), np.ones(len(units), dtype=bool)
-    if ambiguous:
-        groups[ambiguous] = min(ambiguous)
-    resolved[unresolved or []] = False
-    return dataclasses.replace(
-        relay,
-        units=np.array([units] * 2),
-        groups=np.array([groups] * 2),
-        resolved=np.array([resolved] * 2),
-    )
-
-
-def test_the_most_important_units_are_named_with_their_ambiguity() -> None:
-    relay = with_order([4, 3, 2, 1, 0], ambiguous=[0, 1, 4])
-    assert relay.most_important(0, 3) == "≈0 ≈1 2"
-    assert relay.most_important(-1, 9) == "≈0 ≈1 2 3 ≈4"
-    assert relay.most_important(0, 0) == ""
-
-
-@pytest.mark.parametrize(
-    ("unresolved", "count", "words"),
-    [
-        ([5, 0, 3], 2, "(0 3 5)"),
-        ([5, 0, 3], 3, "(0 3 5)"),
-        ([5, 0, 3], 4, "(0 3 5) 1"),
-        ([5, 0, 3], 9, "(0 3 5) 1 ≈2 4"),
-        ([5], 2, "(5) 0"),
-        ([1, 2, 4], 2, "5 0"),
-        ([1, 2, 4], 3, "5 0 ≈3"),
-        ([1, 2, 4], 4, "5 0 ≈3 (1 2 4)"),
-        ([0, 1, 2, 3, 4, 5], 3, "(0 1 2 3 4 5)"),
-        ([0, 1, 2, 3, 4, 5], 0, ""),
-    ],
-)
-def test_units_that_are_not_ranked_stand_in_brackets_all_or_none(
-    unresolved: list[int], count: int, words: str
-) -> None:
-    relay = with_order([4, 2, 1, 3, 0, 5], ambiguous=[2, 3], unresolved=unresolved)
-    assert relay.most_important(0, count) == words
-
-
-def test_many_units_that_are_not_ranked_are_counted() -> None:
-    order = list(range(100))
-    assert with_order(order, unresolved=order).most_important(0, 10) == "(100 units not ranked)"
-    relay = with_order(order, unresolved=order[:98])
-    assert relay.most_important(0, 10) == "99 98 (98 units not ranked)"
-    assert relay.most_important(0, 2) == "99 98"
-    relay = with_order(order, unresolved=order[-13:])
-    assert relay.most_important(0, 13) == "(13 units not ranked)"
-    assert relay.most_important(0, 15) == "(13 units not ranked) 86 85"
-    assert with_order(order, unresolved=order[-12:]).most_important(0, 10) == (
-        "(88 89 90 91 92 93 94 95 96 97 98 99)"
-    )
-
-
 def test_units_of_a_tie_group_of_several_are_ambiguous() -> None:
-    relay = dataclasses.replace(
-        with_order([0, 1, 2, 3, 4]), groups=np.array([[0, 1, 0, 3, 3], [0, 1, 2, 1, 4]])
-    )
+    relay = dataclasses.replace(RELAY, groups=np.array([[0, 1, 0, 3, 3], [0, 1, 2, 1, 4]]))
     assert relay.ambiguous.tolist() == [
         [True, False, True, True, True],
         [False, True, False, True, False],
@@ -124,7 +64,7 @@ def test_units_of_a_tie_group_of_several_are_ambiguous() -> None:
 
 def test_units_beyond_chance_are_those_at_five_per_cent() -> None:
     relay = dataclasses.replace(
-        with_order([1, 0]),
+        RELAY,
         chance_p_values=np.array([[0.9, 0.05, 0.051], [0.01, 1.0, 1 / 200], [0.01, 0.01, 0.01]]),
         unexplained_p_values=np.array([1.0, 0.051, 0.05]),
     )
@@ -175,9 +115,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         RelayReport.load(path)
     with pytest.raises(FileNotFoundError):
         RelayReport.load(tmp_path / "nothing.npz")
-    for older in (1, 2, 3):
+    for older in (1, 2, 3, 4):
         np.savez(path, header=np.array(json.dumps({"format": older})))
-        with pytest.raises(ValueError, match="is of another format than 4; load it with the versi"):
+        with pytest.raises(ValueError, match="is of another format than 5; load it with the versi"):
             RelayReport.load(path)
     small_knockouts().save(path)
     with pytest.raises(ValueError, match=r"no relay report but a knock-out report; load it with "):
@@ -185,3 +125,82 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     np.savez(path, header=np.array({"pickled": "object"}, dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         RelayReport.load(path)
+
+
+def with_steps(steps: list[int], *, backward: bool = False) -> ConceptRelay:
+    return dataclasses.replace(RELAY, time_steps=np.array(steps), backward=backward)
+
+
+@pytest.mark.parametrize(
+    ("steps", "backward", "step", "place"),
+    [
+        ([0, 1, 2, 3, 4, 5], False, -1, 5),
+        ([5, 3, 1, 0, 2, 4], False, -1, 0),
+        ([0, 1, 2, 3, 4, -1], False, -1, 5),
+        ([0, -1, 2, 3, 4, 5], False, -1, 1),
+        ([0, 1, 2, 3, 4, -3], False, -3, 5),
+        ([2, 3, 0, 1, 4, -1], True, -1, 2),
+        ([5, 3, 1, 0, 2, 4], False, 0, 3),
+    ],
+)
+def test_a_step_is_found_and_minus_one_is_the_last_the_layer_computes(
+    steps: list[int], backward: bool, step: int, place: int
+) -> None:
+    assert with_steps(steps, backward=backward).place(step) == place
+
+
+def test_a_step_that_was_not_analysed_is_refused() -> None:
+    message = "step: got -2, which was not analysed; it takes -1 for the last, or one of 0, 1, 2"
+    with pytest.raises(ValueError, match=message):
+        RELAY.top_units(2, step=-2)
+    with pytest.raises(ValueError, match="step: got 7, which was not analysed"):
+        small_report()["rnn.l0"].place(7)
+
+
+def test_top_units_are_those_with_the_largest_shares_and_only_those_with_any() -> None:
+    share = np.tile([0.1, 0.4, -0.2, 0.4, 0.0], (6, 1))
+    share[2] = [1, 2, 3, 4, 5]
+    relay = dataclasses.replace(RELAY, share=share)
+    assert relay.top_units(2) == [1, 3]
+    assert relay.top_units(5) == [1, 3, 0]
+    assert relay.top_units(3, step=2) == [4, 3, 2]
+    assert all(type(unit) is int for unit in relay.top_units(5))
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, True])
+def test_a_number_of_top_units_that_is_none_is_refused(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k: got {k}; it takes a number of units from 1"):
+        RELAY.top_units(k)
+
+
+def test_top_units_need_shares() -> None:
+    with pytest.raises(ValueError, match="top_units: relay shares were not measured; measure them"):
+        small_report(n_orders=0)["rnn.l0"]["joint"].top_units(3)
+
+
+def test_the_smallest_set_is_the_first_that_tells_enough() -> None:
+    relay = dataclasses.replace(
+        RELAY,
+        told=np.array([[0, 1, 1.8, 2, 2, 2]] * 5 + [[0, 0, 0, 0, 0, 0]]),
+        telling=np.array([[4, 2, 0, -1, -1]] * 5 + [[-1] * 5]),
+    )
+    assert relay.smallest_set(step=0) == [4, 2]
+    assert relay.smallest_set(0.5, step=0) == [4]
+    assert relay.smallest_set(1, step=0) == [4, 2, 0]
+    assert relay.smallest_set() == []
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan")])
+def test_a_fraction_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"fraction: got .*; it takes a number above 0 and"):
+        RELAY.smallest_set(fraction)
+
+
+def test_results_are_found_by_name_and_unknown_names_list_the_known() -> None:
+    report = small_report(concepts="per_class")
+    assert report["rnn.l0"]["class_2"] is report.layers["rnn.l0"].concepts["class_2"]
+    with pytest.raises(KeyError) as error:
+        report["gru.l0"]
+    assert str(error.value) == "layer: no layer 'gru.l0' in this report; it has 'rnn.l0'"
+    with pytest.raises(KeyError, match="concept: no concept 'joint' in this report; it has 'class"):
+        report["rnn.l0"]["joint"]

@@ -12,18 +12,15 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
     relay = report.layers["rnn.l0"].concepts["joint"]
     scalars = relay_scalars(report)
     assert relay.unattributed is not None
+    assert relay.share is not None
     assert scalars == {
         "joint/mutual_information": report.mutual_information["joint"],
         "rnn.l0/joint/information": pytest.approx(float(relay.information[2:, 0].mean())),
         "rnn.l0/joint/information_last": float(relay.information[-1, 0]),
-        "rnn.l0/joint/corrected": pytest.approx(float(relay.corrected[2:, 0].mean())),
+        "rnn.l0/joint/largest_share_last": float(relay.share[-1].max()),
+        "rnn.l0/joint/units_needed_last": len(relay.smallest_set()),
         "rnn.l0/joint/coverage": pytest.approx(float(relay.coverage[2:, -1].mean())),
-        "rnn.l0/joint/resolved": pytest.approx(float(relay.resolved[2:].mean())),
-        "rnn.l0/joint/tied": pytest.approx(float(relay.tied[2:].mean())),
         "rnn.l0/joint/unattributed": pytest.approx(float(relay.unattributed[2:].mean())),
-        "rnn.l0/distinct_states": float(report.layers["rnn.l0"].distinct_states.max()),
-        "samples": 80.0,
-        "samples_seen": 80.0,
     }
     assert all(type(value) is float for value in scalars.values())
     assert all(np.isfinite(value) for value in scalars.values())
@@ -34,10 +31,10 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
     relay = dataclasses.replace(
         layer.concepts["joint"],
         information=np.array([[3.0, 0], [1.0, 0], [2.0, 0]]),
-        tied=np.array([[True], [False], [True]]),
-        corrected=np.array([[2.5, 9], [0.5, 9], [7.0, 9]]),
+        share=np.array([[0.5, 2.0], [1.0, 0.0], [3.0, 4.0]]),
+        told=np.array([[0, 3.0, 3.0], [0, 0.5, 1.0], [0, 1.0, 2.0]]),
         coverage=np.array([[1.0, 0.5], [1.0, 0.25], [1.0, 0.0]]),
-        resolved=np.array([[True, False], [True, True], [False, False]]),
+        telling=np.array([[1, 0], [0, 1], [0, 1]]),
         unattributed=np.array([0.25, 1.0, 9.0]),
     )
     layer = dataclasses.replace(
@@ -49,11 +46,10 @@ def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
     )
     scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": layer}))
     assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
-    assert scalars["rnn.l0/joint/tied"] == pytest.approx(60 / 90)
     assert scalars["rnn.l0/joint/information_last"] == 3.0
-    assert scalars["rnn.l0/joint/corrected"] == pytest.approx((60 * 2.5 + 30 * 0.5) / 90)
+    assert scalars["rnn.l0/joint/largest_share_last"] == 2.0
+    assert scalars["rnn.l0/joint/units_needed_last"] == 1.0
     assert scalars["rnn.l0/joint/coverage"] == pytest.approx((60 * 0.5 + 30 * 0.25) / 90)
-    assert scalars["rnn.l0/joint/resolved"] == pytest.approx((60 * 0.5 + 30 * 1.0) / 90)
     assert scalars["rnn.l0/joint/unattributed"] == pytest.approx((60 * 0.25 + 30 * 1.0) / 90)
     growing = dataclasses.replace(small_report(direction="grow"), layers={"rnn.l0": layer})
     assert relay_scalars(growing)["rnn.l0/joint/coverage"] == 1.0
@@ -89,9 +85,12 @@ def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> No
     assert scalars["rnn.l0/joint/rank_stability"] == pytest.approx((20 + 5 + 20 + 5) / 100)
 
 
-def test_what_is_not_attributed_is_known_only_with_shares() -> None:
+def test_shares_are_logged_where_they_were_measured() -> None:
     scalars = relay_scalars(small_report(n_orders=0))
-    assert set(relay_scalars(small_report())) - set(scalars) == {"rnn.l0/joint/unattributed"}
+    assert set(relay_scalars(small_report())) - set(scalars) == {
+        "rnn.l0/joint/largest_share_last",
+        "rnn.l0/joint/unattributed",
+    }
 
 
 def test_an_end_of_inputs_after_every_step_is_refused() -> None:
@@ -105,7 +104,9 @@ def test_an_end_of_inputs_after_every_step_is_refused() -> None:
 
 def test_a_backward_layer_ends_at_step_0() -> None:
     report = small_report(inputs_end=None)
-    layer = dataclasses.replace(report.layers["rnn.l0"], time_steps=np.array([4, 0, 1, 2, 3, -1]))
+    layer = dataclasses.replace(
+        report["rnn.l0"], time_steps=np.array([4, 0, 1, 2, 3, -1]), backward=True
+    )
     report = dataclasses.replace(
         report,
         layers={"rnn.l0_reverse": layer},

@@ -6,11 +6,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_relay.relay.picture import relay_image
+from lightning_relay.relay.picture import PICTURES
 from lightning_relay.relay.report import ConceptRelay
-from lightning_relay.relay.tensorboard import relay_table, write_relay_report
+from lightning_relay.relay.tensorboard import order_in_words, relay_table, write_relay_report
 from tests.support.images import decoded
 from tests.support.reports import EVIDENCE, small_report
+
+NAMES = ("greedy_order", "units_needed")
+ORDER = "order, most important first"
 
 
 def test_images_and_tables_are_written_as_drawn(tmp_path: Path) -> None:
@@ -19,12 +22,32 @@ def test_images_and_tables_are_written_as_drawn(tmp_path: Path) -> None:
         write_relay_report(writer, report, "relay", 7, suffix="/dataloader_1")
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = [f"relay/rnn.l0/class_{label}" for label in range(4)]
-    assert events.Tags()["images"] == [f"{tag}/scores/dataloader_1" for tag in tags]
-    assert events.Tags()["tensors"] == [f"{tag}/order/dataloader_1/text_summary" for tag in tags]
-    (image,) = events.Images(f"{tags[3]}/scores/dataloader_1")
-    assert image.step == 7
-    expected = relay_image(report.layers["rnn.l0"], "class_3", "rnn.l0: class_3")
-    np.testing.assert_array_equal(decoded(image.encoded_image_string), expected)
+    pictures = ["relay_share", *NAMES]
+    assert set(events.Tags()["images"]) == {
+        f"{tag}/{picture}/dataloader_1" for tag in tags for picture in pictures
+    }
+    assert events.Tags()["tensors"] == [
+        f"{tag}/relay_table/dataloader_1/text_summary" for tag in tags
+    ]
+    for name in pictures:
+        (image,) = events.Images(f"{tags[3]}/{name}/dataloader_1")
+        assert image.step == 7
+        expected = PICTURES[name](report, "rnn.l0", "class_3")
+        np.testing.assert_array_equal(decoded(image.encoded_image_string), expected)
+
+
+def test_all_layers_have_a_picture_where_there_are_several_and_shares_where_measured(
+    tmp_path: Path,
+) -> None:
+    report = small_report(n_orders=0)
+    two = dataclasses.replace(report, layers={"a.l0": report["rnn.l0"], "b.l0": report["rnn.l0"]})
+    with SummaryWriter(str(tmp_path)) as writer:
+        write_relay_report(writer, two, "relay", 7)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["images"]) == {
+        "relay/joint/layers",
+        *(f"relay/{key}/joint/{name}" for key in two.layers for name in NAMES),
+    }
 
 
 def read(table: str) -> tuple[str, list[dict[str, str]]]:
@@ -34,7 +57,7 @@ def read(table: str) -> tuple[str, list[dict[str, str]]]:
         [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
         for line in lines
     ]
-    words = ("largest shares, bits", "units")
+    words = ("largest shares, bits", ORDER)
     assert rule == [":---" if name in words else "---:" for name in header]
     return note, [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -63,8 +86,9 @@ def test_the_table_shows_evidence_order_ties_and_shares(direction: str) -> None:
     assert "the 5 units with the largest relay share." in note
     assert "the mean over 16 random orders, or all" in note
     assert (
-        "Units in brackets are not ranked: their places rest on joint states with a coverage below "
-        "0.9, or with corrected and plug-in information more than 0.1 bits apart."
+        "Units in brackets are not ranked, because there are too few sequences for their places: "
+        "the coverage of the joint states is below 0.9, or corrected and plug-in information are "
+        "more than 0.1 bits apart."
     ) in note
     assert "hance" not in note
     assert "resamples" not in note
@@ -77,17 +101,43 @@ def test_the_table_shows_evidence_order_ties_and_shares(direction: str) -> None:
             "I(in; out), bits": f"{relay.mutual_information[step]:.3f}",
             "I_R, bits": f"{relay.information[step, 0]:.3f}",
             "I_R corrected, bits": f"{relay.corrected[step, 0]:.3f}",
-            "tied": f"{relay.tied[step].sum()} of 12",
-            "resolved": f"{relay.resolved[step].sum()} of 12",
             "unattributed, bits": f"{relay.unattributed[step]:.3f}",
             "largest shares, bits": largest_shares(relay, step),
-            "units": relay.most_important(step, 10),
+            "units that tell 90 %": " ".join(map(str, relay.smallest_set(step=step))),
+            "tied": f"{relay.ambiguous[step].sum()} of 12",
+            "resolved": f"{relay.resolved[step].sum()} of 12",
+            ORDER: order_in_words(relay, step, 10),
         }
         for step in range(3)
     ]
-    assert all("(" in row["units"] for row in rows)
+    assert all("(" in row[ORDER] for row in rows)
     note, _ = read(relay_table(small_report(min_coverage=0.5, max_gap=0.25), "rnn.l0", "joint"))
-    assert "a coverage below 0.5, or with corrected and plug-in information more than 0.25" in note
+    assert "states is below 0.5, or corrected and plug-in information are more than 0.25" in note
+
+
+def test_the_table_says_where_other_sets_do_as_well_and_where_sequences_are_too_few() -> None:
+    plain = small_report(steps=2, inputs_end=None)
+    relay = plain["rnn.l0"]["joint"]
+    units = relay.smallest_set()
+    tied, resolved = np.zeros((2, 5), dtype=bool), np.ones((2, 5), dtype=bool)
+    tied[:, units[0]], resolved[1, units[1]] = True, False
+    told = np.array([relay.told[1], 0 * relay.told[1]])
+    for part, words in (
+        ({}, [f"≈{units[0]} {units[1]}", f"≈{units[0]} {units[1]} (?)"]),
+        ({"told": told[::-1]}, ["none", f"≈{units[0]} {units[1]} (?)"]),
+    ):
+        changed = dataclasses.replace(
+            relay, telling_tied=tied, telling_resolved=resolved, telling=relay.telling[[1, 1]]
+        )
+        changed = dataclasses.replace(changed, **part)
+        layer = dataclasses.replace(
+            small_report(steps=2, inputs_end=None)["rnn.l0"], concepts={"joint": changed}
+        )
+        report = dataclasses.replace(
+            small_report(steps=2, inputs_end=None), layers={"rnn.l0": layer}
+        )
+        _, rows = read(relay_table(report, "rnn.l0", "joint"))
+        assert [row["units that tell 90 %"] for row in rows] == words
 
 
 def test_the_table_shows_shares_where_they_were_asked_for() -> None:
@@ -136,7 +186,7 @@ def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for()
     assert "with the probability 0.05 when X_out is permuted, 19 times; p:" in note
     assert "2 of 6 times a unit could not be tested, because among sequences alike in all" in note
     assert "its 95 % interval by 40 resamples of the sequences." in note
-    assert "at all" not in note
+    assert "tested at all" not in note
 
 
 def test_the_table_says_where_nothing_can_be_tested() -> None:
@@ -174,3 +224,63 @@ def test_the_table_says_what_thresholds_were_fitted_to() -> None:
         "give 88.7% of the codes, at the step and of the unit where they agree least; exp" in note
     )
     assert "expected were 91.2%. 4 sequences have steps without thresholds, which are left" in note
+
+
+def with_order(
+    units: list[int], ambiguous: list[int] | None = None, unresolved: list[int] | None = None
+) -> ConceptRelay:
+    """Two steps with one order, least important first; the ambiguous units are one tie group."""
+    relay = small_report(steps=2, inputs_end=None).layers["rnn.l0"].concepts["joint"]
+    groups, resolved = np.arange(len(units)), np.ones(len(units), dtype=bool)
+    if ambiguous:
+        groups[ambiguous] = min(ambiguous)
+    resolved[unresolved or []] = False
+    return dataclasses.replace(
+        relay,
+        units=np.array([units] * 2),
+        groups=np.array([groups] * 2),
+        resolved=np.array([resolved] * 2),
+    )
+
+
+def test_the_most_important_units_are_named_with_their_ambiguity() -> None:
+    relay = with_order([4, 3, 2, 1, 0], ambiguous=[0, 1, 4])
+    assert order_in_words(relay, 0, 3) == "≈0 ≈1 2"
+    assert order_in_words(relay, -1, 9) == "≈0 ≈1 2 3 ≈4"
+    assert order_in_words(relay, 0, 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("unresolved", "count", "words"),
+    [
+        ([5, 0, 3], 2, "(0 3 5)"),
+        ([5, 0, 3], 3, "(0 3 5)"),
+        ([5, 0, 3], 4, "(0 3 5) 1"),
+        ([5, 0, 3], 9, "(0 3 5) 1 ≈2 4"),
+        ([5], 2, "(5) 0"),
+        ([1, 2, 4], 2, "5 0"),
+        ([1, 2, 4], 3, "5 0 ≈3"),
+        ([1, 2, 4], 4, "5 0 ≈3 (1 2 4)"),
+        ([0, 1, 2, 3, 4, 5], 3, "(0 1 2 3 4 5)"),
+        ([0, 1, 2, 3, 4, 5], 0, ""),
+    ],
+)
+def test_units_that_are_not_ranked_stand_in_brackets_all_or_none(
+    unresolved: list[int], count: int, words: str
+) -> None:
+    relay = with_order([4, 2, 1, 3, 0, 5], ambiguous=[2, 3], unresolved=unresolved)
+    assert order_in_words(relay, 0, count) == words
+
+
+def test_many_units_that_are_not_ranked_are_counted() -> None:
+    order = list(range(100))
+    assert order_in_words(with_order(order, unresolved=order), 0, 10) == "(100 units not ranked)"
+    relay = with_order(order, unresolved=order[:98])
+    assert order_in_words(relay, 0, 10) == "99 98 (98 units not ranked)"
+    assert order_in_words(relay, 0, 2) == "99 98"
+    relay = with_order(order, unresolved=order[-13:])
+    assert order_in_words(relay, 0, 13) == "(13 units not ranked)"
+    assert order_in_words(relay, 0, 15) == "(13 units not ranked) 86 85"
+    assert order_in_words(with_order(order, unresolved=order[-12:]), 0, 10) == (
+        "(88 89 90 91 92 93 94 95 96 97 98 99)"
+    )

@@ -1,0 +1,100 @@
+"""A knock-out report in a few lines, and as a pandas frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pandas import DataFrame
+
+    from lightning_relay.ablation.report import KnockoutReport
+
+MOST_LINES = 15
+_TOP = 3
+
+
+def summary(report: KnockoutReport) -> str:
+    """Say which knock-outs do most damage, in at most 15 lines."""
+    where = "" if report.stage is None else f"{report.stage}, epoch {report.epoch}; "
+    head = (
+        f"Knock-out report: {where}{len(report.sets)} sets of units held at {report.value}; "
+        f"{report.samples} of {report.samples_seen} samples"
+    )
+    lines = [head, *_lines(report)]
+    if len(lines) > MOST_LINES:
+        left = len(lines) - MOST_LINES + 1
+        lines = [*lines[: MOST_LINES - 1], f"… and {left} more lines; to_dataframe() has all"]
+    return "\n".join(lines)
+
+
+def _lines(report: KnockoutReport) -> Iterator[str]:
+    if report.sets_left_out:
+        yield f"{report.sets_left_out} sets were left out"
+    for measure in report.measures:
+        yield f"{measure}: {_worst(report, measure)}"
+    for layer, concept in dict.fromkeys((curve.layer, curve.concept) for curve in report.curves):
+        areas = [
+            f"{curve.direction.replace('_', ' ')} {curve.area.mean():.3f}"
+            for curve in report.curves
+            if (curve.layer, curve.concept) == (layer, concept)
+        ]
+        yield f"{layer}, {concept}, mean accuracy along the order: {', '.join(areas)}"
+    for found in report.agreement:
+        words = "undefined, because all are alike"
+        if np.isfinite(found.correlation):
+            words = f"{found.correlation:.2f} [{found.lower:.2f}, {found.upper:.2f}]"
+        kind = found.kind.partition(",")[0]
+        yield (
+            f"{found.layer}, {found.concept}, rank correlation of {kind} and damage of single "
+            f"units: {words}"
+        )
+
+
+def _worst(report: KnockoutReport, measure: str) -> str:
+    found = report.damage_of(measure)
+    without = f"{float(found.baseline):.3g} without knock-out"
+    finite = np.flatnonzero(np.isfinite(found.damage))
+    if not len(finite):
+        return without
+    worst = finite[np.argsort(-found.damage[finite], kind="stable")]
+    beyond = int(found.beyond_zero.sum())
+    if not beyond:
+        name, damage = report.sets[worst[0]].name, found.damage[worst[0]]
+        return f"{without}; no damage differs from 0; the largest: {damage:.3g} by {name}"
+    some = ", ".join(f"{found.damage[at]:.3g} by {report.sets[at].name}" for at in worst[:_TOP])
+    return f"{without}; {beyond} sets change it; largest damages: {some}"
+
+
+def dataframe(report: KnockoutReport) -> DataFrame:
+    """A row for each set and measure."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+    about = {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+    rows = []
+    for measure in report.measures:
+        found = report.damage_of(measure)
+        for place, some in enumerate(report.sets):
+            rows.append(
+                {
+                    **about,
+                    "set": some.name,
+                    "group": some.group,
+                    "layer": some.layer,
+                    "units": tuple(unit for units in some.units.values() for unit in units),
+                    "steps": some.steps,
+                    "concept": some.concept,
+                    "measure": measure,
+                    "baseline": float(found.baseline),
+                    "damage": found.damage[place],
+                    "lower": found.lower[place],
+                    "upper": found.upper[place],
+                    "beyond_zero": found.beyond_zero[place],
+                }
+            )
+    return pandas.DataFrame(rows)

@@ -1,0 +1,65 @@
+"""All reports of a run, from the files that the callbacks saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.relay.report import RelayReport
+from lightning_relay.reports.files import kind_of
+
+
+@dataclass(frozen=True, eq=False)
+class RunReports:
+    """Reports of a run, in the order of the optimizer steps at which they were made.
+
+    Attributes:
+        relay: Reports of ``RelayInformationCallback``.
+        knockout: Reports of ``KnockoutCallback``.
+    """
+
+    relay: tuple[RelayReport, ...]
+    knockout: tuple[KnockoutReport, ...]
+
+
+def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
+    """All reports under a directory, such as that of a logger or the callbacks' ``dirpath``.
+
+    Args:
+        log_dir: The directory; its subdirectories are searched, too.
+        prefix: Take only reports of callbacks with this prefix; default: all.
+
+    Returns:
+        The reports. Files that hold no report are passed over.
+
+    Raises:
+        FileNotFoundError: If there is no such directory, or no report in it.
+        ValueError: If a report is of another version of the file format.
+
+    Example:
+        >>> runs = load_reports("lightning_logs/version_0")  # doctest: +SKIP
+        >>> runs.relay[-1]["rnn.l0"]["joint"].top_units(5)  # doctest: +SKIP
+        [3, 7, 1, 12, 0]
+    """
+    directory = Path(log_dir)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"log_dir: no directory {str(log_dir)!r}")
+    pattern = "*.npz" if prefix is None else f"{prefix}-*.npz"
+    relay: list[RelayReport] = []
+    knockout: list[KnockoutReport] = []
+    for path in sorted(directory.rglob(pattern)):
+        kind = kind_of(path)
+        if kind == "relay":
+            relay.append(RelayReport.load(path))
+        elif kind == "knock-out":
+            knockout.append(KnockoutReport.load(path))
+    if not relay and not knockout:
+        raise FileNotFoundError(
+            f"log_dir: no report {pattern!r} under {str(log_dir)!r}; callbacks save reports in "
+            "their dirpath, or beside the logs of the Trainer's first logger"
+        )
+    return RunReports(
+        tuple(sorted(relay, key=lambda report: report.global_step or 0)),
+        tuple(sorted(knockout, key=lambda report: report.global_step or 0)),
+    )

@@ -1,0 +1,111 @@
+"""A relay report as pandas and xarray objects."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from xarray import Dataset, DataTree
+
+    from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
+
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ["mutual_information", "unattributed", "rank_stability", "unexplained_p_values"], ("step",)
+    ),
+    **dict.fromkeys(
+        ["information", "corrected", "gap", "coverage", "distinct_states", "alone"],
+        ("step", "gone"),
+    ),
+    **dict.fromkeys(["lower", "upper"], ("step", "gone")),
+    **dict.fromkeys(["units", "telling"], ("step", "place")),
+    "told": ("step", "taken"),
+    **dict.fromkeys(["chance_level", "chance_p_values", "movable"], ("step", "set")),
+}
+"""Dimensions of the arrays of ``ConceptRelay``; of those that are not here, step and unit."""
+
+_OF_STEPS = ("mutual_information", "unattributed")
+_OF_LAYERS = ("samples", "inputs_ended", "distinct_states")
+
+
+def dataframe(report: RelayReport) -> DataFrame:
+    """A row for each layer, concept, step and unit."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+    about = {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+    return pandas.concat(
+        [
+            pandas.DataFrame({**about, "layer": key, "concept": concept, **_columns(layer, relay)})
+            for key, layer in report.layers.items()
+            for concept, relay in layer.concepts.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def _columns(layer: LayerRelay, relay: ConceptRelay) -> dict[str, Any]:
+    steps, units = relay.units.shape
+    of_steps = {
+        "step": relay.time_steps,
+        **{name: getattr(layer, name) for name in _OF_LAYERS},
+        "information": relay.information[:, 0],
+        **{name: getattr(relay, name) for name in _OF_STEPS},
+    }
+    of_units = {
+        name: values for name, values in _arrays(relay) if dimensions(name) == ("step", "unit")
+    }
+    return {
+        **{name: np.repeat(part, units) for name, part in of_steps.items() if part is not None},
+        "unit": np.tile(np.arange(units), steps),
+        **{name: part.ravel() for name, part in of_units.items()},
+    }
+
+
+def datatree(report: RelayReport) -> DataTree:
+    """A dataset for each layer, with a dimension for the concepts."""
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError("to_xarray needs xarray: pip install xarray") from error
+    about = {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+    return xarray.DataTree(
+        xarray.Dataset(attrs={name: value for name, value in about.items() if value is not None}),
+        children={
+            key: xarray.DataTree(_dataset(layer, xarray)) for key, layer in report.layers.items()
+        },
+    )
+
+
+def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
+    names = [name for name, _ in _arrays(next(iter(layer.concepts.values())))]
+    data = {
+        name: (
+            ("concept", *dimensions(name)),
+            np.stack([getattr(relay, name) for relay in layer.concepts.values()]),
+        )
+        for name in names
+    }
+    for name in ("samples", "inputs_ended"):
+        data[name] = (("step",), getattr(layer, name))
+    coordinates = {"concept": list(layer.concepts), "step": layer.time_steps}
+    return xarray.Dataset(data, coords=coordinates)  # type: ignore[no-any-return]
+
+
+def dimensions(name: str) -> tuple[str, ...]:
+    """Names of the dimensions of one of the arrays of ``ConceptRelay``."""
+    return DIMENSIONS.get(name, ("step", "unit"))
+
+
+def _arrays(relay: ConceptRelay) -> list[tuple[str, Any]]:
+    parts = ((part.name, getattr(relay, part.name)) for part in fields(relay))
+    return [
+        (name, values)
+        for name, values in parts
+        if isinstance(values, np.ndarray) and name != "time_steps"
+    ]

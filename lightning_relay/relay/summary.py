@@ -1,0 +1,129 @@
+"""A relay report in a few lines."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
+
+MOST_LINES = 15
+_TOP = 5
+_FRACTION = 0.9
+_LEAST = 0.005
+"""Shares that would be printed as 0.00 bits are left out."""
+
+
+def summary(report: RelayReport) -> str:
+    """Say what the units relay at the last step, in at most 15 lines."""
+    lines = [headline(report)]
+    left = sum(len(layer.concepts) for layer in report.layers.values())
+    for key, layer in report.layers.items():
+        for number, concept in enumerate(layer.concepts):
+            block = [] if number else [about_layer(key, layer)]
+            said = about_concept(report, layer, concept)
+            block += [f"  {said[0]}", *(f"    {line}" for line in said[1:])]
+            if len(lines) + len(block) > MOST_LINES - (left > 1):
+                break
+            lines += block
+            left -= 1
+        else:
+            continue
+        break
+    if left:
+        lines.append(f"… and {left} more; report[layer][concept] has all of {_names(report)}")
+    return "\n".join(lines)
+
+
+def html_summary(report: RelayReport) -> str:
+    """The same as a table, with a row for each layer and concept."""
+    names = ["layer", "step", "concept", "what the units relay", "units", "notes"]
+    rows = [
+        [key, str(layer.time_steps[layer.place()]), concept, *_three(report, layer, concept)]
+        for key, layer in report.layers.items()
+        for concept in layer.concepts
+    ]
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return (
+        f"<p>{escape(headline(report))}</p><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def headline(report: RelayReport) -> str:
+    """Which evaluation, and how many sequences."""
+    where = [] if report.stage is None else [f"{report.stage}, epoch {report.epoch}"]
+    many = f"{report.samples}"
+    if report.samples != report.samples_seen:
+        many += f" of {report.samples_seen}"
+    return ": ".join(["Relay report", "; ".join([*where, f"{many} sequences"])])
+
+
+def about_layer(key: str, layer: LayerRelay) -> str:
+    """Size of a layer, and the step that is summed up."""
+    place = layer.place()
+    units = next(iter(layer.concepts.values())).units.shape[1]
+    step = layer.time_steps[place]
+    named = "each sequence's last step" if step == -1 else f"step {step}"
+    early = "" if layer.inputs_ended[place] else ", before the last input"
+    return f"{key}, {units} units, at {named} ({layer.samples[place]} sequences){early}:"
+
+
+def about_concept(report: RelayReport, layer: LayerRelay, concept: str) -> list[str]:
+    """What a layer relays of a concept at its last step, in up to three lines."""
+    relayed, units, notes = _three(report, layer, concept)
+    return [line for line in (f"{concept}: {relayed}", units, notes) if line]
+
+
+def _three(report: RelayReport, layer: LayerRelay, concept: str) -> tuple[str, str, str]:
+    relay = layer[concept]
+    place = relay.place()
+    relayed = (
+        f"{relay.information[place, 0]:.2f} of {relay.mutual_information[place]:.2f} bits that "
+        f"input and output share (input: {report.input_entropy[concept]:.2f} bits)"
+    )
+    smallest = relay.smallest_set(_FRACTION)
+    if smallest:
+        several = "unit tells" if len(smallest) == 1 else "units tell"
+        relayed += f"; {len(smallest)} {several} 90 % of it: {_listed(smallest)}"
+        if relay.telling_tied[place, smallest].any():
+            relayed += ", or others as good"
+        if not relay.telling_resolved[place, smallest].all():
+            relayed += " (too few sequences to be sure)"
+    return relayed, _shares(relay, place), "; ".join(_notes(relay, place))
+
+
+def _shares(relay: ConceptRelay, place: int) -> str:
+    if relay.share is None or relay.unattributed is None:
+        return ""
+    share = relay.share[place]
+    largest = [
+        f"{unit} ({share[unit]:.2f})" for unit in relay.top_units(_TOP) if share[unit] > 0.005
+    ]
+    text = f"largest shares, bits: {', '.join(largest)}" if largest else "no unit has a share"
+    return f"{text}; in no unit's share: {relay.unattributed[place]:z.2f} bits"
+
+
+def _notes(relay: ConceptRelay, place: int) -> Iterator[str]:
+    units = relay.units.shape[1]
+    ambiguous, unresolved = relay.ambiguous[place].sum(), (~relay.resolved[place]).sum()
+    if ambiguous:
+        yield f"the order leaves {ambiguous} of {units} units tied"
+    if unresolved:
+        yield f"too few sequences for the places of {unresolved} of {units} units"
+
+
+def _listed(units: list[int]) -> str:
+    words = [str(unit) for unit in units[:_TOP]]
+    return ", ".join(words) + (", …" if len(units) > _TOP else "")
+
+
+def _names(report: RelayReport) -> str:
+    concepts = {name: None for layer in report.layers.values() for name in layer.concepts}
+    return f"{', '.join(report.layers)} and {', '.join(concepts)}"
