@@ -1,1 +1,1 @@
-"""What a batch and a step tell: labels, answers, concepts."""
+"""Reading class labels off a batch, predicted classes off a step, and concepts off both."""

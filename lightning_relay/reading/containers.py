@@ -1,4 +1,4 @@
-"""Containers that batches and outputs come in: walked through, and put together anew."""
+"""The tensors in nested containers, and copies of the containers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors in mappings, lists, tuples and dataclasses, each with where it stands, in words."""
+    """Tensors in mappings, lists, tuples and dataclasses, each with its place such as ``[0]``."""
     if isinstance(value, Tensor):
         yield path, value
     for place, part in _parts(value):
@@ -23,7 +23,7 @@ def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def rebuilt(value: Any) -> Any:
-    """The same in containers of its own, so that whoever changes these changes nothing else."""
+    """A copy of the containers that holds the same tensors."""
     parts = [rebuilt(part) for _, part in _parts(value)]
     if isinstance(value, MutableMapping):
         mapping = copy.copy(value)
@@ -45,7 +45,7 @@ def rebuilt(value: Any) -> Any:
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
-    """What a container holds, each with how it is asked for; nothing of what is no container."""
+    """The parts of a container, each with its place; none if the value is no container."""
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", part) for key, part in value.items()]
     if isinstance(value, MutableSequence | tuple) and not isinstance(value, PackedSequence):

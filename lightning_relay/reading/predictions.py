@@ -1,9 +1,9 @@
-"""X_out: the classes that a model gives, read off its own forward pass."""
+"""X_out: the classes that a model predicts, read off its own forward pass."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,13 +16,10 @@ from lightning_relay.reading.containers import tensors_in
 from lightning_relay.recurrent.hooks import TransientHook
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from torch.utils.hooks import RemovableHandle
 
 Prediction = str | Callable[[Any], Tensor]
-"""Where class scores come from: a submodule's name, or a function of what the step returned."""
-
+"""Source of the class scores: a submodule's name, or a function of what the step returned."""
 
 _UNWATCHED = (
     _Loss,
@@ -33,65 +30,42 @@ _UNWATCHED = (
     nn.MultiheadAttention,
     nn.RNNCellBase,  # the cell state of an LSTM may be read by no later call
 )
-"""Modules that give no class scores or must not be hooked; nor are the modules inside them."""
+"""Modules that give no class scores or must not be hooked; their submodules are not hooked."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Classes that a model gave a batch.
+    """Classes that a model predicted for a batch.
 
-    Attributes:
-        classes: Predicted class of each sample, int64 ``(batch,)``.
-        num_classes: Number of classes that had a score; None where only labels are known.
-        source: Where they came from, in words.
-        scores: The class scores ``(batch, num_classes)``, detached and not copied; None where only
-            labels are known.
-        module: Name of the module whose only call in the step gave the scores; None if it was
-            called more than once, within other modules too, or a function gave them.
+    ``module`` names the module that gave the scores. It is None if the module was called more than
+    once in the step, also inside other modules, or if a function gave the scores.
     """
 
-    classes: Tensor
-    num_classes: int | None
-    source: str
-    scores: Tensor | None = None
+    classes: Tensor  # int64 (batch,)
+    num_classes: int | None  # None if only classes are known
+    source: str  # where the scores or classes come from, in words
+    scores: Tensor | None = None  # (batch, num_classes), detached and not copied
     module: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One outermost call of a module during a step.
-
-    Attributes:
-        module: Name of the module.
-        scores: Floating outputs ``(batch, classes)``.
-        sizes: Sizes of the first dimension of all floating outputs.
-        seen: Shapes of all outputs, in words.
-        inputs: Identities of the inputs; they are compared with outputs that are still held.
-    """
+    """One outermost call of a module during a step: not made inside the call of another."""
 
     module: str
-    scores: tuple[Tensor, ...]
-    sizes: frozenset[int]
-    seen: str
-    inputs: frozenset[int]
+    scores: tuple[Tensor, ...]  # floating outputs (batch, classes)
+    sizes: frozenset[int]  # sizes of the first dimension of all floating outputs
+    seen: str  # shapes of all outputs, in words
+    inputs: frozenset[int]  # ids of the input tensors; scores stay alive, so ids can be compared
 
 
 class PredictionReader:
-    """Context manager that finds the class scores a model computes during a step.
+    """Context manager that finds the class scores that a model computes during a step.
 
-    Where nothing is named, every outermost module call of the step is looked at: class scores are
-    a floating tensor ``(batch, classes)`` that no later call takes in to give another one. Losses
-    and metrics are passed over. If that leaves exactly one, and no later call gives anything else
-    for each sample, it is taken, and from then on only its module is watched.
-
-    Args:
-        model: The model whose step is watched.
-        prediction: Name of the submodule whose output holds the class scores, or a function that
-            is given what the step returned and gives class scores ``(batch, classes)`` or
-            predicted classes ``(batch,)``; default: found as above.
-
-    Raises:
-        ValueError: If the model has no submodule of that name; lists those it has.
+    By default, it looks at all outermost module calls of a step, except for losses and metrics.
+    Candidates are floating outputs ``(batch, classes)`` that are no input of a later call with such
+    an output. If there is one candidate, and no later call has an output for each sample, the
+    candidate is taken. From then on only its module is watched.
     """
 
     def __init__(self, model: nn.Module, prediction: Prediction | None = None) -> None:
@@ -105,49 +79,36 @@ class PredictionReader:
         if isinstance(prediction, str):
             names = [name for name, _ in model.named_modules(remove_duplicate=False)]
             if prediction not in names:
-                known = ", ".join(repr(name) for name in names if name)
                 raise ValueError(
                     f"prediction: no submodule {prediction!r} in {type(model).__name__}; it has: "
-                    f"{known}"
+                    f"{', '.join(repr(name) for name in names if name)}"
                 )
 
     def __enter__(self) -> Self:
-        if not callable(self._prediction):
-            self._watch(self._prediction)
+        self.restart()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._unhook()
         self.clear()
 
     def restart(self) -> None:
-        """Look for the class scores anew, as other steps may follow."""
+        """Look for the class scores again, because the next step may be another one."""
         if not callable(self._prediction):
             self._watch(self._prediction)
         self.clear()
 
     def clear(self) -> None:
-        """Forget the calls of the step before."""
+        """Forget the calls of the last step."""
         self._open.clear()
         self._begun.clear()
         self._calls.clear()
 
     def read(self, outputs: Any, target: Tensor) -> Predictions:
-        """The classes predicted in the step since the last ``clear``.
+        """Classes predicted in the step since the last ``clear``, which returned ``outputs``.
 
-        Args:
-            outputs: What the step returned.
-            target: Class labels of the batch, int64 ``(batch,)``.
-
-        Raises:
-            TypeError: If a named function gives neither class scores nor labels.
-            ValueError: If the class scores cannot be found or are not finite, or a target has no
-                score; says what was seen and which argument decides.
+        ``target`` holds the class labels, int64 ``(batch,)``. A TypeError or ValueError says what
+        was seen, if the class scores cannot be found or do not fit the target.
         """
         if callable(self._prediction):
             name = getattr(self._prediction, "__qualname__", repr(self._prediction))
@@ -161,12 +122,11 @@ class PredictionReader:
     def _watch(self, module: str | None) -> None:
         self._unhook()
         self._watched = module
-        watchable: Iterable[tuple[str, nn.Module]] = (
-            _watchable(self._model)
-            if module is None
-            else [(module, self._model.get_submodule(module))]
-        )
-        for name, submodule in watchable:
+        if module is None:
+            watchable = _watchable(self._model)
+        else:
+            watchable = {module: self._model.get_submodule(module)}
+        for name, submodule in watchable.items():
             self._handles += [
                 submodule.register_forward_pre_hook(_Enter(self._open, self._begun, name)),
                 submodule.register_forward_hook(
@@ -179,6 +139,7 @@ class PredictionReader:
             self._handles.pop().remove()
 
     def _only_scores(self, target: Tensor) -> tuple[_Call, Tensor]:
+        """The call that gave the class scores, and the scores."""
         calls = [call for call in self._calls if len(target) in call.sizes]
         found = [
             (position, scores)
@@ -199,11 +160,8 @@ class PredictionReader:
                 "step; give prediction= a function of what the step returns"
             )
         if len(final) > 1:
-            several = ", ".join(
-                f"{_name(calls[position].module)} {tuple(scores.shape)}"
-                for position, scores in final
-            )
-            problem = f"several outputs could be the class scores: {several}"
+            several = [f"{_name(calls[at].module)} {tuple(scores.shape)}" for at, scores in final]
+            problem = f"several outputs could be the class scores: {', '.join(several)}"
         else:
             seen = "; ".join(f"{_name(call.module)}: {call.seen}" for call in self._calls)
             problem = (
@@ -222,7 +180,8 @@ def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
         raise TypeError(f"prediction: {source} gave {type(scores).__name__}; it takes a tensor")
     if scores.dim() == 0 or len(scores) != len(target):
         raise ValueError(
-            f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets"
+            f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets; it "
+            "takes class scores (batch, classes) or integer classes (batch,)"
         )
     if scores.dim() == 1 and not scores.is_floating_point():
         return Predictions(scores.detach().long().clone(), None, source)
@@ -261,7 +220,7 @@ class _Enter(TransientHook):
 
 
 class _Leave(TransientHook):
-    """Forward hook: a module call has ended, also by an exception; keeps it if outermost."""
+    """Forward hook: a module call has ended, also by an exception; it is kept if outermost."""
 
     def __init__(self, open_calls: list[str], calls: list[_Call], module: str) -> None:
         self._open = open_calls
@@ -289,15 +248,14 @@ class _Leave(TransientHook):
         )
 
 
-def _watchable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    skipped: list[str] = []
-    for name, module in model.named_modules():
-        if any(name == other or name.startswith(f"{other}.") for other in skipped):
-            continue
-        if isinstance(module, _UNWATCHED):
-            skipped.append(name)
-            continue
-        yield name, module
+def _watchable(model: nn.Module) -> dict[str, nn.Module]:
+    modules = dict(model.named_modules())
+    skipped = [name for name, module in modules.items() if isinstance(module, _UNWATCHED)]
+    return {
+        name: module
+        for name, module in modules.items()
+        if not any(name == other or name.startswith(f"{other}.") for other in skipped)
+    }
 
 
 def _could_be_scores(tensor: Tensor) -> bool:

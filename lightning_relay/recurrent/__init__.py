@@ -1,4 +1,4 @@
-"""What PyTorch's recurrent modules are and do: their layers, states and recordings."""
+"""The recurrent modules of a model: their layers, their states and recordings of them."""
 
 from lightning_relay.recurrent.adapters import register_recurrent
 from lightning_relay.recurrent.layers import StateKey, recurrent_layers, recurrent_modules

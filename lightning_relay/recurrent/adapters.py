@@ -1,4 +1,4 @@
-"""Recurrent modules of other makers: how to read their states."""
+"""How to read the states of recurrent modules that are not PyTorch's own."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @dataclass(frozen=True)
 class RecurrentAdapter:
-    """How the states of one kind of module are read.
-
-    Attributes:
-        units: Number of units, given the module.
-        hidden: Hidden states, given the module, its positional arguments and its output.
-        cell: Cell states in the same way; None for a module without.
-        cell_units: Number of units of the cell state; None where it is that of the hidden state.
-    """
+    """Functions that ``register_recurrent`` was given for one class of modules."""
 
     units: Callable[[Any], int]
     hidden: Reading
@@ -48,21 +41,23 @@ def register_recurrent(
     cell: Callable[[ModuleT, tuple[Any, ...], Any], Tensor | PackedSequence] | None = None,
     cell_units: Callable[[ModuleT], int] | None = None,
 ) -> None:
-    """Make a kind of module known as recurrent, so that its states are recorded.
+    """Register a class of modules as recurrent, so that its states are recorded.
 
-    The states are read after each call, from the module, its positional arguments and its output.
-    Their shape says how the module is called: ``(batch, step, unit)`` or a packed sequence for one
-    that is given whole sequences, ``(batch, unit)`` for one that is called once for every step. A
-    subclass of a module of PyTorch needs an adapter only if its forward does or returns something
-    else.
+    The states are read after each call. Their shape tells how the module is called. A module that
+    takes whole sequences gives states ``(batch, step, unit)`` or a packed sequence. A module that
+    is called once for every step gives states ``(batch, unit)``. A subclass of a PyTorch module
+    needs an adapter only if its ``forward`` computes or returns something else.
 
     Args:
-        kind: Class of the module; its subclasses are recurrent too. Registered again, the new
-            functions replace the old.
-        units: Number of units, given the module.
-        hidden: Hidden states, given the module, its positional arguments and its output.
-        cell: Cell states in the same way; default: it has none.
-        cell_units: Number of units of the cell state; default: that of the hidden state.
+        kind: Class of the module. Its subclasses are recurrent too. Registering a class again
+            replaces its functions.
+        units: Function that takes the module and returns its number of units.
+        hidden: Function that takes the module, its positional arguments and its output, and
+            returns the hidden states.
+        cell: Function that takes the module, its positional arguments and its output, and returns
+            the cell states; default: the module has no cell states.
+        cell_units: Function that takes the module and returns the number of units of its cell
+            state; default: the same as ``units``.
 
     Raises:
         TypeError: If ``kind`` is no subclass of nn.Module, or another argument is no function.
@@ -97,7 +92,10 @@ def register_recurrent(
         if not callable(function) and (function is not None or name in ("units", "hidden")):
             raise TypeError(f"{name}: got {function!r}; it takes a function of the module")
     if kind in _PYTORCH:
-        raise ValueError(f"kind: {kind.__name__} is a recurrent module of PyTorch, known already")
+        raise ValueError(
+            f"kind: got {kind.__name__}, a recurrent module of PyTorch; it needs no adapter. "
+            "Register a class of your own, such as a subclass"
+        )
     _ADAPTERS[kind] = RecurrentAdapter(units, hidden, cell, cell_units)
 
 

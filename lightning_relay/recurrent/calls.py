@@ -1,7 +1,8 @@
-"""What one call of a recurrent module tells about its states."""
+"""The states that one call of a recurrent module gives."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of
 from lightning_relay.recurrent.continuation import given_state
 from lightning_relay.recurrent.layers import hidden_units
-from lightning_relay.recurrent.replay import (
-    FusedCall,
-    check_replayable,
-    needs_replay,
-    replay,
-    versions_of,
-)
+from lightning_relay.recurrent.replay import FusedCall, check_replayable, replay, versions_of
 from lightning_relay.recurrent.states import prefix_mask
 
 if TYPE_CHECKING:
@@ -26,40 +21,27 @@ if TYPE_CHECKING:
     from lightning_relay.recurrent.layers import StateKey
 
 
+@dataclass(eq=False)
 class Call:
-    """States of one call; those that must be replayed are computed when they are first read.
+    """One call of a recurrent module.
 
-    Attributes:
-        sequences: Number of sequences.
-        one_step: Whether the module was given one step of a sequence instead of whole sequences.
-        valid: Steps that are no padding, bool ``(batch, step)``; None where all are valid.
-        presorted: For packed sequences, whether they are of different lengths and had been sorted
-            before they were packed; None for tensors.
+    ``presorted`` is True for packed sequences of different lengths that had been sorted before they
+    were packed, False for other packed sequences, and None for tensors.
     """
 
-    def __init__(
-        self,
-        states: Mapping[StateKey, Tensor],
-        *,
-        sequences: int,
-        one_step: bool,
-        valid: Tensor | None = None,
-        presorted: bool | None = None,
-        pending: tuple[FusedCall, Collection[StateKey]] | None = None,
-    ) -> None:
-        self.sequences = sequences
-        self.one_step = one_step
-        self.valid = valid
-        self.presorted = presorted
-        self._states = dict(states)
-        self._pending = pending
+    known: dict[StateKey, Tensor]  # states (batch, step, unit) that need no replay
+    sequences: int
+    one_step: bool = False  # whether it was given one step instead of whole sequences
+    valid: Tensor | None = None  # steps that are no padding, bool (batch, step); None for all
+    presorted: bool | None = None
+    pending: tuple[FusedCall, Collection[StateKey]] | None = None  # what to replay
 
     def states(self) -> Mapping[StateKey, Tensor]:
-        """States ``(batch, step, unit)`` by key."""
-        if self._pending is not None:
-            self._states |= replay(*self._pending)
-            self._pending = None
-        return self._states
+        """All states ``(batch, step, unit)``, by key."""
+        if self.pending is not None:
+            self.known |= replay(*self.pending)
+            self.pending = None
+        return self.known
 
 
 def read_call(
@@ -70,19 +52,9 @@ def read_call(
     kwargs: Mapping[str, Any],
     output: Any,
 ) -> Call:
-    """Read a call of any recurrent module, right after it.
+    """Read the states ``keys`` of a call right after it; ``name`` is the module's dotted name.
 
-    Args:
-        name: Dotted name of the module.
-        module: The module.
-        keys: States wanted.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
-        output: What it returned.
-
-    Raises:
-        ValueError: If the output is not what a module of this kind returns, or the states wanted
-            cannot be had from this call.
+    A ValueError says what cannot be read from the output, or cannot be replayed.
     """
     adapter = adapter_of(module)
     if adapter is not None:
@@ -103,27 +75,23 @@ def _fused(
     result: Any,
 ) -> Call:
     if not isinstance(result, tuple) or len(result) != 2:
-        raise ValueError(
-            f"modules: {name!r} ({type(module).__name__}) returned {type(result).__name__} where "
-            "PyTorch's recurrent modules return a pair of output and final state; register an "
-            "adapter for its class with register_recurrent"
+        raise _misread(
+            name,
+            module,
+            f"{type(result).__name__} where PyTorch's recurrent modules return a pair of output "
+            "and final state",
         )
     output, final = result
     presorted = valid = None
     if isinstance(output, PackedSequence):
-        values, lengths = pad_packed_sequence(output, batch_first=True)
+        values, valid, presorted = _unpacked(output)
         values = values.detach()
-        valid = prefix_mask(lengths.to(values.device), values.shape[1])
-        presorted = output.sorted_indices is None and not bool(valid.all())
     else:
         values = _batch_first(module, output).detach().clone()
     units = hidden_units(module)
-    if values.shape[-1] != units * (1 + module.bidirectional):
-        raise ValueError(
-            f"modules: {name!r} ({type(module).__name__}) returned states of "
-            f"{values.shape[-1]} units where it has {units * (1 + module.bidirectional)}; "
-            "register an adapter for its class with register_recurrent"
-        )
+    width = units * (1 + module.bidirectional)
+    if values.shape[-1] != width:
+        raise _misread(name, module, f"states of {values.shape[-1]} units where it has {width}")
     last = module.num_layers - 1
     states = {
         key: values[..., units:] if key.reverse else values[..., :units]
@@ -131,18 +99,11 @@ def _fused(
         if key.layer == last and not key.cell
     }
     pending = None
-    if needs_replay(module, keys):
-        check_replayable(name, module, keys)
-        call = _fused_call(name, module, args, kwargs, final, values, valid)
-        pending = (call, [key for key in keys if key not in states])
-    return Call(
-        states,
-        sequences=len(values),
-        one_step=False,
-        valid=valid,
-        presorted=presorted,
-        pending=pending,
-    )
+    missing = [key for key in keys if key not in states]
+    if missing:
+        check_replayable(name, module, missing)
+        pending = (_fused_call(name, module, args, kwargs, final, values, valid), missing)
+    return Call(states, len(values), valid=valid, presorted=presorted, pending=pending)
 
 
 def _fused_call(
@@ -167,20 +128,18 @@ def _fused_call(
         sizes = [hidden_units(module)]
         sizes += [module.hidden_size] * (module.mode == "LSTM")
         rows = module.num_layers * (1 + module.bidirectional)
-        states = tuple(
+        initial = tuple(
             torch.zeros(rows, len(hidden), size, dtype=dtype, device=device) for size in sizes
         )
-    else:
-        states = _copies(initial)
     if valid is None:
         valid = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
-    # A parametrized weight is computed when it is asked for, perhaps at random; these were used.
+    # A parametrized weight is computed at each access, perhaps at random; the call used these.
     weights = tuple(weight.detach() for weight in module._flat_weights if weight is not None)
     return FusedCall(
         name=name,
         module=module,
         inputs=inputs,
-        initial=states,
+        initial=_copies(initial),
         final=_copies(final),
         hidden=hidden,
         valid=valid,
@@ -194,29 +153,18 @@ def _fused_call(
     )
 
 
-def _cell(
-    name: str,
-    module: nn.RNNCellBase,
-    keys: Collection[StateKey],
-    output: Any,
-) -> Call:
+def _cell(name: str, module: nn.RNNCellBase, keys: Collection[StateKey], output: Any) -> Call:
     parts = output if isinstance(output, tuple) else (output,)
     wanted = 1 + isinstance(module, nn.LSTMCell)
     if len(parts) != wanted or not all(
         isinstance(part, Tensor) and part.shape[-1] == module.hidden_size for part in parts
     ):
-        raise ValueError(
-            f"modules: {name!r} ({type(module).__name__}) returned something else than the "
-            f"{'hidden and cell state' if wanted == 2 else 'hidden state'} of "
-            f"{module.hidden_size} units; register an adapter for its class with "
-            "register_recurrent"
+        expected = "hidden and cell state" if wanted == 2 else "hidden state"
+        raise _misread(
+            name, module, f"something else than the {expected} of {module.hidden_size} units"
         )
     states = {key: _one_step(parts[key.cell]) for key in keys}
-    return Call(
-        states,
-        sequences=len(next(iter(states.values()))),
-        one_step=True,
-    )
+    return Call(states, len(next(iter(states.values()))), one_step=True)
 
 
 def _adapted(
@@ -234,10 +182,7 @@ def _adapted(
         reading = adapter.cell if key.cell and adapter.cell is not None else adapter.hidden
         values = reading(module, args, output)
         if isinstance(values, PackedSequence):
-            presorted = values.sorted_indices is None
-            values, lengths = pad_packed_sequence(values, batch_first=True)
-            valid = prefix_mask(lengths.to(values.device), values.shape[1])
-            presorted = presorted and not bool(valid.all())
+            values, valid, presorted = _unpacked(values)
         size = adapter.units(module)
         if key.cell and adapter.cell_units is not None:
             size = adapter.cell_units(module)
@@ -253,15 +198,25 @@ def _adapted(
     if len(dimensions) > 1:
         raise ValueError(
             f"modules: the adapter of {name!r} ({type(module).__name__}) gave hidden and cell "
-            "states of different numbers of dimensions"
+            "states of different numbers of dimensions; it takes (batch, step, unit) for both, or "
+            "(batch, unit) for both"
         )
-    return Call(
-        states,
-        sequences=len(next(iter(states.values()))),
-        one_step=dimensions == {2},
-        valid=valid,
-        presorted=presorted,
+    sequences = len(next(iter(states.values())))
+    return Call(states, sequences, dimensions == {2}, valid, presorted)
+
+
+def _misread(name: str, module: nn.Module, returned: str) -> ValueError:
+    return ValueError(
+        f"modules: {name!r} ({type(module).__name__}) returned {returned}; register an adapter "
+        "for its class with register_recurrent"
     )
+
+
+def _unpacked(packed: PackedSequence) -> tuple[Tensor, Tensor, bool]:
+    """States ``(batch, step, unit)`` of a packed sequence, and its ``valid`` and ``presorted``."""
+    values, lengths = pad_packed_sequence(packed, batch_first=True)
+    valid = prefix_mask(lengths.to(values.device), values.shape[1])
+    return values, valid, packed.sorted_indices is None and not bool(valid.all())
 
 
 def _batch_first(module: nn.RNNBase, states: Tensor) -> Tensor:
@@ -275,7 +230,7 @@ def _one_step(states: Tensor) -> Tensor:
     return batch.detach().clone().unsqueeze(1)
 
 
-def _copies(states: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def _copies(states: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Copies of h and perhaps c, ``(layer and direction, batch, unit)``."""
     parts = (states,) if isinstance(states, Tensor) else states
     return tuple(

@@ -1,4 +1,4 @@
-"""Whether a call of a recurrent module goes on with the sequences of the call before it."""
+"""Whether a call of a recurrent module continues the sequences of the call before it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ if TYPE_CHECKING:
 
 
 class Continuation:
-    """Tells whether the calls of one module go on from one another.
+    """Tells whether each call of one module continues the sequences of the call before.
 
-    A call goes on if it is given the very state that the last one returned, unchanged since: the
-    same tensors, which nothing has changed in place. So it is also where that state is all zeros,
-    as without a bias before the first input, or with all units held at 0. Changes are told by the
-    version counters of the tensors, which miss one made through ``.data``. Inference tensors have
-    no such counter: their values are compared with a copy.
+    A call continues them if it is given the very state that the last call returned: the same
+    tensors, not changed in place since, even if they are all zeros. The version counters of the
+    tensors tell of changes, except of those made through ``.data``. Inference tensors have no such
+    counter, so their values are compared with a copy.
 
-    The steps of a cell also go on from a state that something else made of the one returned, such
-    as dropout or ``torch.where``. They begin anew where there is no state, where it is all zeros,
-    and where a forward pass of the model has begun since the last step. A state that a mask made
-    zero in all sequences cannot be told from one of zeros: it begins anew. A module with an adapter
-    may keep its state itself, so no state given says nothing there.
+    A step of a cell may also be given another state, such as the one returned after dropout. Then
+    it continues them too, unless the state is None or all zeros, or a forward pass of the model has
+    begun since the last step. A state that a mask made zero in all sequences looks like a reset.
     """
 
     def __init__(self) -> None:
@@ -33,17 +30,17 @@ class Continuation:
         self._new_pass = True
 
     def begin(self) -> None:
-        """A forward pass of the model begins."""
+        """Note that a forward pass of the model begins."""
         self._new_pass = True
 
     def remember(self, state: Any) -> None:
-        """A call has ended; it returned a state, a pair of them, or nothing to go on from."""
+        """Note what a call returned: a state, a pair of states, or None."""
         tensors = [part for part in _parts(state) if isinstance(part, Tensor)]
         self._returned = [(weakref.ref(part), _content(part)) for part in tensors]
         self._new_pass = False
 
     def goes_on(self, state: Any) -> bool:
-        """Whether a state is the very one that the last call returned, unchanged since."""
+        """Whether a state is the very one that the last call returned, not changed since."""
         parts = _parts(state)
         return len(parts) == len(self._returned) > 0 and all(
             isinstance(part, Tensor) and part is returned() and _is_unchanged(part, content)
@@ -51,18 +48,16 @@ class Continuation:
         )
 
     def step_goes_on(self, state: Any, *, kept_inside: bool = False) -> bool:
-        """Whether a step of a cell that is given a state goes on from the last one.
+        """Whether a cell's step, given a state or None, continues the sequences of the last step.
 
-        Args:
-            state: The state; None where there is none.
-            kept_inside: Whether the cell may keep its state itself.
+        ``kept_inside``: the cell may keep its state itself, so None does not mean a reset.
         """
         is_reset = not kept_inside if state is None else _is_zero(state)
         return self.goes_on(state) or not (self._new_pass or is_reset)
 
 
 def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The state that a module of PyTorch was called with; None where it was left out."""
+    """The state that a PyTorch module was called with; None if it was left out."""
     return args[1] if len(args) > 1 else kwargs.get("hx")
 
 
@@ -71,7 +66,7 @@ def _parts(state: Any) -> tuple[Any, ...]:
 
 
 def _content(tensor: Tensor) -> int | Tensor:
-    """How often a tensor was changed in place; a copy, where torch does not count that."""
+    """How often a tensor was changed in place, or a copy where torch does not count that."""
     return tensor.clone() if tensor.is_inference() else tensor._version
 
 

@@ -1,4 +1,4 @@
-"""Hooks and forwards that stay with their module, and where torch.compile leaves hooks out."""
+"""Hooks that a copy of a module does not inherit, and compiled code that ignores hooks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 HOOK_GUARDS = "torch._dynamo.config.skip_nnmodule_hook_guards = False"
-"""With this, compiled code notices hooks that are set after it was compiled."""
+"""Setting with which compiled code calls hooks that were set after it was compiled."""
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether a model or a part of it is compiled."""
+    """Whether a model or one of its submodules is compiled."""
     return any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
@@ -21,7 +21,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def ignores_new_hooks(model: nn.Module) -> bool:
-    """Whether a part of a model is compiled, and compiled code leaves out hooks set later."""
+    """Whether a model has compiled code that ignores hooks set after it was compiled."""
     dynamo = sys.modules.get("torch._dynamo")
     return (
         dynamo is not None and bool(dynamo.config.skip_nnmodule_hook_guards) and is_compiled(model)
@@ -29,10 +29,9 @@ def ignores_new_hooks(model: nn.Module) -> bool:
 
 
 class TransientHook:
-    """Hook that does nothing on a copy of its module, whether deep-copied or pickled.
+    """Hook that does nothing on a deep copy or pickled copy of its module.
 
-    What it records belongs to whoever set it; a copy of the model must not write there, nor drag
-    the recordings along.
+    Otherwise a copy of the model would write to the recordings and carry them along.
     """
 
     def __reduce__(self) -> tuple[type[_Nothing], tuple[()]]:
@@ -40,14 +39,12 @@ class TransientHook:
 
 
 class _Nothing:
-    """Hook that does nothing."""
-
     def __call__(self, *_: Any) -> None:
         return None
 
 
 class TransientForward:
-    """Forward that stands on an instance, and on a copy of it gives way to that of the class."""
+    """Forward set on a module itself; a copy of the module has the forward of its class again."""
 
     module: nn.Module
 
@@ -56,8 +53,6 @@ class TransientForward:
 
 
 class _ClassForward:
-    """The forward of a module's class."""
-
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
@@ -66,6 +61,6 @@ class _ClassForward:
 
 
 def own_forward(module: nn.Module) -> Any:
-    """A forward that was set on a module itself and replaces that of its class; None if none."""
+    """The forward that was set on a module itself and replaces that of its class, or None."""
     forward = vars(module).get("forward")
     return None if isinstance(forward, _ClassForward) else forward

@@ -1,4 +1,4 @@
-"""The recurrent layers of a model, found and named."""
+"""Finding and naming the recurrent layers of a model."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch import nn
 from lightning_relay.recurrent.adapters import adapter_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 Layers = Literal["last", "all"]
-"""Which layers of a module with several."""
+"""Which layers of a module are recorded."""
 
 State = Literal["hidden", "cell"]
-"""Which of the states of an LSTM; the other modules have hidden states only."""
+"""Which states are recorded; only LSTMs have cell states."""
 
 _COMPILED = "_orig_mod"  # the name that torch.compile gives to the module inside it
 
 
 @dataclass(frozen=True, order=True)
 class StateKey:
-    """Which states: of which module, layer and direction, hidden or cell.
+    """Name of the states of one layer and direction of a module.
 
-    Its string is the layer key, after PyTorch's own parameter names: ``rnn.l0``,
-    ``encoder.rnn.l1_reverse``, ``rnn.l0.cell``; a module that is the model itself has ``l0``.
+    Its string is the layer key, which follows PyTorch's parameter names: ``rnn.l0``,
+    ``encoder.rnn.l1_reverse`` or ``rnn.l0.cell``; ``l0`` if the module is the model itself.
 
     Attributes:
-        module: Dotted name of the module in the model, empty for the model itself.
-        layer: Index of the layer, 0 nearest to the input.
-        reverse: Whether it is the backward direction of a bidirectional module.
-        cell: Whether the cell states of an LSTM are meant instead of the hidden states.
+        module: Dotted name of the module in the model; empty for the model itself.
+        layer: Index of the layer; layer 0 reads the input.
+        reverse: True for the backward direction of a bidirectional module.
+        cell: True for the cell states of an LSTM, False for the hidden states.
 
     Example:
         >>> str(StateKey("encoder.rnn", layer=1, reverse=True))
@@ -54,7 +54,10 @@ class StateKey:
 
     @classmethod
     def parse(cls, key: str) -> StateKey:
-        """The layer key that a string names.
+        """Read a layer key.
+
+        Args:
+            key: Layer key such as ``"rnn.l0"``.
 
         Raises:
             ValueError: If the string is no layer key.
@@ -74,13 +77,16 @@ def recurrent_layers(model: nn.Module, modules: Sequence[str] | None = None) -> 
 
     Args:
         model: Any module.
-        modules: Dotted names of the recurrent modules wanted; default: all there are.
+        modules: Dotted names of the recurrent modules to list; default: all in the model.
 
     Returns:
-        The number for every layer, direction and, for LSTMs, cell state.
+        Number of units by layer key, for every layer and direction, and for the cell states of
+        LSTMs.
 
     Raises:
-        ValueError: As ``recurrent_modules``.
+        TypeError: If ``model`` is no module, or ``modules`` no list of names.
+        ValueError: If the model has no recurrent module, or ``modules`` is empty, names an unknown
+            module or names a module twice; lists the recurrent modules of the model.
 
     Example:
         >>> from torch import nn
@@ -100,21 +106,21 @@ def recurrent_modules(
     """The recurrent modules of a model whose states can be recorded.
 
     These are nn.RNN, nn.GRU and nn.LSTM, the cells nn.RNNCell, nn.GRUCell and nn.LSTMCell, and
-    modules registered with ``register_recurrent``. The name that torch.compile gives to the module
-    inside a compiled one is left out of the dotted names.
+    modules registered with ``register_recurrent``. The names leave out ``_orig_mod``, which
+    torch.compile puts into them.
 
     Args:
         model: Any module.
-        modules: Dotted names of the recurrent modules wanted; default: all there are.
+        modules: Dotted names of the recurrent modules to find; default: all in the model.
 
     Returns:
-        The modules by their dotted names, in the order of ``modules`` or else of the model. A
-        module that the model holds under several names is listed once, under the first.
+        The modules by dotted name, in the order of ``modules`` if given, else of the model. A
+        module with several names is listed once, under the first.
 
     Raises:
-        TypeError: If ``modules`` is a string.
-        ValueError: If there is none, a name is unknown, or a module is named twice; says what the
-            model has.
+        TypeError: If ``model`` is no module, or ``modules`` no list of names.
+        ValueError: If the model has no recurrent module, or ``modules`` is empty, names an unknown
+            module or names a module twice; lists the recurrent modules of the model.
 
     Example:
         >>> from torch import nn
@@ -127,7 +133,7 @@ def recurrent_modules(
     known = {
         ".".join(part for part in name.split(".") if part != _COMPILED): module
         for name, module in model.named_modules(remove_duplicate=False)
-        if _is_recurrent(module)
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) or adapter_of(module) is not None
     }
     if not known:
         raise ValueError(
@@ -139,12 +145,13 @@ def recurrent_modules(
         first_names = {id(module): name for name, module in reversed(known.items())}
         wanted = [name for name, module in known.items() if first_names[id(module)] == name]
     else:
-        wanted = _checked_names(modules, known, owner)
+        _check_names(modules, known, owner)
+        wanted = list(modules)
     return {name: known[name] for name in wanted}
 
 
 def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:
-    """Number of units of all states of one recurrent module, by key."""
+    """Number of units of each state of one recurrent module, by key."""
     adapter = adapter_of(module)
     units: dict[StateKey, int] = {}
     if adapter is not None:
@@ -165,21 +172,20 @@ def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:
 
 
 def hidden_units(module: nn.RNNBase) -> int:
-    """Number of units of the hidden state of one layer and direction."""
+    """Number of units of the hidden state in one layer and direction."""
     return module.proj_size or module.hidden_size
 
 
 def wanted_keys(
-    name: str, module: nn.Module, layers: Layers, states: Iterable[State]
+    name: str, module: nn.Module, layers: Layers, states: Sequence[State]
 ) -> tuple[StateKey, ...]:
-    """Keys of those states of a module that were asked for."""
-    kinds = set(states)
+    """Keys of the states of a module that were asked for."""
     keys = state_units(name, module)
     last = max(key.layer for key in keys)
     return tuple(
         key
         for key in keys
-        if (layers == "all" or key.layer == last) and ("cell" if key.cell else "hidden") in kinds
+        if (layers == "all" or key.layer == last) and ("cell" if key.cell else "hidden") in states
     )
 
 
@@ -194,30 +200,22 @@ def check_modules(modules: Sequence[str] | None) -> None:
 
 
 def check_layers(layers: Layers) -> None:
-    """Raise a ValueError unless ``layers`` is known."""
+    """Raise a ValueError unless ``layers`` is a legal choice."""
     if layers not in get_args(Layers):
         legal = ", ".join(repr(legal) for legal in get_args(Layers))
         raise ValueError(f"layers: got {layers!r}; it takes {legal}")
 
 
 def check_states(states: Sequence[State]) -> None:
-    """Raise an error unless ``states`` lists known states."""
+    """Raise a TypeError or ValueError unless ``states`` is a list of legal choices."""
     legal = get_args(State)
     if isinstance(states, str):
         raise TypeError(f"states: got the string {states!r}; it takes a list: [{states!r}]")
-    if (
-        not isinstance(states, Sequence)
-        or not states
-        or any(state not in legal for state in states)
-    ):
+    if not isinstance(states, Sequence) or not states or not all(one in legal for one in states):
         raise ValueError(f"states: got {states!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
 
 
-def _is_recurrent(module: nn.Module) -> bool:
-    return isinstance(module, nn.RNNBase | nn.RNNCellBase) or adapter_of(module) is not None
-
-
-def _checked_names(modules: Sequence[str], known: Mapping[str, nn.Module], owner: str) -> list[str]:
+def _check_names(modules: Sequence[str], known: Mapping[str, nn.Module], owner: str) -> None:
     check_modules(modules)
     names = ", ".join(repr(name) for name in known)
     seen: dict[int, str] = {}
@@ -231,4 +229,3 @@ def _checked_names(modules: Sequence[str], known: Mapping[str, nn.Module], owner
             )
     if not seen:
         raise ValueError(f"modules: got an empty list; {owner} has: {names}")
-    return list(modules)

@@ -1,4 +1,4 @@
-"""Recording the states of recurrent modules from the user's own forward passes."""
+"""Recording of the states of recurrent modules in the user's own forward passes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from lightning_relay.recurrent.replay import runs_pytorch_forward
 from lightning_relay.recurrent.states import HiddenStates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch.utils.hooks import RemovableHandle
 
@@ -38,33 +37,35 @@ if TYPE_CHECKING:
 class HiddenStateRecorder:
     """Context manager that records the states of a model's recurrent modules.
 
-    Inside the block, every call of a recurrent module is recorded by a forward hook; the states are
-    detached copies. The model and what it returns are left as they are, and when the block ends,
-    also by an exception, the recorder's hooks, and only these, are gone. What was recorded stays.
+    Forward hooks record every call inside the block; the states are detached copies. The model and
+    its outputs are not changed. When the block ends, also by an exception, the recorder removes its
+    own hooks and no others. The recorded states stay.
 
-    Recorded are nn.RNN, nn.GRU and nn.LSTM with any number of layers, in both directions, with
-    projections, on batches, packed sequences and single sequences; nn.RNNCell, nn.GRUCell and
-    nn.LSTMCell called in a loop; and modules registered with ``register_recurrent``. What a fused
-    module does not return, inner layers and cell states, is replayed from its inputs and weights
-    when ``states`` is read, and compared with the final states that the module did return.
+    The recorder takes nn.RNN, nn.GRU and nn.LSTM with any number of layers, directions and
+    projections, on batches, packed sequences and single sequences. It also takes nn.RNNCell,
+    nn.GRUCell and nn.LSTMCell called in a loop, and modules registered with
+    ``register_recurrent``. nn.RNN, nn.GRU and nn.LSTM do not return inner layers and cell states.
+    These are replayed from the inputs and weights of the call when ``states`` is read, and
+    compared with the final states that the module returned.
 
-    Each call of a fused module gives a batch of sequences, unless it is given the very state that
-    the call before it returned, unchanged since: then it goes on with the same sequences. Calls of
-    a cell are the steps of one batch of sequences, until the model is called anew or the cell is
-    given no state or one of zeros, if that is not the very state that it returned; or ``clear``.
+    Each call of nn.RNN, nn.GRU or nn.LSTM gives a new batch of sequences, unless it is given the
+    very state that the call before returned, not changed since: then it continues the same
+    sequences. The calls of a cell are the steps of one batch of sequences. A new batch begins after
+    ``clear``. It also begins if the model was called again, or the cell is given no state or one of
+    zeros, except where that is the very state that the cell returned.
 
     Args:
         model: Any module.
-        modules: Dotted names of the recurrent modules to record; default: all there are.
-        layers: ``"last"`` layer of each module, or ``"all"``.
-        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
+        modules: Dotted names of the recurrent modules to record; default: all in the model.
+        layers: Which layers of each module to record: ``"last"`` or ``"all"``.
+        states: Which states to record: ``"hidden"``, ``"cell"`` (of LSTMs), or both, as a list.
 
     Raises:
         TypeError: If ``model`` is no module, or ``modules`` or ``states`` no list.
-        ValueError: If the model has no recurrent module, a name is unknown, or only cell states
-            are wanted of a module that has none.
-        RuntimeError: When the block is entered, if the recorder is in it already, or a module is
-            compiled and its hooks would not be heard.
+        ValueError: If the model has no recurrent module, a name or choice is unknown, or only cell
+            states are asked for of a module without any.
+        RuntimeError: On entering the block, if the recorder is recording already, or compiled code
+            would ignore its hooks.
 
     Example:
         >>> import torch
@@ -91,7 +92,7 @@ class HiddenStateRecorder:
         for name in [name for name, wanted in keys.items() if not wanted]:
             raise ValueError(
                 f"states: {name!r} ({type(found[name]).__name__}) has no cell states; ask for "
-                "'hidden' too, or name the LSTMs with modules="
+                "'hidden' too, or name only LSTMs with modules="
             )
         self._model = model
         self._modules = found
@@ -101,20 +102,15 @@ class HiddenStateRecorder:
     def __enter__(self) -> Self:
         if self._handles:
             raise RuntimeError("recorder: it is recording already; leave its block first")
-        self._check_hooks_are_heard()
+        self._check_compiled()
         try:
             self._set_hooks()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._handles:
             self._handles.pop().remove()
 
@@ -127,16 +123,17 @@ class HiddenStateRecorder:
             self._handles.append(self._model.register_forward_pre_hook(_NewPass(recordings)))
         compiled = is_compiled(self._model)
         for name, module in self._modules.items():
+            recording = self._recordings[name]
             if adapter_of(module) is not None or not isinstance(module, nn.RNNBase):
-                look = _Before(self._recordings[name], compiled)
+                before = _Hook(recording.before, compiled)  # runs before a hook replaces the state
                 self._handles.append(
-                    module.register_forward_pre_hook(look, prepend=True, with_kwargs=True)
+                    module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
                 )
-            record = _Record(self._recordings[name], compiled)
-            self._handles.append(module.register_forward_hook(record, with_kwargs=True))
+            after = _Hook(recording.add, compiled)
+            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
-    def _check_hooks_are_heard(self) -> None:
-        """Compiled code calls fused modules as they are, but may leave out hooks of others."""
+    def _check_compiled(self) -> None:
+        """Raise a RuntimeError if compiled code may ignore hooks; fused modules keep them."""
         others = [
             name for name, module in self._modules.items() if not runs_pytorch_forward(module)
         ]
@@ -144,27 +141,26 @@ class HiddenStateRecorder:
             raise RuntimeError(
                 f"recorder: {', '.join(map(repr, others))} may be compiled, and compiled code "
                 "leaves out hooks that are set after it was first called. Set "
-                f"{HOOK_GUARDS} before the first compiled call; or, where that has been made, also "
-                "call torch.compiler.reset()"
+                f"{HOOK_GUARDS} before the first compiled call. If the model was called already, "
+                "also call torch.compiler.reset()"
             )
 
     @property
     def states(self) -> dict[str, HiddenStates]:
-        """All that was recorded since the last ``clear``, by layer key such as ``"rnn.l0"``.
+        """States recorded since the last ``clear``, by layer key such as ``"rnn.l0"``.
 
-        Several batches of sequences stand one after the other in the batch dimension, padded to
-        the longest.
+        Batches of sequences follow each other in the batch dimension, padded to the longest.
 
         Raises:
-            RuntimeError: If a module was not called, or its hook did not fire; says which.
+            RuntimeError: If nothing was recorded of a module; says which.
             ValueError: If inner layers or cell states cannot be replayed; says why.
         """
         silent = [repr(name) for name, found in self._recordings.items() if not found.batches]
         if silent:
             raise RuntimeError(
-                f"recorder: nothing was recorded of {', '.join(silent)}. Either no call of it was "
-                "made inside the block: name those that are called with modules=. Or compiled code "
-                f"left out its hooks: set {HOOK_GUARDS} and call torch.compiler.reset()"
+                f"recorder: nothing was recorded of {', '.join(silent)}. If it was not called "
+                "inside the block, name the modules that are called with modules=. If the model is "
+                f"compiled, set {HOOK_GUARDS} and call torch.compiler.reset()"
             )
         found: dict[str, HiddenStates] = {}
         for recording in self._recordings.values():
@@ -182,27 +178,28 @@ class HiddenStateRecorder:
 
     @property
     def packed(self) -> dict[str, bool]:
-        """Layers that were given packed sequences since the last ``clear``, by layer key.
+        """Whether packed sequences were sorted before packing, by layer key, since ``clear``.
 
-        True where these were of different lengths and had been sorted before they were packed
-        (``enforce_sorted=True``): their order then is that of the packing, not one that the
-        recorder could restore.
+        Only layers that were given packed sequences are listed. True means that sequences of
+        different lengths were sorted by the user (``enforce_sorted=True``), so the recorder cannot
+        restore the order of the batch.
         """
-        return {
-            str(key): any(presorted)
-            for recording in self._recordings.values()
-            if (presorted := recording.presorted())
-            for key in recording.keys
-        }
+        found: dict[str, bool] = {}
+        for recording in self._recordings.values():
+            calls = [call for batch in recording.batches for call in batch]
+            presorted = [call.presorted for call in calls if call.presorted is not None]
+            if presorted:
+                found.update((str(key), any(presorted)) for key in recording.keys)
+        return found
 
     def clear(self) -> None:
-        """Forget what was recorded so far."""
+        """Forget all recorded states."""
         for recording in self._recordings.values():
             recording.batches.clear()
 
 
 class _Recording:
-    """Calls of one module: batches of sequences, each with the calls that follow in time."""
+    """Calls of one module: a list for each batch of sequences, of calls one after the other."""
 
     def __init__(self, name: str, keys: tuple[StateKey, ...]) -> None:
         self.name = name
@@ -212,7 +209,7 @@ class _Recording:
         self._step_goes_on = False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A step of a cell begins, with the state that it is given before anyone replaces it."""
+        """Look at the state that a step of a cell is given."""
         self._step_goes_on = self.continuation.step_goes_on(
             given_state(args, kwargs), kept_inside=adapter_of(module) is not None
         )
@@ -220,10 +217,17 @@ class _Recording:
     def add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        """Take in a call."""
+        """Record a call."""
         call = read_call(self.name, module, self.keys, args, kwargs, output)
         if self._goes_on(call, args, kwargs):
-            self._check_size(call)
+            expected = self.batches[-1][0].sequences
+            if call.sequences != expected:
+                raise ValueError(
+                    f"modules: {self.name!r} was called on {expected} sequences and then, in the "
+                    f"same pass, on {call.sequences}; the steps of a batch take one number of "
+                    "sequences. Between batches call the model's own forward, or clear() the "
+                    "recorder"
+                )
             self.batches[-1].append(call)
         else:
             self.batches.append([call])
@@ -231,24 +235,16 @@ class _Recording:
 
     def states(self) -> dict[str, HiddenStates]:
         """States of all batches, by layer key."""
-        calls = [[(call.states(), call.valid) for call in batch] for batch in self.batches]
-        found = {}
-        for key in self.keys:
-            parts = []
-            for batch in calls:
-                values = torch.cat([states[key] for states, _ in batch], dim=1)
-                valid = batch[0][1]
+        found: dict[str, list[HiddenStates]] = {str(key): [] for key in self.keys}
+        for batch in self.batches:
+            calls = [call.states() for call in batch]
+            for key in self.keys:
+                values = torch.cat([states[key] for states in calls], dim=1)
+                valid = batch[0].valid
                 if valid is None:
                     valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-                parts.append(HiddenStates(values, valid))
-            found[str(key)] = HiddenStates.concatenate(parts)
-        return found
-
-    def presorted(self) -> list[bool]:
-        """For every packed batch, whether it was sorted before."""
-        return [
-            call.presorted for batch in self.batches for call in batch if call.presorted is not None
-        ]
+                found[str(key)].append(HiddenStates(values, valid))
+        return {key: HiddenStates.concatenate(parts) for key, parts in found.items()}
 
     def _goes_on(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         if not self.batches:
@@ -257,48 +253,27 @@ class _Recording:
             return self.batches[-1][-1].one_step and self._step_goes_on
         return self.continuation.goes_on(given_state(args, kwargs))
 
-    def _check_size(self, call: Call) -> None:
-        expected = self.batches[-1][0].sequences
-        if call.sequences != expected:
-            raise ValueError(
-                f"modules: {self.name!r} was called on {expected} sequences and then, in the same "
-                f"pass, on {call.sequences}; the steps of a batch take one number of sequences. "
-                "Between batches call the model's own forward, or clear() the recorder"
-            )
-
 
 def _state_of(module: nn.Module, call: Call, output: Any) -> Any:
-    """The state that a call returned to go on from; None where there is none."""
+    """The returned state from which the next call can continue, or None."""
     if call.one_step:
         return output
     is_single = isinstance(module, nn.RNNBase) and not module.bidirectional and call.valid is None
     return output[1] if is_single and adapter_of(module) is None else None
 
 
-class _Before(TransientHook):
-    """Forward pre-hook of a cell, before all others; it is never compiled itself."""
+class _Hook(TransientHook):
+    """Hook that calls a function, which is never compiled itself."""
 
-    def __init__(self, recording: _Recording, compiled: bool) -> None:
-        self._look = torch.compiler.disable(recording.before) if compiled else recording.before
+    def __init__(self, function: Callable[..., None], compiled: bool) -> None:
+        self._function = torch.compiler.disable(function) if compiled else function
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._look(module, args, kwargs)
-
-
-class _Record(TransientHook):
-    """Forward hook of a recurrent module; it is never compiled itself."""
-
-    def __init__(self, recording: _Recording, compiled: bool) -> None:
-        self._add = torch.compiler.disable(recording.add) if compiled else recording.add
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
-    ) -> None:
-        self._add(module, args, kwargs, output)
+    def __call__(self, *arguments: Any) -> None:
+        self._function(*arguments)
 
 
 class _NewPass(TransientHook):
-    """Forward pre-hook of the model: what comes now belongs to other sequences."""
+    """Forward pre-hook of the model: cells now begin new sequences."""
 
     def __init__(self, recordings: list[_Recording]) -> None:
         self._recordings = recordings

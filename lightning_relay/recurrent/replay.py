@@ -1,8 +1,8 @@
-"""States that fused modules keep to themselves: inner layers, and the cell states of an LSTM.
+"""Replay of the states that nn.RNN, nn.GRU and nn.LSTM do not return.
 
-nn.RNN, nn.GRU and nn.LSTM return the hidden states of their last layer only, and of the cell states
-the last step only. From the inputs of a call and the module's weights the rest follows exactly:
-inner layers by running them one by one, cell states from the hidden states by one product for the
+These *fused* modules return the hidden states of the last layer, and cell states of the last step
+only. A *replay* computes the other states from the inputs of a call and the weights it used: it
+runs inner layers one by one, and finds cell states from the hidden states, with one product for the
 gates of all steps and a scan over time.
 """
 
@@ -35,100 +35,65 @@ KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 _FORWARDS = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
 
 _GATES_AT_ONCE = 2**23
-"""The gates of about this many values are held at once."""
+"""Approximate number of gate values held at a time."""
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 2e-2}
-"""How far a replayed final state may be from the one that the module returned.
+"""Largest accepted difference, absolute plus relative, of replayed and returned final states.
 
-It tells a wrong replay from rounding, which on accelerators includes reduced products (TF32).
+Larger differences than rounding, which on accelerators includes TF32 products, mean a wrong replay.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class FusedCall:
-    """What a replay needs of one call of nn.RNN, nn.GRU or nn.LSTM; all tensors are copies.
-
-    Attributes:
-        name: Dotted name of the module, for messages.
-        module: The module.
-        inputs: Input, ``(batch, step, channel)`` or packed.
-        initial: h_0 and, for an LSTM, c_0, each ``(layer and direction, batch, unit)``.
-        final: h_n and, for an LSTM, c_n, as the module returned them.
-        hidden: Output of the module, ``(batch, step, direction and unit)``.
-        valid: Steps that are no padding, bool ``(batch, step)``.
-        autocast: Type of device, whether autocast was on there, and its dtype.
-        weights: Weights and biases that the call used, in PyTorch's order; not copies.
-        versions: How often each of them had been changed in place by then.
-    """
+    """All that a replay of one call needs; the tensors are copies, except for the weights."""
 
     name: str
     module: nn.RNNBase
-    inputs: Tensor | PackedSequence
-    initial: tuple[Tensor, ...]
-    final: tuple[Tensor, ...]
-    hidden: Tensor
-    valid: Tensor
-    autocast: tuple[str, bool, torch.dtype]
-    weights: tuple[Tensor, ...]
-    versions: tuple[int, ...]
-
-
-def layers_to_run(module: nn.RNNBase, keys: Collection[StateKey]) -> int:
-    """Number of layers, from the first, that must be run again for the states of ``keys``."""
-    last = module.num_layers - 1
-    return max(
-        (key.layer + 1 if key.layer < last else last if key.cell else 0 for key in keys), default=0
-    )
-
-
-def needs_replay(module: nn.RNNBase, keys: Collection[StateKey]) -> bool:
-    """Whether the output of a call does not hold the states of all ``keys``."""
-    return any(key.cell or key.layer < module.num_layers - 1 for key in keys)
+    inputs: Tensor | PackedSequence  # (batch, step, channel)
+    initial: tuple[Tensor, ...]  # h_0 and, for an LSTM, c_0: (layer and direction, batch, unit)
+    final: tuple[Tensor, ...]  # h_n and, for an LSTM, c_n, as the module returned them
+    hidden: Tensor  # output of the module, (batch, step, direction and unit)
+    valid: Tensor  # steps that are no padding, bool (batch, step)
+    autocast: tuple[str, bool, torch.dtype]  # device type, whether autocast was on, its dtype
+    weights: tuple[Tensor, ...]  # weights and biases that the call used, in PyTorch's order
+    versions: tuple[int, ...]  # how often each weight had been changed in place by then
 
 
 def runs_pytorch_forward(module: nn.Module) -> bool:
-    """Whether a module is called as nn.RNN, nn.GRU or nn.LSTM is, without a forward of its own."""
+    """Whether a call of a module runs the forward of nn.RNN, nn.GRU or nn.LSTM."""
     return type(module).forward in _FORWARDS and own_forward(module) is None
 
 
 def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) -> None:
-    """Raise a ValueError if a call of a module cannot be replayed for the states of ``keys``.
+    """Raise a ValueError if the inner layers and cell states ``keys`` cannot be replayed.
 
-    That is so if its forward is not PyTorch's, or random dropout stands before a replayed layer.
+    The forward must be PyTorch's, and no random dropout may come before a replayed layer.
     """
     if not runs_pytorch_forward(module):
         raise ValueError(
             f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, so "
-            "states that it does not return cannot be replayed (so it is where units are knocked "
-            "out); record only layers='last' and states=('hidden',), or register an adapter for "
-            "its class with register_recurrent"
+            "states that it does not return cannot be replayed (a module whose units are knocked "
+            "out has one, too); record only layers='last' and states=('hidden',), or register an "
+            "adapter for its class with register_recurrent"
         )
-    behind_dropout = layers_to_run(module, keys) > 1 or any(key.cell and key.layer for key in keys)
+    behind_dropout = _layers_to_run(module, keys) > 1 or any(key.cell and key.layer for key in keys)
     if behind_dropout and module.training and module.dropout > 0:
         raise ValueError(
             f"layers, states: {name!r} is in training mode with dropout={module.dropout} between "
-            "its layers, whose random masks are not known afterwards, so its inner states cannot "
-            "be replayed; record in evaluation mode (model.eval()), or only layers='last' and "
+            "its layers. Its inner states cannot be replayed, because the random masks are not "
+            "known afterwards; record in evaluation mode (model.eval()), or only layers='last' and "
             "states=('hidden',)"
         )
 
 
+@torch.no_grad()
 def replay(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Tensor]:
-    """States ``(batch, step, unit)`` that the output of a call does not hold.
+    """Inner layers and cell states ``(batch, step, unit)`` of a call.
 
-    Args:
-        call: The call.
-        keys: Inner layers and cell states wanted.
-
-    Raises:
-        ValueError: If weights have changed since, or the replay does not end in the states that
-            the module returned.
+    A ValueError says that weights have changed since the call, or that the replay does not end in
+    the final states that the module returned.
     """
-    with torch.no_grad(), torch.autocast(call.autocast[0], enabled=False):
-        return _replayed(call, keys)
-
-
-def _replayed(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Tensor]:
     module = call.module
     if call.versions != versions_of(call.weights):
         raise ValueError(
@@ -138,30 +103,34 @@ def _replayed(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Ten
         )
     found: dict[StateKey, Tensor] = {}
     inputs = call.inputs
-    to_run = layers_to_run(module, keys)
+    to_run = _layers_to_run(module, keys)
     units = hidden_units(module)
-    for layer in range(module.num_layers):
-        wanted = [key for key in keys if key.layer == layer]
-        if layer >= to_run and not wanted:
-            continue
-        outputs = _run_layer(call, layer, inputs) if layer < to_run else call.hidden
-        hidden = _padded(outputs)
-        for key in wanted:
-            own = hidden[..., units:] if key.reverse else hidden[..., :units]
-            found[key] = _cell_states(call, key, _padded(inputs), own) if key.cell else own
-        inputs = outputs
+    with torch.autocast(call.autocast[0], enabled=False):
+        for layer in range(1 + max(key.layer for key in keys)):
+            outputs = _run_layer(call, layer, inputs) if layer < to_run else call.hidden
+            hidden = _padded(outputs)
+            for key in keys:
+                if key.layer == layer:
+                    own = hidden[..., units:] if key.reverse else hidden[..., :units]
+                    found[key] = _cell_states(call, key, _padded(inputs), own) if key.cell else own
+            inputs = outputs
     return found
 
 
 def versions_of(weights: Collection[Tensor]) -> tuple[int, ...]:
-    """How often each tensor has been changed in place; 0 for those that do not count it."""
+    """How often each tensor was changed in place; 0 for inference tensors, which do not count."""
     return tuple(0 if weight.is_inference() else weight._version for weight in weights)
+
+
+def _layers_to_run(module: nn.RNNBase, keys: Collection[StateKey]) -> int:
+    """Number of layers, from the first, to run again for the inner layers and cell states."""
+    return max(min(key.layer + 1, module.num_layers - 1) for key in keys)
 
 
 def _run_layer(
     call: FusedCall, layer: int, inputs: Tensor | PackedSequence
 ) -> Tensor | PackedSequence:
-    """Output of one layer, both directions side by side."""
+    """Output of one layer, both directions one after the other in the last dimension."""
     module = call.module
     run = KERNELS[module.mode]
     directions = 1 + module.bidirectional
@@ -170,11 +139,9 @@ def _run_layer(
     if isinstance(inputs, PackedSequence) and inputs.sorted_indices is not None:
         initial = tuple(state.index_select(1, inputs.sorted_indices) for state in initial)
     hx = initial if module.mode == "LSTM" else initial[0]
-    weights = [
-        weight
-        for reverse in (False, True)[:directions]
-        for weight in _weights(call, layer, reverse)
-    ]
+    weights = _weights(call, layer, False)
+    if module.bidirectional:
+        weights += _weights(call, layer, True)
     options = (module.bias, 1, 0.0, False, module.bidirectional)
     device, enabled, dtype = call.autocast
     with torch.autocast(device, dtype=dtype, enabled=enabled):
@@ -197,7 +164,7 @@ def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor)
     units = module.hidden_size
     precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     weight_ih, weight_hh, *biases = (
-        weight[: 3 * units].to(precise)  # the gates of PyTorch stand as i, f, g, o
+        weight[: 3 * units].to(precise)  # PyTorch's order of the gates is i, f, g, o
         for weight in _weights(call, key.layer, key.reverse)[: 4 if module.bias else 2]
     )
     row = key.layer * (1 + module.bidirectional) + key.reverse
@@ -205,7 +172,6 @@ def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor)
     valid = call.valid
     if key.reverse:
         inputs, hidden, valid = inputs.flip(1), hidden.flip(1), valid.flip(1)
-
     cell = c_0
     steps = hidden.shape[1]
     states = torch.empty(steps, *c_0.shape, dtype=hidden.dtype, device=hidden.device)
@@ -229,7 +195,7 @@ def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor)
 
 
 def _before(hidden: Tensor, valid: Tensor, h_0: Tensor, block: slice) -> Tensor:
-    """Hidden states before each step of a block, ``(step, batch, unit)``, in the order of time."""
+    """Hidden states before each step of a block, ``(step, batch, unit)``."""
     start = max(block.start - 1, 0)
     shifted = hidden[:, start : block.stop - 1].transpose(0, 1).to(h_0.dtype)
     begun = valid[:, start : block.stop - 1].T.unsqueeze(-1)
@@ -261,6 +227,6 @@ def _check_final(call: FusedCall, replayed: Tensor, returned: Tensor) -> None:
             f"layers, states: the replay of {call.name!r} ({type(call.module).__name__}) ends up "
             f"to {difference:.1e} away from the final states that its forward returned, so its "
             "inner states cannot be known; record only layers='last' and states=('hidden',), or "
-            "register an adapter for its class with register_recurrent. If its weights have "
-            "changed since the call, read the states before they do"
+            "register an adapter for its class with register_recurrent. If its weights changed "
+            "after the call, read the states before the weights change"
         )

@@ -1,4 +1,4 @@
-"""Hidden states of a batch of sequences, with a mask of the steps that are no padding."""
+"""Hidden states of a batch of sequences, with a mask that tells steps from padding."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from torch.nn.functional import pad
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 _ELEMENTS_AT_ONCE = 2**19
-"""States are looked through in blocks of sequences of about this many values."""
+"""Approximate number of values in a block of sequences that is checked at a time."""
 
 
 class StepError(ValueError):
-    """A step that was asked for lies outside every sequence; longer ones may still come."""
+    """No sequence so far has the step that was asked for; longer sequences may still come."""
 
 
 class TooShortError(ValueError):
-    """Values to hold or recorded states do not reach to the end of a sequence."""
+    """Values to hold or recorded states end before a sequence does."""
 
 
 class LayerStates(Protocol):
-    """States of one recurrent layer that can be read step by step, wherever they are kept."""
+    """States of one recurrent layer that can be read step by step."""
 
     @property
     def lengths(self) -> Tensor:
@@ -36,10 +35,10 @@ class LayerStates(Protocol):
         """Number of sequences."""
 
     def has(self, step: int) -> bool:
-        """Whether there are states of a step, counted as in ``at``."""
+        """Whether there are states at a step, counted as in ``at``."""
 
     def at(self, step: int) -> HiddenStates:
-        """The states at one step of every sequence, as states with one step."""
+        """States at one step of every sequence, with one step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +46,13 @@ class HiddenStates:
     """States of one recurrent layer.
 
     Attributes:
-        values: States ``(batch, step, unit)``, whatever ``batch_first`` says; integers are codes of
-            states.
-        valid: Whether a step belongs to the sequence, bool ``(batch, step)``; False is padding,
-            which follows the valid steps.
+        values: States ``(batch, step, unit)``, also where the module has ``batch_first=False``.
+            Floating values are states, integers are codes of states.
+        valid: Whether a step belongs to the sequence, bool ``(batch, step)``. False is padding,
+            which may only follow the valid steps.
+
+    Raises:
+        ValueError: If the shapes do not match, or a sequence has padding before a valid step.
 
     Example:
         >>> import torch
@@ -70,13 +72,21 @@ class HiddenStates:
             )
         if bool((self.valid[:, 1:] & ~self.valid[:, :-1]).any()):
             raise ValueError(
-                "valid: a sequence has padding before a valid step; it takes sequences that are "
-                "padded at their end"
+                "valid: got padding before a valid step; it takes sequences padded at their end"
             )
 
     @classmethod
     def of_lengths(cls, values: Tensor, lengths: Tensor) -> HiddenStates:
-        """States of which the first ``lengths`` ``(batch,)`` steps of each sequence are valid."""
+        """States of padded sequences with known lengths.
+
+        Args:
+            values: States ``(batch, step, unit)``, padded at the end of each sequence.
+            lengths: Number of valid steps of each sequence, integers ``(batch,)``.
+
+        Raises:
+            ValueError: If there is not one length for each sequence, or a length is no integer
+                from 1 to the number of steps.
+        """
         batch, steps = values.shape[:2]
         if lengths.shape != (batch,):
             raise ValueError(
@@ -92,21 +102,14 @@ class HiddenStates:
 
     @classmethod
     def concatenate(cls, parts: Sequence[HiddenStates]) -> HiddenStates:
-        """One batch of all sequences, padded at the end to the longest."""
+        """One batch of the sequences of all parts, padded at the end to the longest."""
         if len(parts) == 1:
             return parts[0]
-        longest = max(part.values.shape[1] for part in parts)
-        missing = [longest - part.values.shape[1] for part in parts]
+        steps = max(part.valid.shape[1] for part in parts)
+        missing = [(part, steps - part.valid.shape[1]) for part in parts]
         return cls(
-            torch.cat(
-                [
-                    pad(part.values, (0, 0, 0, steps))
-                    for part, steps in zip(parts, missing, strict=True)
-                ]
-            ),
-            torch.cat(
-                [pad(part.valid, (0, steps)) for part, steps in zip(parts, missing, strict=True)]
-            ),
+            torch.cat([pad(part.values, (0, 0, 0, more)) for part, more in missing]),
+            torch.cat([pad(part.valid, (0, more)) for part, more in missing]),
         )
 
     def __len__(self) -> int:
@@ -117,8 +120,8 @@ class HiddenStates:
         """Number of valid steps of each sequence, int64 ``(batch,)``."""
         return self.valid.sum(1)
 
-    def select(self, sequences: Tensor) -> HiddenStates:
-        """The states of some of the sequences, by index or mask."""
+    def select(self, sequences: Tensor | slice) -> HiddenStates:
+        """The states of some sequences, given by indices, mask or slice."""
         return HiddenStates(self.values[sequences], self.valid[sequences])
 
     def has(self, step: int) -> bool:
@@ -126,14 +129,14 @@ class HiddenStates:
         return bool(has_step(self.lengths, step).any())
 
     def at(self, step: int) -> HiddenStates:
-        """The states at one step of every sequence, as states with one step.
+        """States at one step of every sequence, with one step ``(batch, 1, unit)``.
 
         Args:
-            step: Index of the step; a negative one counts back from each sequence's own end, so
-                that -1 is its last valid step. Sequences too short for it are not valid there.
+            step: Index of the step. A negative index counts back from the end of each sequence: -1
+                is its last valid step. Sequences without the step are marked as not valid.
 
         Raises:
-            ValueError: If no sequence has such a step.
+            ValueError: If no sequence has the step.
         """
         lengths = self.lengths
         if not self.has(step):
@@ -144,24 +147,23 @@ class HiddenStates:
         return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
 
     def check_finite(self, layer: str) -> None:
-        """Raise a ValueError that says where, if a valid state is NaN or infinite."""
+        """Check that all valid states are finite.
+
+        Args:
+            layer: Layer key, for the message.
+
+        Raises:
+            ValueError: If a valid state is NaN or infinite; says at which step and unit.
+        """
         if bool(torch.isfinite(self.values.sum())):
             return
         at_once = max(1, _ELEMENTS_AT_ONCE // max(1, self.values[:1].numel()))
-        wrong = torch.cat(
-            [
-                (~torch.isfinite(values) & valid.unsqueeze(-1)).any(2).any(1)
-                for values, valid in zip(
-                    self.values.split(at_once), self.valid.split(at_once), strict=True
-                )
-            ]
-        )
+        blocks = zip(self.values.split(at_once), self.valid.split(at_once), strict=True)
+        wrong = torch.cat([_not_finite(*block).flatten(1).any(1) for block in blocks])
         if bool(wrong.any()):
             sequence = int(wrong.nonzero()[0])
             states = self.values[sequence]
-            step, unit = (
-                (~torch.isfinite(states) & self.valid[sequence].unsqueeze(-1)).nonzero()[0].tolist()
-            )
+            step, unit = _not_finite(states, self.valid[sequence]).nonzero()[0].tolist()
             raise ValueError(
                 f"states of {layer!r}: {float(states[step, unit])} at step {step}, unit {unit} (in "
                 f"{int(wrong.sum())} of {len(wrong)} sequences states are not finite); look for "
@@ -169,18 +171,23 @@ class HiddenStates:
             )
 
 
+def _not_finite(values: Tensor, valid: Tensor) -> Tensor:
+    """Which valid states are NaN or infinite, bool ``(…, step, unit)``."""
+    return ~torch.isfinite(values) & valid.unsqueeze(-1)
+
+
 def prefix_mask(lengths: Tensor, steps: int) -> Tensor:
-    """Mask of the first ``lengths`` of ``steps`` steps, bool ``(batch, step)``."""
+    """Mask ``(batch, steps)`` that is True at the first ``lengths`` steps of each sequence."""
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)
 
 
 def has_step(lengths: Tensor, step: int) -> Tensor:
-    """Whether sequences of such lengths have a step, bool ``(batch,)``; negative from the end."""
+    """Which sequences have a step, bool ``(batch,)``; a negative step counts from the end."""
     return lengths > step if step >= 0 else lengths >= -step
 
 
 def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
-    """Raise the StepError that no sequence of such lengths has a step."""
+    """Raise the StepError that no sequence has a step."""
     if len(lengths) == 0:
         raise StepError(f"time_steps: got {step}, but there is no sequence")
     raise StepError(
@@ -189,7 +196,7 @@ def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
 
 
 def check_time_steps(time_steps: Sequence[int] | None) -> None:
-    """Raise a ValueError unless ``time_steps`` is None or a list of different steps."""
+    """Raise a ValueError unless ``time_steps`` is None or a list of different integers."""
     if time_steps is None:
         return
     steps = list(time_steps) if isinstance(time_steps, Sequence) else []

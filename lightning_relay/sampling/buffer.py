@@ -1,4 +1,4 @@
-"""Sequences gathered from a stream of batches, in memory that is bounded and estimated before."""
+"""A fair sample of sequences from a stream of batches, in memory that is estimated beforehand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_relay.information.options import RelayMeasure
-from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.sampling.kept import KeptLayer, KeptStates
-from lightning_relay.sampling.reservoir import Reservoir
 from lightning_relay.sampling.sample import CHECKED, SequenceSample
 from lightning_relay.sampling.storage import Numbers
 
@@ -18,31 +16,43 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lightning_relay.recurrent.states import HiddenStates
 
 _ELEMENTS_AT_ONCE = 2**19
-"""A batch is taken in by parts of about this many states, so that little is held beside."""
+"""Approximate number of states of a batch that are taken in at a time, to bound copies."""
 
 
 class SequenceBuffer:
-    """Keeps up to ``max_samples`` of the sequences it is given, each as likely as any other.
+    """A fair sample of up to ``max_samples`` sequences, with their states and labels.
 
-    Every sequence draws a random number from the buffer's own generator, and those with the
-    smallest are kept. So the sample depends on the seed and on the order of the sequences, not on
-    how they were divided into batches, and no other random stream is touched.
+    *Fair* means that each sequence is as likely to be kept as any other. Every sequence draws a
+    random number from the buffer's own generator, and the sequences with the smallest numbers are
+    kept. So the sample depends on the seed and on the order of the sequences, but not on the
+    division into batches. No other random state is touched.
 
-    With ``storage="codes"``, the first ``fit_samples`` sequences are kept as they are. If more
-    come, thresholds are fitted to these, once, and from then on only codes are kept: one bit per
-    state for two levels. A step that fewer than 32 of the first sequences have gets no thresholds;
-    the sequences that have it are counted. A fair sample of 256 sequences of the whole stream stays
-    as it is, to tell at the end how well thresholds fitted to it would agree.
+    With ``storage="codes"``, the states of the first ``fit_samples`` sequences are kept. If more
+    sequences come, thresholds are fitted once, to these states. From then on only codes are kept:
+    one bit per state for two levels. A step that fewer than 32 of the first sequences have gets no
+    thresholds; the sequences that have it are counted. The states of a fair sample of 256 sequences
+    of the whole stream are kept to the end, to check how well the thresholds suit them.
 
     Args:
-        sample: Which sequences and steps are kept, and how; default: as of ``SequenceSample``.
-        measure: How codes are made of the states: its ``discretization`` and ``levels``.
+        sample: Which sequences and steps are kept, and how; default: ``SequenceSample()``.
+        measure: Its ``discretization`` and ``levels`` say how states become codes; default:
+            ``RelayMeasure()``.
 
     Attributes:
-        expected: Number of sequences that will be kept at most, as far as is known.
+        expected: Number of sequences that will be kept, as far as is known.
         bytes_needed: Estimate of the largest number of bytes that will be held at a time.
+
+    Example:
+        >>> import torch
+        >>> from lightning_relay import HiddenStates
+        >>> buffer = SequenceBuffer(SequenceSample(max_samples=2))
+        >>> states = HiddenStates.of_lengths(torch.zeros(3, 5, 8), torch.tensor([5, 5, 2]))
+        >>> buffer.add({"rnn.l0": states}, torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+        >>> buffer.seen, len(buffer), buffer.states["rnn.l0"].at(0).values.shape
+        (3, 2, torch.Size([2, 1, 8]))
     """
 
     def __init__(
@@ -53,8 +63,8 @@ class SequenceBuffer:
         self.expected = 0
         self.bytes_needed = 0
         self._generator = torch.Generator().manual_seed(self._sample.seed)
-        self._kept = Reservoir(self._sample.max_samples)
-        self._checked = Reservoir(CHECKED)
+        self._kept = _Reservoir(self._sample.max_samples)
+        self._checked = _Reservoir(CHECKED)
         self._layers: dict[str, KeptLayer] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._kinds: dict[str, tuple[int, torch.dtype]] = {}
@@ -66,17 +76,17 @@ class SequenceBuffer:
 
     @property
     def seen(self) -> int:
-        """Number of sequences given so far."""
+        """Number of sequences added so far."""
         return self._kept.seen
 
     @property
     def x_in(self) -> Tensor:
-        """Labels of the inputs kept, int64 ``(batch,)``, in the order in which they came."""
+        """Labels of the inputs of the kept sequences, int64 ``(batch,)``, in their order."""
         return self._x_in.read(self._kept.slots())
 
     @property
     def x_out(self) -> Tensor:
-        """Labels that the model gave the kept sequences, int64 ``(batch,)``."""
+        """Labels that the model gave the kept sequences, int64 ``(batch,)``, in their order."""
         return self._x_out.read(self._kept.slots())
 
     @property
@@ -95,19 +105,20 @@ class SequenceBuffer:
         *,
         expected: int | None = None,
     ) -> None:
-        """Take in a batch.
+        """Add a batch of sequences.
 
         Args:
             states: Hidden states by layer key.
             x_in: Label of the input of each sequence, int64 ``(batch,)``.
             x_out: Label that the model gave each sequence, int64 ``(batch,)``.
-            expected: Number of sequences that will come in all, for the estimate of memory;
-                default: as many as may be kept.
+            expected: Total number of sequences that will be added, to estimate the memory; default:
+                ``max_samples``.
 
         Raises:
-            TypeError: If labels are not integers.
-            ValueError: If numbers of sequences differ, the layers are others than before, a state
-                is NaN or infinite, or what is to be kept would take more than ``max_bytes``; says
+            TypeError: If labels are not integers ``(batch,)``.
+            ValueError: If there is no layer, the numbers of sequences and labels differ, the layers
+                differ from those of the batches before, a state is NaN or infinite or too large for
+                ``storage="half"``, or the kept sequences would take more than ``max_bytes``; says
                 how much.
         """
         self._check_batch(states, x_in, x_out)
@@ -116,11 +127,11 @@ class SequenceBuffer:
         self._check_memory(states, expected)
         with torch.inference_mode(False), torch.no_grad():
             for first, last in self._spans(len(x_in), states.values()):
-                part = {key: _slice(layer, first, last) for key, layer in states.items()}
+                part = {key: layer.select(slice(first, last)) for key, layer in states.items()}
                 self._add(part, x_in[first:last], x_out[first:last])
 
     def _check_batch(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
-        """Raise an error unless a batch is of one size and like those before."""
+        """Raise an error unless a batch is consistent and has the layers of those before."""
         if not states:
             raise ValueError("states: got no layer; it takes hidden states by layer key")
         for name, labels in {"x_in": x_in, "x_out": x_out}.items():
@@ -134,8 +145,8 @@ class SequenceBuffer:
             if not len(layer) == len(x_in) == len(x_out):
                 raise ValueError(
                     f"states, x_in, x_out: got {len(layer)} sequences of {key!r}, {len(x_in)} and "
-                    f"{len(x_out)} labels; they take as many of each. A recorder keeps all "
-                    "sequences until clear()"
+                    f"{len(x_out)} labels; they take one label each for every sequence. A recorder "
+                    "keeps all sequences until clear()"
                 )
             layer.check_finite(key)
             if self._sample.storage == "half":
@@ -148,7 +159,7 @@ class SequenceBuffer:
         self._kinds = kinds
 
     def _spans(self, sequences: int, layers: Iterable[HiddenStates]) -> Iterator[tuple[int, int]]:
-        """The batch in small parts, one of which ends where thresholds are to be fitted."""
+        """Bounds of small parts of a batch, one of which ends where thresholds will be fitted."""
         at_once = max(1, _ELEMENTS_AT_ONCE // max(layer.values[0].numel() for layer in layers))
         first = 0
         while first < sequences:
@@ -177,7 +188,7 @@ class SequenceBuffer:
         self._x_out.write(slots, x_out.cpu()[rows])
 
     def _check_memory(self, states: Mapping[str, HiddenStates], expected: int | None) -> None:
-        """Estimate anew what will be held, where this batch tells of more, and check it."""
+        """Estimate the memory again if a batch is longer or later than expected, and check it."""
         sequences = self._sample.max_samples if expected is None else expected
         batch = len(next(iter(states.values())))
         sequences = max(self.expected, sequences, self.seen + batch)
@@ -211,14 +222,56 @@ class SequenceBuffer:
         self.expected, self.bytes_needed, self._shapes = sequences, needed, shapes
 
     def _steps(self, key: str, states: HiddenStates) -> int:
-        """Number of steps of a batch that will be kept, if its sequences are."""
+        """Number of steps of a batch that can be kept."""
         kept = self._layers.get(key)
         steps = states.values.shape[1]
         return min(steps, max(kept.thresholds, default=0)) if kept and kept.coded else steps
 
 
+class _Reservoir:
+    """Keeps the ``size`` items with the smallest random draws, so each item is equally likely.
+
+    The items kept do not depend on how the stream is divided into batches. They have slots ``0, 1,
+    …``; a new item takes the slot of the item that it replaces.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.seen = 0
+        self._size = size
+        self._held = 0
+        self._draws = Numbers(torch.float64)
+        self._arrivals = Numbers(torch.int64)
+
+    def __len__(self) -> int:
+        return self._held
+
+    def place(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the items of a batch that are kept, ascending, and their slots.
+
+        ``draws`` has one random draw for each item, float64 ``(items,)``.
+        """
+        items = torch.arange(len(draws))
+        free = items[:0]
+        if self._held + len(draws) > self._size:
+            every = torch.cat([self._draws.read(torch.arange(self._held)), draws])
+            kept = every <= every.kthvalue(self._size).values
+            items = items[kept[self._held :]]
+            free = (~kept[: self._held]).nonzero().squeeze(1)
+        appended = len(items) - len(free)
+        slots = torch.cat([free, torch.arange(self._held, self._held + appended)])
+        self._draws.write(slots, draws[items])
+        self._arrivals.write(slots, self.seen + items)
+        self._held += appended
+        self.seen += len(draws)
+        return items, slots
+
+    def slots(self) -> Tensor:
+        """Slots of the kept items, in the order in which the items came."""
+        return self._arrivals.read(torch.arange(self._held)).argsort()
+
+
 def megabytes(count: int) -> str:
-    """A number of bytes in words."""
+    """A number of bytes in kB or MB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
@@ -229,7 +282,3 @@ def _check_half(key: str, states: HiddenStates) -> None:
             f"storage: a state of {key!r} is {largest:.3g}, beyond the range of half precision; "
             "use storage='states' or 'codes'"
         )
-
-
-def _slice(states: HiddenStates, first: int, last: int) -> HiddenStates:
-    return HiddenStates(states.values[first:last], states.valid[first:last])

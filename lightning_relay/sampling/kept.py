@@ -1,8 +1,7 @@
-"""States of one layer kept in memory: as they are, or as codes once thresholds are fitted."""
+"""States of one layer in memory, which become codes once thresholds are fitted."""
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +27,15 @@ if TYPE_CHECKING:
     from lightning_relay.sampling.sample import SequenceSample
 
 _FEWEST = 32
-"""A step that fewer of the first sequences have gets no thresholds, if there are that many."""
+"""Number of first sequences that must have a step for it to get thresholds, or all if fewer."""
 
 
 class KeptLayer:
-    """What is kept of one layer: states, and codes once thresholds are fitted."""
+    """States of one layer, or codes once thresholds are fitted, by slot and column.
+
+    With ``time_steps=None``, column 0 is step -1 and column t + 1 is step t. Otherwise each of the
+    ``time_steps`` has a column.
+    """
 
     def __init__(self, key: str, sample: SequenceSample, measure: RelayMeasure) -> None:
         self.key = key
@@ -48,39 +51,26 @@ class KeptLayer:
         self.checked: Blocks | None = None
 
     def write(self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int) -> None:
-        """Keep some rows of a batch in their slots, of so many expected."""
+        """Keep some rows of a batch in slots; ``expected`` is the number of slots to come."""
         self.units = states.values.shape[2]
         if self.values is None:
             half = self.sample.storage == "half"
             expected = min(expected, self.sample.held)
             self.values = self._blocks_of_states(states, expected, half)
-        if len(rows) == 0:
-            return
-        states = states.select(rows.to(states.values.device))
-        self.lengths.write(slots, states.lengths)
-        for column, step_states in self._columns(states):
-            if self.coded:
-                step_states = self._packed(step_states, column)
-            self.values.write(slots, step_states, column)
+        self._write(self.values, self.lengths, states, rows, slots)
 
     def write_checked(
         self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int
     ) -> None:
-        """Keep some rows of a batch as they are, to compare thresholds with."""
+        """Keep the raw states of some rows of a batch, to check the thresholds with."""
         if self.checked is None:
             self.checked = self._blocks_of_states(states, min(expected, CHECKED), half=False)
-        if len(rows) == 0:
-            return
-        states = states.select(rows.to(states.values.device))
-        self.checked_lengths.write(slots, states.lengths)
-        for column, step_states in self._columns(states):
-            self.checked.write(slots, step_states, column)
+        self._write(self.checked, self.checked_lengths, states, rows, slots)
 
     def fit(self, slots: Tensor, checked: Tensor, expected: int) -> None:
-        """Fit thresholds to all that is kept, and keep only codes from now on."""
+        """Fit thresholds to the states in some slots, and keep only codes from now on."""
         states = self.values
-        if states is None:
-            raise RuntimeError("buffer: there are no states to fit thresholds to")
+        assert states is not None
         lengths = self.lengths.read(slots)
         codes = Blocks(
             expected,
@@ -94,12 +84,15 @@ class KeptLayer:
             codes.write(slots, self._packed(values.unsqueeze(1), column), column)
         self.values = codes
         self.coded = True
-        # Checked against most of themselves the first sequences would agree too well.
+        # Sequences checked against thresholds fitted mostly to themselves would agree too well.
         reference = checked[::2] if 2 * len(checked) > len(slots) else checked
         self.expected_agreement = self.agreement(reference)
 
     def agreement(self, slots: Tensor) -> float:
-        """Lowest fraction, of all steps and units, of codes that own thresholds would give too."""
+        """Fraction of the codes of the checked sequences that their own thresholds would give too.
+
+        It is the fraction of the step and unit where it is lowest; 1 without thresholds.
+        """
         if self.checked is None or not self.thresholds:
             return 1.0
         lowest = 1.0
@@ -112,7 +105,7 @@ class KeptLayer:
         return lowest
 
     def column_of(self, step: int) -> int | None:
-        """The column in which a step is kept; None if it is not."""
+        """The column in which a step is kept, or None."""
         steps = self.sample.time_steps
         if steps is not None:
             column = steps.index(step) if step in steps else None
@@ -121,20 +114,29 @@ class KeptLayer:
         return None if self.coded and column not in self.thresholds else column
 
     def _columns(self, states: HiddenStates) -> Iterator[tuple[int, Tensor]]:
-        """States ``(batch, step, unit)`` to be kept, each with its first column."""
+        """States ``(batch, step, unit)`` to keep, each with its first column."""
         if self.sample.time_steps is None:
             yield 0, states.at(-1).values
-            if self.coded:
-                yield 1, states.values[:, : max(self.thresholds)]
-            else:
-                yield 1, states.values
+            yield 1, states.values[:, : max(self.thresholds)] if self.coded else states.values
             return
         for column, step in enumerate(self.sample.time_steps):
-            if states.has(step) and not (self.coded and column not in self.thresholds):
+            if states.has(step) and self.column_of(step) is not None:
                 yield column, states.at(step).values
 
+    def _write(
+        self, blocks: Blocks, lengths: Numbers, states: HiddenStates, rows: Tensor, slots: Tensor
+    ) -> None:
+        if len(rows) == 0:
+            return
+        states = states.select(rows.to(states.values.device))
+        lengths.write(slots, states.lengths)
+        for column, values in self._columns(states):
+            if self.coded and blocks is self.values:
+                values = self._packed(values, column)
+            blocks.write(slots, values, column)
+
     def _steps(self, lengths: Tensor) -> Iterator[tuple[int, int]]:
-        """Kept steps that enough sequences of such lengths have, each with its column."""
+        """Kept steps that enough sequences have, each with its column."""
         steps = self.sample.time_steps
         for step in (-1, *range(int(lengths.max()))) if steps is None else steps:
             column = self.column_of(step)
@@ -170,13 +172,13 @@ class KeptStates:
 
     Attributes:
         lengths: Number of valid steps of each sequence, int64 ``(batch,)``.
-        time_steps: Steps that were to be kept; None for all, and -1.
-        discretization: Method of the codes, if codes were kept.
+        time_steps: Steps that were to be kept; None for all steps and -1.
+        discretization: Method of the thresholds, if codes were kept.
         levels: Number of codes.
-        fitted: Number of sequences to which thresholds were fitted; None where states were kept,
-            and none fitted yet.
-        expected_agreement: What ``agreement`` would be if all sequences were like the first: that
-            of these and a random part of themselves.
+        fitted: Number of sequences to which thresholds were fitted; None if states were kept.
+        expected_agreement: Value of ``agreement`` that is expected if all sequences are like the
+            first, as a fraction. It is the agreement of the first sequences with a random part of
+            themselves.
     """
 
     def __init__(self, layer: KeptLayer, slots: Tensor, checked: Tensor) -> None:
@@ -194,14 +196,17 @@ class KeptStates:
         return len(self.lengths)
 
     def has(self, step: int) -> bool:
-        """Whether the states of a step were kept, counted as in ``HiddenStates.at``."""
+        """Whether a step was kept and any sequence has it, counted as in ``HiddenStates.at``."""
         return self._layer.column_of(step) is not None and bool(has_step(self.lengths, step).any())
 
     def at(self, step: int) -> HiddenStates:
-        """The states or codes at one step of every sequence, as states with one step.
+        """States or codes at one step of every sequence, with one step ``(batch, 1, unit)``.
+
+        Args:
+            step: Index of the step. A negative index counts back from the end of each sequence.
 
         Raises:
-            ValueError: If no sequence has that step, or it was not kept.
+            ValueError: If no sequence has the step, or it was not kept.
         """
         layer, column = self._layer, self._layer.column_of(step)
         valid = has_step(self.lengths, step)
@@ -211,35 +216,37 @@ class KeptStates:
             if layer.coded and (self.time_steps is None or step in self.time_steps):
                 raise StepError(
                     f"time_steps: got {step}, which fewer than {_FEWEST} of the first "
-                    f"{self.fitted} sequences of {layer.key!r} have, so that there are no "
-                    "thresholds for it; raise fit_samples, or shuffle the sequences once"
+                    f"{self.fitted} sequences of {layer.key!r} have, so it has no thresholds; "
+                    "raise fit_samples, or shuffle the sequences once"
                 )
-            raise StepError(f"time_steps: got {step}, which was not kept of {layer.key!r}")
+            raise StepError(
+                f"time_steps: got {step}, which was not kept of {layer.key!r}; add it to the "
+                "time_steps of SequenceSample"
+            )
         values = layer.values.column(column, self._slots)
         if layer.coded:
             values = unpack_codes(values, layer.units, layer.measure.levels)
         return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
 
     def agreement(self) -> float:
-        """How well the thresholds suit a fair sample of the whole stream.
+        """How well the thresholds suit a fair sample of all sequences.
 
         Returns:
-            Fraction of the codes of that sample that thresholds fitted to it would give too, at
-            the step and of the unit where it is lowest; 1 where states were kept. Samples differ:
-            compare it with ``expected_agreement``.
+            Fraction of the codes of the sample that thresholds fitted to the sample would give too,
+            at the step and unit where it is lowest; 1 if states were kept. It varies from sample
+            to sample, so compare it with ``expected_agreement``.
         """
         return self._layer.agreement(self._checked) if self._layer.coded else 1.0
 
     def left_out(self) -> int:
-        """Number of sequences with a step for which there are no thresholds."""
+        """Number of sequences with a step that has no thresholds."""
         if self.fitted is None:
             return 0
-        steps = self.time_steps
-        if steps is None:
-            first = next(step for step in count() if self._layer.column_of(step) is None)
-            steps = (first,)
-        without = [step for step in steps if self._layer.column_of(step) is None]
+        steps = (
+            range(len(self._layer.thresholds) + 1) if self.time_steps is None else self.time_steps
+        )
         beyond = torch.zeros(len(self.lengths), dtype=torch.bool)
-        for step in without:
-            beyond |= has_step(self.lengths, step)
+        for step in steps:
+            if self._layer.column_of(step) is None:
+                beyond |= has_step(self.lengths, step)
         return int(beyond.sum())

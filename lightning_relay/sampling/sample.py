@@ -1,4 +1,4 @@
-"""Which sequences of an evaluation are kept, and how: options, and the memory that they take."""
+"""Options for the sequences that are kept for analysis, and the memory that they take."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lightning_relay.recurrent.states import check_time_steps
 from lightning_relay.sampling.storage import code_dtype, packed_width
 
 Storage = Literal["codes", "states", "half"]
-"""What is kept of a state: its code, itself, or itself in half precision."""
+"""What is kept of a state: its code, the state, or the state in half precision."""
 
 CHECKED = 256
-"""Sequences whose states are kept to the end to compare the thresholds with."""
+"""Number of sequences whose states are kept to the end, to check the thresholds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,26 +21,28 @@ class SequenceSample:
     """Which sequences and steps are kept for analysis, and how.
 
     Attributes:
-        max_samples: Number of sequences kept at most, a fair sample of those seen; at least 2.
-        fit_samples: Of how many sequences at most the states themselves are held in memory. Where
-            more are kept, thresholds are fitted to the first so many, and of all only codes are
-            held, one bit per state for two levels; the report says how well these thresholds suit a
-            fair sample of all sequences, and if they do not, a warning does.
-        storage: ``"codes"`` as above; ``"states"`` or ``"half"`` hold the states of all kept
-            sequences, as they are or in half precision (float16), so that thresholds are fitted to
-            all.
-        time_steps: Steps kept; a negative one counts back from each sequence's own end. Default:
-            all and, for sequences of different lengths, -1. A step that no kept sequence has is
-            left out with a warning.
-        max_bytes: CPU memory that what is kept may take, for each dataloader; None for any. What is
-            needed beside for the moment, to fit thresholds and to analyse, is not counted. It is
-            estimated from the first batch, before anything is kept, and again when longer or more
-            sequences come.
-        seed: Seed of the sample.
+        max_samples: Maximum number of sequences kept, at least 2. If there are more, a fair sample
+            is kept: each sequence is as likely as any other.
+        fit_samples: Maximum number of sequences whose raw states stay in memory, at least 2. If
+            more sequences are kept with ``storage="codes"``, thresholds are fitted to the first
+            ``fit_samples``, and only codes stay in memory: one bit per state for two levels. The
+            report says how well these thresholds suit a fair sample of all sequences; a warning
+            says if they do not.
+        storage: What is kept in memory. ``"codes"`` keeps codes if there are more than
+            ``fit_samples`` sequences. ``"states"`` keeps the raw states of all kept sequences, and
+            ``"half"`` keeps them in half precision (float16); both fit thresholds to all.
+        time_steps: Steps kept. A negative step counts back from the end of each sequence. Default:
+            all steps and, for sequences of different lengths, -1. A step that no kept sequence has
+            is left out with a warning.
+        max_bytes: Maximum CPU memory in bytes for the kept sequences of each dataloader; None for
+            no maximum. Memory that fitting and analysis need for a moment is not counted. The need
+            is estimated from the first batch, before anything is kept, and again when longer or
+            more sequences come.
+        seed: Seed of the fair sample.
 
     Raises:
-        TypeError: If the seed is no integer.
-        ValueError: If an option is unknown or out of its range; says which.
+        TypeError: If ``seed`` is no integer.
+        ValueError: If another option is unknown or out of its range; says which.
 
     Example:
         >>> SequenceSample(max_samples=100_000, fit_samples=2048).codes_follow
@@ -69,36 +71,32 @@ class SequenceSample:
             not isinstance(self.max_bytes, int) or self.max_bytes < 1
         ):
             raise ValueError(
-                f"max_bytes: got {self.max_bytes!r}; it takes an integer number of bytes"
+                f"max_bytes: got {self.max_bytes!r}; it takes an integer number of bytes of at "
+                "least 1, or None"
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"seed: got {self.seed!r}; it takes an integer")
 
     @property
     def held(self) -> int:
-        """Number of sequences whose states themselves are held at most."""
+        """Maximum number of sequences whose raw states stay in memory."""
         return self.fit_samples if self.codes_follow else self.max_samples
 
     @property
     def codes_follow(self) -> bool:
-        """Whether codes are kept as soon as thresholds can be fitted."""
+        """Whether only codes stay in memory once thresholds are fitted."""
         return self.storage == "codes" and self.fit_samples < self.max_samples
 
     def columns(self, steps: int) -> int:
-        """Number of steps kept of sequences of so many steps."""
+        """Number of columns kept: ``time_steps``, or all steps and -1."""
         return steps + 1 if self.time_steps is None else len(self.time_steps)
 
     def bytes_of(
         self, sequences: int, steps: int, units: int, size: int, levels: int
     ) -> tuple[int, str]:
-        """Largest number of bytes held of a layer at a time, and how it comes about, in words.
+        """Largest number of bytes that a layer takes at a time, and the arithmetic in words.
 
-        Args:
-            sequences: Number of sequences.
-            steps: Number of steps of the longest.
-            units: Number of units.
-            size: Bytes of a state.
-            levels: Number of codes.
+        ``steps`` is that of the longest sequence, ``size`` the number of bytes of a state.
         """
         columns = self.columns(steps)
         size = 2 if self.storage == "half" else size
@@ -113,10 +111,9 @@ class SequenceSample:
         width = packed_width(units, levels) * code_dtype(levels).itemsize
         fitting = self.fit_samples * (row + columns * width)
         coding = sequences * columns * width
+        codes = f"{columns} steps × {width} B of codes"
         if fitting > coding:
-            how = (
-                f"{self.fit_samples} to fit thresholds × ({shape} + {columns} × {width} B of codes)"
-            )
+            how = f"{self.fit_samples} to fit thresholds × ({shape} + {codes})"
         else:
-            how = f"{sequences} sequences × {columns} steps × {width} B of codes"
+            how = f"{sequences} sequences × {codes}"
         return max(fitting, coding) + needed, f"{how}, {checked}"

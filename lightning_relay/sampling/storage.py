@@ -1,4 +1,4 @@
-"""Numbers kept by slot: one each, or rows of columns in blocks that never move; codes as bits."""
+"""Memory for numbers that are written and read by slot, and codes packed to bits."""
 
 from __future__ import annotations
 
@@ -12,45 +12,34 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 _BLOCK_BYTES = 2**28
-"""A block has no more slots than this many bytes hold of the expected columns."""
+"""Maximum size of a block with the expected columns."""
 
 
 class Numbers:
-    """One number for each slot; room is doubled when it runs out, so that growing is cheap.
-
-    Args:
-        dtype: What the numbers are kept as.
-    """
+    """One number for each slot; the room doubles when it is full."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        with torch.inference_mode(False):  # or else it could only be written to in inference mode
+        with torch.inference_mode(False):  # an inference tensor could not be written to later
             self._room = torch.zeros(256, dtype=dtype)
 
     def write(self, slots: Tensor, values: Tensor) -> None:
-        """Write values ``(slot,)`` to slots."""
+        """Write values ``(slot,)``."""
         while len(slots) and int(slots.max()) >= len(self._room):
             self._room = torch.cat([self._room, torch.zeros_like(self._room)])
         self._room[slots] = values.to("cpu", self._room.dtype)
 
     def read(self, slots: Tensor) -> Tensor:
-        """The values of some slots, ``(slot,)``."""
+        """Values ``(slot,)``."""
         return self._room[slots]
 
 
 class Blocks:
-    """Rows of numbers ``(column, width)`` by slot, in blocks that never move.
+    """A row of numbers ``(column, width)`` for each slot, in blocks that never move.
 
-    Columns and slots beyond those there are get blocks of their own. A block is as large as what
-    is expected, up to a bound, and takes memory only where it is written to: small ones would lie
-    among short-lived tensors, and the gaps between them could not be given back.
-
-    Args:
-        slots: Number of slots expected.
-        columns: Number of columns expected.
-        width: Numbers in a column.
-        dtype: What the numbers are kept as.
+    A block has room for the expected slots and columns, up to ``_BLOCK_BYTES``, but takes memory
+    only where it is written to. Small blocks would lie among short-lived tensors, and the memory
+    between them could not be freed. Unexpected slots and columns get new blocks.
     """
 
     def __init__(self, slots: int, columns: int, width: int, dtype: torch.dtype) -> None:
@@ -61,7 +50,7 @@ class Blocks:
         self._groups: list[_ColumnGroup] = []
 
     def write(self, slots: Tensor, rows: Tensor, first_column: int = 0) -> None:
-        """Write rows ``(row, column, width)`` to slots, from a column on."""
+        """Write rows ``(slot, column, width)``, beginning at ``first_column``."""
         rows = rows.to("cpu", self.dtype)
         last_column = first_column + rows.shape[1]
         end = self._groups[-1].columns.stop if self._groups else 0
@@ -81,7 +70,9 @@ class Blocks:
         for number in numbers.unique().tolist():
             while len(group.blocks) <= number:
                 shape = (self._slots, len(group.columns), self.width)
-                group.blocks.append(_zeros(shape, self.dtype))
+                # numpy's zeros take memory only where they are written to; bytes hold any dtype.
+                zeros = np.zeros(math.prod(shape) * self.dtype.itemsize, dtype=np.uint8)
+                group.blocks.append(torch.from_numpy(zeros).view(self.dtype).reshape(shape))
             here = numbers == number
             some, given = slots[here] % self._slots, rows[here]
             first, last = int(some[0]), int(some[-1]) + 1
@@ -91,7 +82,7 @@ class Blocks:
                 group.blocks[number][some, inside] = given
 
     def column(self, column: int, slots: Tensor) -> Tensor:
-        """One column of some slots, ``(row, width)``; zeros where nothing was written."""
+        """One column of some slots, ``(slot, width)``; zeros where nothing was written."""
         found = torch.zeros(len(slots), self.width, dtype=self.dtype)
         for group in self._groups:
             if column in group.columns:
@@ -104,27 +95,16 @@ class Blocks:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the blocks take when all their slots are written to."""
+        """Number of bytes that the blocks take when all their slots are written to."""
         return sum(block.nbytes for group in self._groups for block in group.blocks)
 
 
 @dataclass(frozen=True)
 class _ColumnGroup:
-    """Some columns of all slots.
-
-    Attributes:
-        columns: Which.
-        blocks: Blocks ``(slot, column, width)``, one for every so many slots.
-    """
+    """Some columns of all slots, in blocks ``(slot, column, width)``."""
 
     columns: range
     blocks: list[Tensor]
-
-
-def _zeros(shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Zeros; many of them take memory only where they are written to."""
-    count = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).reshape(shape)
 
 
 def code_dtype(levels: int) -> torch.dtype:
@@ -133,19 +113,19 @@ def code_dtype(levels: int) -> torch.dtype:
 
 
 def packed_width(units: int, levels: int) -> int:
-    """Number of elements that the codes of ``units`` units take when packed."""
+    """Number of elements that the packed codes of ``units`` units take."""
     return -(-units // 8) if levels == 2 else units
 
 
 def pack_codes(codes: Tensor, levels: int) -> Tensor:
-    """Codes ``(…, units)``, of two levels packed to bits, 8 units to a byte."""
+    """Codes ``(…, units)``; with two levels, those of 8 units are packed to a byte."""
     if levels > 2:
         return codes
     return torch.from_numpy(np.packbits(codes.numpy(), axis=-1, bitorder="little"))
 
 
 def unpack_codes(packed: Tensor, units: int, levels: int) -> Tensor:
-    """What ``pack_codes`` packed."""
+    """Codes ``(…, units)`` that ``pack_codes`` packed."""
     if levels > 2:
         return packed
     bits = np.unpackbits(packed.numpy(), axis=-1, count=units, bitorder="little")

@@ -1,4 +1,4 @@
-"""Tasks to train and to look at: memory and real time series, and a recurrent classifier."""
+"""Data to try the package on, a memory task and real time series, and a recurrent classifier."""
 
 from lightning_relay.tasks.classifier import Cell, RecurrentClassifier
 from lightning_relay.tasks.memory import MemoryTask

@@ -1,8 +1,8 @@
-"""A recurrent classifier to train on the tasks."""
+"""A recurrent classifier for the tasks."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,6 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 Cell = Literal["rnn", "gru", "lstm"]
 
+Batch = tuple[Tensor | PackedSequence, Tensor]
+
 _CELLS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     "rnn": nn.RNN,
     "gru": nn.GRU,
@@ -21,18 +23,22 @@ _CELLS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
 
 
 class RecurrentClassifier(LightningModule):
-    """One recurrent layer, and a linear read-out of its final state.
+    """One recurrent layer with a linear read-out of its final state.
 
-    Batches are pairs of sequences and class labels; sequences are tensors ``(batch, step,
-    channel)`` or packed. Logs ``{train,val,test}_loss``, and for ``val`` and ``test``
-    ``{stage}_accuracy`` and the accuracy of every class ``{stage}_accuracy/class_{label}``.
+    Batches are pairs of sequences and class labels. The sequences are a tensor ``(batch, step,
+    channel)`` or a packed sequence. The model logs ``train_loss``, and for each of the stages
+    ``val`` and ``test`` ``{stage}_loss``, ``{stage}_accuracy`` and, for every class,
+    ``{stage}_accuracy/class_{label}``.
 
     Args:
-        cell: ``"rnn"`` (tanh), ``"gru"`` or ``"lstm"``.
+        cell: Kind of recurrent layer: ``"rnn"`` (with tanh), ``"gru"`` or ``"lstm"``.
         input_size: Number of channels of the input.
         num_classes: Number of classes.
-        hidden_size: Number of units.
-        learning_rate: Learning rate of Adam.
+        hidden_size: Number of hidden units.
+        learning_rate: Learning rate of the Adam optimizer.
+
+    Raises:
+        ValueError: If ``cell`` is unknown.
 
     Example:
         >>> import torch
@@ -52,7 +58,7 @@ class RecurrentClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if cell not in _CELLS:
-            legal = ", ".join(repr(legal) for legal in get_args(Cell))
+            legal = ", ".join(map(repr, _CELLS))
             raise ValueError(f"cell: got {cell!r}; it takes {legal}")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
@@ -66,29 +72,25 @@ class RecurrentClassifier(LightningModule):
         self.test_class_accuracy = self.val_class_accuracy.clone()
 
     def forward(self, sequences: Tensor | PackedSequence) -> Tensor:
-        """Class scores ``(batch, classes)``."""
+        """Class scores ``(batch, class)`` of ``(batch, step, channel)`` or packed sequences."""
         _, final = self.rnn(sequences)
         hidden = final[0] if isinstance(final, tuple) else final
         scores: Tensor = self.readout(hidden.squeeze(0))
         return scores
 
-    def training_step(
-        self, batch: tuple[Tensor | PackedSequence, Tensor], batch_idx: int
-    ) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
         sequences, labels = batch
         loss: Tensor = self.loss(self(sequences), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
-    def validation_step(
-        self, batch: tuple[Tensor | PackedSequence, Tensor], batch_idx: int
-    ) -> None:
-        """Log the loss, count what was right."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss and the accuracy."""
         self._evaluate(batch, "val", self.val_accuracy, self.val_class_accuracy)
 
-    def test_step(self, batch: tuple[Tensor | PackedSequence, Tensor], batch_idx: int) -> None:
-        """Log the loss, count what was right."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss and the accuracy."""
         self._evaluate(batch, "test", self.test_accuracy, self.test_class_accuracy)
 
     def on_validation_epoch_end(self) -> None:
@@ -100,16 +102,10 @@ class RecurrentClassifier(LightningModule):
         self._log_classes("test", self.test_class_accuracy)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """The Adam optimizer."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
-    def _evaluate(
-        self,
-        batch: tuple[Tensor | PackedSequence, Tensor],
-        stage: str,
-        accuracy: Metric,
-        class_accuracy: Metric,
-    ) -> None:
+    def _evaluate(self, batch: Batch, stage: str, accuracy: Metric, class_accuracy: Metric) -> None:
         sequences, labels = batch
         scores = self(sequences)
         accuracy.update(scores, labels)

@@ -1,4 +1,4 @@
-"""The memory task: a pattern of bits, a delay, and the question which pattern it was."""
+"""The memory task: recall which pattern of bits came before a delay."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 class MemoryTask(LightningDataModule):
     """Recall a pattern of k bits after a delay of d steps.
 
-    One bit is presented per step, as +1 or -1 on a single channel; then come d steps with input 0.
-    The class is the pattern, read as a binary number whose lowest bit came first. Every split
-    holds all patterns equally often, up to one.
+    The only channel of the input presents one bit per step, as +1 or -1, and then d zeros. The
+    class is the pattern, read as a binary number whose lowest bit came first. In every split, the
+    numbers of sequences with each pattern differ by at most one.
 
     Args:
-        bits: Number of bits k, presented at steps 0 to k - 1.
-        delay: Number of steps d without input after them.
-        noise: Standard deviation of normal noise that is added to every input, the delay included.
+        bits: Number of bits k of the pattern, presented at steps 0 to k - 1; at least 1.
+        delay: Number of steps d after the pattern, with input 0; at least 0.
+        noise: Standard deviation of normal noise that is added to the input at every step.
         train_size: Number of sequences to train on.
         val_size: Number of sequences to validate on.
         test_size: Number of sequences to test on.
         batch_size: Number of sequences in a batch.
-        seed: Seed of patterns and noise; the task has its own generator.
+        seed: Seed of patterns and noise; no other random state is touched.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; says which.
 
     Example:
         >>> task = MemoryTask(bits=3, delay=10)
@@ -76,7 +76,7 @@ class MemoryTask(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of patterns."""
+        """Number of patterns, 2 to the power of ``bits``."""
         return int(2**self.bits)
 
     @property
@@ -86,16 +86,16 @@ class MemoryTask(LightningDataModule):
 
     @property
     def inputs_end(self) -> int:
-        """The step at which the last bit is presented."""
+        """Index of the step at which the last bit is presented."""
         return self.bits - 1
 
     @property
     def concepts(self) -> dict[str, Callable[[int], int]]:
-        """Each bit of the pattern as a function of the class label: ``bit_0`` came first."""
+        """Functions of the class label that give one bit each: ``bit_0`` is the first presented."""
         return {f"bit_{bit}": partial(_bit, bit) for bit in range(self.bits)}
 
     def setup(self, stage: str) -> None:
-        """Make the sequences."""
+        """Generate the sequences of all splits."""
         generator = torch.Generator().manual_seed(self.seed)
         self._splits = [self._sequences(size, generator) for size in self._sizes]
 

@@ -1,4 +1,4 @@
-"""Real time series that ship with aeon, as classification tasks."""
+"""Classification of real time series that the package aeon contains."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ _LOADERS = {
 
 
 class TimeSeriesTask(LightningDataModule):
-    """Classify real time series, of equal or of different lengths.
+    """Classify real time series, of equal or different lengths.
 
-    The data set and its division into train and test are those of the UCR and UEA archives, as
-    aeon ships them; nothing is downloaded. A part of the training set, with each class in
-    proportion, is kept for validation. Every channel is standardised with the mean and standard
-    deviation of the training sequences. Batches are pairs of a packed sequence and labels.
+    The data sets and their division into training and test set are those of the UCR and UEA
+    archives. The package aeon contains them, so nothing is downloaded. The same fraction of every
+    class of the training set is kept for validation. Every channel is standardised with the mean
+    and standard deviation of the training sequences. Batches are pairs of a packed sequence and
+    labels ``(batch,)``.
 
     Args:
-        name: ``"BasicMotions"``, ``"ItalyPowerDemand"`` or ``"JapaneseVowels"``.
-        val_fraction: Fraction of the training set kept for validation.
+        name: Name of the data set: ``"BasicMotions"``, ``"ItalyPowerDemand"`` or
+            ``"JapaneseVowels"``.
+        val_fraction: Fraction of the training set that is kept for validation, between 0 and 1.
         batch_size: Number of sequences in a batch.
-        seed: Seed of the division; the task has its own generator.
+        seed: Seed of the division into training and validation; no other random state is touched.
 
     Attributes:
-        class_names: Name of each class in the archive; the label is its place.
+        class_names: Name of each class in the archive; the label of a class is its index.
         input_size: Number of channels.
 
     Raises:
         ImportError: If aeon is not installed.
-        ValueError: If the name is unknown or an argument out of its range.
+        ValueError: If the name is unknown or an argument is out of its range; says which.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class TimeSeriesTask(LightningDataModule):
     ) -> None:
         super().__init__()
         if name not in _LOADERS:
-            legal = ", ".join(repr(legal) for legal in _LOADERS)
+            legal = ", ".join(map(repr, _LOADERS))
             raise ValueError(f"name: got {name!r}; it takes {legal}")
         if not 0 < val_fraction < 1:
             raise ValueError(
-                f"val_fraction: got {val_fraction}; it takes a fraction within 0 and 1"
+                f"val_fraction: got {val_fraction}; it takes a fraction between 0 and 1"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; it takes at least 1")
@@ -67,23 +69,19 @@ class TimeSeriesTask(LightningDataModule):
         self.input_size = train[0].shape[1]
 
         training, validation = _divide(train_classes, val_fraction, seed)
-        everything = torch.cat([train[index] for index in training])
-        mean, deviation = everything.mean(0), everything.std(0)
+        steps = torch.cat([train[index] for index in training])
+        mean, deviation = steps.mean(0), steps.std(0)
 
-        def examples(
-            sequences: list[Tensor], classes: list[str], chosen: list[int]
-        ) -> list[tuple[Tensor, int]]:
+        def examples(sequences: list[Tensor], classes: list[str]) -> list[tuple[Tensor, int]]:
             return [
-                (
-                    (sequences[index] - mean) / deviation,
-                    self.class_names.index(classes[index]),
-                )
-                for index in chosen
+                ((sequence - mean) / deviation, self.class_names.index(name))
+                for sequence, name in zip(sequences, classes, strict=True)
             ]
 
-        self._train = examples(train, train_classes, training)
-        self._val = examples(train, train_classes, validation)
-        self._test = examples(test, test_classes, list(range(len(test))))
+        known = examples(train, train_classes)
+        self._train = [known[index] for index in training]
+        self._val = [known[index] for index in validation]
+        self._test = examples(test, test_classes)
 
     @property
     def num_classes(self) -> int:
@@ -129,14 +127,12 @@ def _load(name: str, split: str) -> tuple[list[Tensor], list[str]]:
     load: Callable[[str], tuple[NDArray[np.float64] | list[NDArray[np.float64]], NDArray[np.str_]]]
     load = getattr(datasets, _LOADERS[name])
     sequences, classes = load(split)
-    return (
-        [torch.from_numpy(np.ascontiguousarray(series.T)).float() for series in sequences],
-        [str(label) for label in classes],
-    )
+    tensors = [torch.from_numpy(np.ascontiguousarray(series.T)).float() for series in sequences]
+    return tensors, [str(label) for label in classes]
 
 
 def _divide(classes: list[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of training and validation, with each class in proportion."""
+    """Indices for training and for validation; ``fraction`` of every class is for validation."""
     generator = torch.Generator().manual_seed(seed)
     training, validation = [], []
     for name in sorted(set(classes)):

@@ -144,13 +144,19 @@ def scores_then_a_value(model: Model) -> None:
     model.logit(model.other(hidden))
 
 
-@pytest.mark.parametrize("step", [features_then_one_logit, scores_then_a_value])
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        (features_then_one_logit, "the step does not end with class scores"),
+        (scores_then_a_value, "several outputs could be the class scores"),
+    ],
+)
 def test_scores_are_not_guessed_where_the_step_ends_with_something_else(
-    model: Model, step: Any
+    model: Model, step: Any, problem: str
 ) -> None:
     with PredictionReader(model) as reader:
         step(model)
-        with pytest.raises(ValueError, match=r"prediction: (the step does not end with|several)"):
+        with pytest.raises(ValueError, match=f"^prediction: {problem}"):
             reader.read(None, TARGET)
 
 
@@ -234,14 +240,14 @@ def test_scores_that_cannot_be_found_say_what_was_seen(model: Model) -> None:
 
 def test_an_exception_inside_a_module_leaves_the_nesting_right(model: Model) -> None:
     with PredictionReader(model) as reader:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=r"input\.size"):
             model(torch.zeros(4, 5, 7))
         model(X)
         assert reader.read(None, TARGET).num_classes == 3
 
 
 def test_hooks_are_gone_after_an_exception(model: Model) -> None:
-    with pytest.raises(RuntimeError), PredictionReader(model):
+    with pytest.raises(RuntimeError, match=r"input\.size"), PredictionReader(model):
         model(torch.zeros(4, 5, 7))
     assert hook_count(model) == 0
 
@@ -256,29 +262,32 @@ def test_labels_without_a_score_and_scores_that_are_not_finite_are_refused(model
     nn.init.constant_(model.head[3].bias, torch.nan)
     with PredictionReader(model) as reader:
         model(X)
-        with pytest.raises(ValueError, match=r"class scores of the model's own forward are NaN o"):
+        with pytest.raises(ValueError, match=r"^prediction: class scores of the model's own forwa"):
             reader.read(None, TARGET)
 
 
-def test_named_sources_are_checked(model: Model) -> None:
+def test_an_unknown_submodule_is_refused(model: Model) -> None:
     with pytest.raises(
         ValueError, match=r"prediction: no submodule 'readout' in Model; it has: 'rnn', 'head', "
     ):
         PredictionReader(model, "readout")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "words"),
+    [
+        (None, TypeError, "NoneType; it takes a tensor"),
+        (torch.zeros(2, 3), ValueError, r"shape \(2, 3\) for 4 targets; it takes class scores \("),
+        (torch.tensor(0.0), ValueError, r"shape \(\) for 4 targets; it takes class scores \("),
+        (torch.zeros(4, 1), TypeError, r"torch.float32 of shape \(4, 1\); it takes class scores"),
+    ],
+    ids=["no tensor", "other length", "a number", "one class"],
+)
+def test_what_a_function_gives_is_checked(
+    model: Model, outputs: Any, error: type[Exception], words: str
+) -> None:
     with (
         PredictionReader(model, lambda outputs: outputs) as reader,
-        pytest.raises(
-            TypeError, match=r"prediction: prediction=.*lambda> gave NoneType; it takes a tensor"
-        ),
+        pytest.raises(error, match=rf"^prediction: prediction=.*lambda> gave {words}"),
     ):
-        reader.read(None, TARGET)
-    with (
-        PredictionReader(model, lambda outputs: outputs) as reader,
-        pytest.raises(ValueError, match=r"gave shape \(2, 3\) for 4 targets"),
-    ):
-        reader.read(torch.zeros(2, 3), TARGET)
-    with (
-        PredictionReader(model, lambda outputs: outputs) as reader,
-        pytest.raises(TypeError, match=r"gave torch.float32 of shape \(4, 1\); it takes class sco"),
-    ):
-        reader.read(torch.zeros(4, 1), TARGET)
+        reader.read(outputs, TARGET)

@@ -1,4 +1,4 @@
-"""What goes on from what: the same answer of recorder and knock-outs."""
+"""Which calls continue the sequences of the call before, for the recorder and for knock-outs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay import HiddenStateRecorder, knocked_out, register_recurrent
-from lightning_relay.recurrent import adapters
 from lightning_relay.recurrent.continuation import Continuation
 from tests.support.matrix import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 X = torch.randn(2, 8, 1, generator=torch.Generator().manual_seed(0))
-
-
-class Silent(nn.RNN):
-    """Without bias and input, all its states are 0; an input at step 6 ends that."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 4, batch_first=True, bias=False)
-
-
-def with_late_input() -> Tensor:
-    x = torch.zeros(2, 8, 1)
-    x[:, 6:] = 1.0
-    return x
 
 
 def in_pieces(rnn: nn.RNNBase, x: Tensor, between: Callable[[Any], Any]) -> list[Tensor]:
@@ -72,15 +58,32 @@ def without_gradients(request: pytest.FixtureRequest) -> Any:
         yield
 
 
-@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
-def test_the_state_that_was_returned_goes_on(kind: type[nn.RNNBase]) -> None:
-    rnn = kind(1, 4, batch_first=True).eval()
+def check_that_pieces_go_on(rnn: nn.RNNBase, x: Tensor) -> None:
     with HiddenStateRecorder(rnn) as recorder:
-        in_pieces(rnn, X, lambda state: state)
+        in_pieces(rnn, x, lambda state: state)
     assert recorder.states["l0"].values.shape == (2, 8, 4)
     with knocked_out(rnn, {"l0": [1]}, value=0.5, steps={5}):
-        output = torch.cat(in_pieces(rnn, X, lambda state: state), 1)
+        output = torch.cat(in_pieces(rnn, x, lambda state: state), 1)
     assert (output[..., 1] == 0.5).nonzero().tolist() == [[0, 5], [1, 5]]
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_the_state_that_was_returned_goes_on(kind: type[nn.RNNBase]) -> None:
+    check_that_pieces_go_on(kind(1, 4, batch_first=True).eval(), X)
+
+
+def test_a_state_that_is_not_a_number_goes_on() -> None:
+    x = X.clone()
+    x[0, 3] = torch.nan
+    check_that_pieces_go_on(nn.GRU(1, 4, batch_first=True).eval(), x)
+
+
+def test_a_returned_state_of_zeros_goes_on() -> None:
+    x = torch.zeros(2, 8, 1)
+    x[:, 6:] = 1.0
+    silent = nn.RNN(1, 4, batch_first=True, bias=False).eval()
+    assert silent(x)[0][:, :6].eq(0).all()
+    check_that_pieces_go_on(silent, x)
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
@@ -103,17 +106,6 @@ def test_a_state_that_was_reset_begins_anew(
 
 def _copied(state: Any) -> Any:
     return tuple(map(torch.clone, state)) if isinstance(state, tuple) else state.clone()
-
-
-def test_a_returned_state_of_zeros_goes_on() -> None:
-    rnn, x = Silent().eval(), with_late_input()
-    with HiddenStateRecorder(rnn) as recorder:
-        in_pieces(rnn, x, lambda state: state)
-    assert recorder.states["l0"].values.shape == (2, 8, 4)
-    assert recorder.states["l0"].values[:, :6].eq(0).all()
-    with knocked_out(rnn, {"l0": [1]}, value=0.5, steps={1}):
-        output = torch.cat(in_pieces(rnn, x, lambda state: state), 1)
-    assert (output[..., 1] == 0.5).nonzero().tolist() == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
@@ -167,18 +159,6 @@ def test_a_cell_whose_state_was_made_zero_begins_anew(kind: type[nn.RNNCellBase]
         assert outputs[..., 1].eq(0.5).all()
 
 
-def test_a_state_that_is_not_a_number_goes_on() -> None:
-    rnn = nn.GRU(1, 4, batch_first=True).eval()
-    x = X.clone()
-    x[0, 3] = torch.nan
-    with HiddenStateRecorder(rnn) as recorder:
-        in_pieces(rnn, x, lambda state: state)
-    assert recorder.states["l0"].values.shape == (2, 8, 4)
-    with knocked_out(rnn, {"l0": [1]}, value=0.5, steps={5}):
-        output = torch.cat(in_pieces(rnn, x, lambda state: state), 1)
-    assert (output[..., 1] == 0.5).nonzero().tolist() == [[0, 5], [1, 5]]
-
-
 @pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
 @pytest.mark.parametrize("handed_over", [True, False], ids=["as it is", "as a copy"])
 def test_only_the_very_state_goes_on_in_another_pass_of_the_model(
@@ -224,18 +204,14 @@ class OneStep(nn.GRU):
         return super().forward(x.unsqueeze(1), None if state is None else state.unsqueeze(0))[1][0]
 
 
-@pytest.fixture(params=[Keeper, lambda: OneStep(1, 4, batch_first=True)], ids=["cell", "fused"])
-def adapted(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
-    for kind in (Keeper, OneStep):
-        register_recurrent(
-            kind, units=lambda module: 4, hidden=lambda module, inputs, output: output
-        )
-    yield request.param().eval()
-    for kind in (Keeper, OneStep):
-        del adapters._ADAPTERS[kind]
-
-
-def test_a_module_with_an_adapter_begins_anew_only_from_zeros(adapted: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "new", [Keeper, lambda: OneStep(1, 4, batch_first=True)], ids=["cell", "fused"]
+)
+def test_a_module_with_an_adapter_begins_anew_only_from_zeros(new: Callable[[], nn.Module]) -> None:
+    adapted = new().eval()
+    register_recurrent(
+        type(adapted), units=lambda module: 4, hidden=lambda module, inputs, output: output
+    )
     with HiddenStateRecorder(adapted) as recorder:
         for start in range(2):
             for step, x in enumerate(X.unbind(1)):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 import weakref
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lightning_relay import HiddenStateRecorder, recurrent_layers, register_recurrent
-from lightning_relay.recurrent import StateKey, adapters
+from lightning_relay.recurrent import StateKey
 from lightning_relay.recurrent.calls import read_call
 from tests.support.hooks import hook_count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def test_what_the_model_returns_and_learns_is_untouched() -> None:
@@ -46,7 +43,7 @@ def test_calls_stand_one_after_the_other_until_cleared() -> None:
         assert recorder.batches == {"a.l0": 0, "b.l0": 0}
         model["b"](torch.zeros(4, 2, 2))
     with pytest.raises(
-        RuntimeError, match=r"recorder: nothing was recorded of 'a'. Either no call of it was made"
+        RuntimeError, match=r"recorder: nothing was recorded of 'a'. If it was not called inside t"
     ):
         recorder.states  # noqa: B018
 
@@ -89,7 +86,8 @@ def test_only_its_own_hooks_are_removed_also_after_an_exception() -> None:
 
 def test_a_recorder_is_entered_once_at_a_time() -> None:
     recorder = HiddenStateRecorder(nn.RNN(2, 3))
-    with recorder, pytest.raises(RuntimeError, match="recording already"):
+    message = r"^recorder: it is recording already; leave its block first$"
+    with recorder, pytest.raises(RuntimeError, match=message):
         recorder.__enter__()
     with recorder:
         pass
@@ -219,8 +217,7 @@ class MinimalGatedCell(MinimalGatedUnit):
         return self.step(x, h)
 
 
-@pytest.fixture
-def minimal_gated_units() -> Iterator[None]:
+def test_registered_modules_are_recorded_whole_or_step_by_step() -> None:
     register_recurrent(
         MinimalGatedUnit,
         units=lambda module: module.units,
@@ -231,13 +228,6 @@ def minimal_gated_units() -> Iterator[None]:
         units=lambda module: module.units,
         hidden=lambda module, inputs, output: output,
     )
-    yield
-    for kind in (MinimalGatedUnit, MinimalGatedCell):
-        del adapters._ADAPTERS[kind]
-
-
-@pytest.mark.usefixtures("minimal_gated_units")
-def test_registered_modules_are_recorded_whole_or_step_by_step() -> None:
     unit, cell = MinimalGatedUnit(2, 3), MinimalGatedCell(2, 3)
     cell.load_state_dict(unit.state_dict())
     inputs = torch.randn(6, 5, 2)
@@ -253,88 +243,132 @@ def test_registered_modules_are_recorded_whole_or_step_by_step() -> None:
     torch.testing.assert_close(recorder.states["l0"].values, whole.values)
 
 
+class Wrapper(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(2, 3)
+
+    def forward(self, x: PackedSequence) -> tuple[PackedSequence, Tensor]:
+        output, (_, cell) = self.inner(x)
+        return output, cell
+
+
+PACKED = pack_sequence([torch.ones(2, 2), torch.ones(4, 2)], enforce_sorted=False)
+ADAPTER = {"units": lambda module: 3, "hidden": lambda module, inputs, output: output[0]}
+
+
 def test_an_adapter_may_give_packed_sequences_and_cell_states() -> None:
-    class Wrapper(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.LSTM(2, 3)
-
-        def forward(self, x: PackedSequence) -> tuple[PackedSequence, Tensor]:
-            output, (_, cell) = self.inner(x)
-            return output, cell
-
-    with pytest.raises(ValueError, match=r"kind: LSTM is a recurrent module of PyTorch, known"):
-        register_recurrent(nn.LSTM, units=lambda module: 3, hidden=lambda *_: torch.zeros(1))
-    with pytest.raises(TypeError, match=r"kind: got 3; it takes a subclass of torch.nn.Module"):
-        register_recurrent(3, units=lambda module: 3, hidden=lambda *_: torch.zeros(1))
-    with pytest.raises(TypeError, match=r"units: got 8; it takes a function of the module"):
-        register_recurrent(Wrapper, units=8, hidden=lambda *_: torch.zeros(1))
-    register_recurrent(
-        Wrapper, units=lambda module: 3, hidden=lambda module, inputs, output: output[0]
-    )
-    try:
-        model = Wrapper()
-        packed = pack_sequence([torch.ones(2, 2), torch.ones(4, 2)], enforce_sorted=False)
-        with torch.no_grad(), HiddenStateRecorder(model) as recorder:
-            model(packed)
-        states = recorder.states
-        assert list(states) == ["l0", "inner.l0"]
-        assert torch.equal(states["l0"].values, states["inner.l0"].values)
-        assert states["l0"].lengths.tolist() == [2, 4]
-        register_recurrent(
-            Wrapper,
-            units=lambda module: 3,
-            hidden=lambda module, inputs, output: output[0],
-            cell=lambda module, inputs, output: output[1][0],
-            cell_units=lambda module: 3,
-        )
-        assert list(recurrent_layers(model)) == ["l0", "l0.cell", "inner.l0", "inner.l0.cell"]
-        with (
-            HiddenStateRecorder(model, [""], states=("hidden", "cell")),
-            pytest.raises(ValueError, match=r"hidden and cell states of different numbers of dim"),
-        ):
-            model(packed)
-        register_recurrent(
-            Wrapper, units=lambda module: 7, hidden=lambda module, inputs, output: output[1]
-        )
-        with (
-            HiddenStateRecorder(model, [""]),
-            pytest.raises(
-                ValueError,
-                match=r"the adapter of '' \(Wrapper\) gave \(1, 2, 3\) for 'l0'; it takes states "
-                r"\(batch, step, 7\), or \(batch, 7\) of a module that is called once",
-            ),
-        ):
-            model(packed)
-    finally:
-        del adapters._ADAPTERS[Wrapper]
+    register_recurrent(Wrapper, **ADAPTER)
+    model = Wrapper()
+    with torch.no_grad(), HiddenStateRecorder(model) as recorder:
+        model(PACKED)
+    states = recorder.states
+    assert list(states) == ["l0", "inner.l0"]
+    assert torch.equal(states["l0"].values, states["inner.l0"].values)
+    assert states["l0"].lengths.tolist() == [2, 4]
+    cell = {"cell": lambda module, inputs, output: output[1][0], "cell_units": lambda module: 3}
+    register_recurrent(Wrapper, **ADAPTER, **cell)
+    assert list(recurrent_layers(model)) == ["l0", "l0.cell", "inner.l0", "inner.l0.cell"]
+    with (
+        HiddenStateRecorder(model, [""], states=("hidden", "cell")),
+        pytest.raises(
+            ValueError,
+            match=r"^modules: the adapter of '' \(Wrapper\) gave hidden and cell states of "
+            r"different numbers of dimensions; it takes \(batch, step, unit\) for both, or \(batc",
+        ),
+    ):
+        model(PACKED)
 
 
-def test_a_subclass_that_returns_something_else_needs_an_adapter() -> None:
-    class OutputOnly(nn.GRU):
-        def forward(self, *args: Tensor) -> Tensor:
-            return super().forward(*args)[0]
+@pytest.mark.parametrize(
+    ("hidden", "got"), [(lambda _, x, out: out[1], r"\(1, 2, 3\)"), (lambda *_: "h", "str")]
+)
+def test_other_states_of_an_adapter_are_refused(hidden: Any, got: str) -> None:
+    register_recurrent(Wrapper, units=lambda module: 7, hidden=hidden)
+    model = Wrapper()
+    with (
+        HiddenStateRecorder(model, [""]),
+        pytest.raises(
+            ValueError,
+            match=rf"^modules: the adapter of '' \(Wrapper\) gave {got} for 'l0'; it takes states "
+            r"\(batch, step, 7\), or \(batch, 7\) of a module that is called once for every step$",
+        ),
+    ):
+        model(PACKED)
 
-    model = nn.Sequential(OutputOnly(2, 3, batch_first=True))
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "error", "words"),
+    [
+        (nn.LSTM, {}, ValueError, "kind: got LSTM, a recurrent module of PyTorch; it needs no ada"),
+        (3, {}, TypeError, "kind: got 3; it takes a subclass of torch.nn.Module$"),
+        (int, {}, TypeError, "kind: got <class 'int'>; it takes a subclass of torch.nn.Module$"),
+        (Wrapper, {"units": 8}, TypeError, "units: got 8; it takes a function of the module$"),
+        (Wrapper, {"hidden": None}, TypeError, "hidden: got None; it takes a function of the mod"),
+        (Wrapper, {"cell": 8}, TypeError, "cell: got 8; it takes a function of the module$"),
+    ],
+)
+def test_what_is_no_adapter_is_refused(
+    kind: Any, changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=f"^{words}"):
+        register_recurrent(kind, **(ADAPTER | changes))
+
+
+class OutputOnly(nn.GRU):
+    def forward(self, *args: Tensor) -> Tensor:
+        return super().forward(*args)[0]
+
+
+class Wide(nn.GRU):
+    def forward(self, *args: Tensor) -> tuple[Tensor, Tensor]:
+        output, final = super().forward(*args)
+        return torch.cat([output, output], -1), final
+
+
+class HiddenOnly(nn.LSTMCell):
+    def forward(self, *args: Tensor) -> Tensor:
+        return super().forward(*args)[0]
+
+
+class Pair(nn.GRUCell):
+    def forward(self, *args: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(*args), args[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "returned"),
+    [
+        (OutputOnly, "Tensor where PyTorch's recurrent modules return a pair of output and final"),
+        (Wide, "states of 6 units where it has 3; register"),
+        (HiddenOnly, "something else than the hidden and cell state of 3 units; register"),
+        (Pair, "something else than the hidden state of 3 units; register"),
+    ],
+)
+def test_subclasses_that_return_something_else_are_refused(
+    kind: type[nn.Module], returned: str
+) -> None:
+    model = nn.Sequential(kind(2, 3))
     with (
         HiddenStateRecorder(model),
         pytest.raises(
             ValueError,
-            match=r"modules: '0' \(OutputOnly\) returned Tensor where .* with register_recurrent",
+            match=rf"^modules: '0' \({kind.__name__}\) returned {returned}.* with register_recurr",
         ),
     ):
-        model(torch.zeros(1, 4, 2))
+        model(torch.zeros(4, 2))
+
+
+def test_a_subclass_that_returns_something_else_can_be_registered() -> None:
+    model = nn.Sequential(OutputOnly(2, 3, batch_first=True))
     register_recurrent(
         OutputOnly,
         units=lambda module: module.hidden_size,
         hidden=lambda module, inputs, output: output,
     )
-    try:
-        with HiddenStateRecorder(model) as recorder:
-            output = model(torch.zeros(1, 4, 2))
-        assert torch.equal(recorder.states["0.l0"].values, output)
-    finally:
-        del adapters._ADAPTERS[OutputOnly]
+    with HiddenStateRecorder(model) as recorder:
+        output = model(torch.zeros(1, 4, 2))
+    assert torch.equal(recorder.states["0.l0"].values, output)
 
 
 def test_single_sequences_are_batches_of_one() -> None:
@@ -344,27 +378,40 @@ def test_single_sequences_are_batches_of_one() -> None:
     assert recorder.states["0.l0"].values.shape == (1, 4, 3)
 
 
-def test_layers_and_states_are_checked() -> None:
-    model = nn.Sequential(nn.GRU(2, 3))
-    with pytest.raises(ValueError, match=r"layers: got 'first'; it takes 'last', 'all'"):
-        HiddenStateRecorder(model, layers="first")
-    with pytest.raises(
-        ValueError, match=r"states: got \('gate',\); it takes a list of 'hidden', 'c"
-    ):
-        HiddenStateRecorder(model, states=("gate",))
-    with pytest.raises(
-        TypeError, match=r"states: got the string 'cell'; it takes a list: \['cell'"
-    ):
-        HiddenStateRecorder(model, states="cell")
-    with pytest.raises(
-        ValueError, match=r"states: '0' \(GRU\) has no cell states; ask for 'hidden'"
-    ):
-        HiddenStateRecorder(model, states=("cell",))
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"model": "abc"}, TypeError, r"model: got str; it takes a torch.nn.Module$"),
+        ({"modules": 3}, TypeError, "modules: got 3; it takes a list of module names, or None$"),
+        ({"layers": "first"}, ValueError, "layers: got 'first'; it takes 'last', 'all'$"),
+        (
+            {"states": "cell"},
+            TypeError,
+            r"states: got the string 'cell'; it takes a list: \['cell'",
+        ),
+        ({"states": 3}, ValueError, "states: got 3; it takes a list of 'hidden', 'cell'$"),
+        (
+            {"states": ("gate",)},
+            ValueError,
+            r"states: got \('gate',\); it takes a list of 'hidden'",
+        ),
+        (
+            {"states": ("cell",)},
+            ValueError,
+            r"states: '0' \(GRU\) has no cell states; ask for 'hid",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=f"^{words}"):
+        HiddenStateRecorder(**({"model": nn.Sequential(nn.GRU(2, 3))} | options))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_code_that_would_leave_out_hooks_is_refused(backend: str) -> None:
-    torch.compiler.reset()
     model, inputs = TwoCells().eval(), torch.ones(2, 4, 2)
     with torch.no_grad(), HiddenStateRecorder(model) as recorder:
         model(inputs)
@@ -393,7 +440,6 @@ def test_compiled_code_that_would_leave_out_hooks_is_refused(backend: str) -> No
 
 
 def test_calls_of_a_compiled_cell_are_steps_too() -> None:
-    torch.compiler.reset()
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
         cell = torch.compile(nn.GRUCell(2, 3), backend="eager")
         with torch.no_grad(), HiddenStateRecorder(cell) as recorder:
@@ -409,7 +455,6 @@ def test_compiled_subclasses_with_a_forward_of_their_own_may_leave_out_hooks() -
         def forward(self, *args: Tensor) -> object:
             return super().forward(2 * args[0])
 
-    torch.compiler.reset()
     compiled = torch.compile(nn.Sequential(Scaled(2, 3)), backend="eager")
     compiled(torch.ones(4, 1, 2))
     with pytest.raises(
@@ -419,7 +464,6 @@ def test_compiled_subclasses_with_a_forward_of_their_own_may_leave_out_hooks() -
 
 
 def test_fused_modules_are_heard_in_compiled_code() -> None:
-    torch.compiler.reset()
     model = nn.Sequential(nn.GRU(2, 3), nn.Identity())
     compiled = torch.compile(model, backend="eager")
     compiled(torch.ones(2, 4, 2))
@@ -494,46 +538,6 @@ def test_what_the_user_does_to_outputs_of_cells_afterwards_does_not_matter() -> 
         c.zero_()
     for key, states in zip(("l0", "l0.cell"), expected, strict=True):
         assert torch.equal(recorder.states[key].values[:, 0], states)
-
-
-def test_cells_that_return_something_else_are_refused() -> None:
-    class HiddenOnly(nn.LSTMCell):
-        def forward(self, *args: Tensor) -> Tensor:
-            return super().forward(*args)[0]
-
-    model = nn.Sequential(HiddenOnly(2, 3))
-    with (
-        HiddenStateRecorder(model),
-        pytest.raises(ValueError, match=r"'0' \(HiddenOnly\) returned something else than the hid"),
-    ):
-        model(torch.ones(4, 2))
-
-
-def test_what_is_no_model_or_no_list_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"model: got str; it takes a torch.nn.Module"):
-        HiddenStateRecorder("abc")
-    with pytest.raises(
-        TypeError, match=r"modules: got 3; it takes a list of module names, or None"
-    ):
-        HiddenStateRecorder(nn.GRU(2, 3), 3)
-    with pytest.raises(ValueError, match=r"states: got 3; it takes a list of 'hidden', 'cell'"):
-        HiddenStateRecorder(nn.GRU(2, 3), states=3)
-
-
-def test_a_forward_that_returns_states_of_another_width_is_refused() -> None:
-    class Wide(nn.GRU):
-        def forward(self, *args: Tensor) -> tuple[Tensor, Tensor]:
-            output, final = super().forward(*args)
-            return torch.cat([output, output], -1), final
-
-    with (
-        HiddenStateRecorder(Wide(2, 3)) as recorder,
-        pytest.raises(
-            ValueError,
-            match=r"modules: '' \(Wide\) returned states of 6 units where it has 3; regi",
-        ),
-    ):
-        recorder._model(torch.zeros(4, 1, 2))
 
 
 def test_a_module_that_is_not_recurrent_is_refused() -> None:

@@ -17,11 +17,6 @@ from tests.support.matrix import CELLS, FUSED, VARIATIONS, Variation, difference
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
-@pytest.fixture(autouse=True)
-def _nothing_compiled() -> None:
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize(
     ("kind", "variation"),
     [

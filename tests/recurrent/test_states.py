@@ -1,7 +1,9 @@
+import re
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_relay.recurrent import HiddenStates
 from lightning_relay.recurrent.states import StepError, check_time_steps
@@ -62,21 +64,40 @@ def test_only_valid_states_must_be_finite() -> None:
         states.check_finite("rnn.l0")
 
 
-def test_padding_before_a_valid_step_is_refused() -> None:
-    mask = torch.tensor([[True, True], [False, True]])
-    with pytest.raises(ValueError, match=r"valid: a sequence has padding before a valid step; it"):
-        HiddenStates(torch.zeros(2, 2, 3), mask)
+@pytest.mark.parametrize(
+    ("values", "valid", "words"),
+    [
+        (
+            torch.zeros(2, 3),
+            torch.ones(2, 3, dtype=torch.bool),
+            "values, valid: got shapes (2, 3) and (2, 3); they take (batch, step, unit) and (b",
+        ),
+        (
+            torch.zeros(2, 2, 3),
+            torch.tensor([[True, True], [False, True]]),
+            "valid: got padding before a valid step; it takes sequences padded at their end",
+        ),
+    ],
+    ids=["shapes", "padding"],
+)
+def test_masks_that_do_not_fit_are_refused(values: Tensor, valid: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        HiddenStates(values, valid)
 
 
-def test_shapes_and_lengths_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"values, valid: got shapes \(2, 3\) and \(2, 3\)"):
-        HiddenStates(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"lengths: got shape \(1,\) for 2 sequences"):
-        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([3]))
-    with pytest.raises(ValueError, match=r"lengths: got torch.int64 values from 0 to 4; it takes"):
-        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([0, 4]))
-    with pytest.raises(ValueError, match=r"lengths: got torch.float32 values from 1.0 to 2.0"):
-        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor([1.0, 2.0]))
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([3], "got shape (1,) for 2 sequences; it takes one length for each"),
+        ([0, 2], "got torch.int64 values from 0 to 2; it takes integers from 1 to the 3 steps"),
+        ([1, 4], "got torch.int64 values from 1 to 4; it takes integers from 1 to the 3 steps"),
+        ([1.0, 2.0], "got torch.float32 values from 1.0 to 2.0; it takes integers from 1 to the 3"),
+    ],
+    ids=str,
+)
+def test_lengths_that_do_not_fit_are_refused(lengths: list[float], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^lengths: {re.escape(words)}"):
+        HiddenStates.of_lengths(torch.zeros(2, 3, 1), torch.tensor(lengths))
 
 
 def test_a_batch_without_sequences_has_no_step() -> None:

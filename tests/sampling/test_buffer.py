@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -125,7 +126,9 @@ def test_states_are_kept_as_they_are_where_all_fit(
     assert layer.has(-1) == (time_steps is None)
     with pytest.raises(ValueError, match="time_steps: got 5, but the longest sequence has 5 steps"):
         layer.at(5)
-    with pytest.raises(ValueError, match=r"time_steps: got -3, which was not kept of 'rnn.l0'"):
+    with pytest.raises(
+        ValueError, match=r"got -3, which was not kept of 'rnn.l0'; add it to the t"
+    ):
         layer.at(-3)
 
 
@@ -240,7 +243,9 @@ def test_steps_that_few_of_the_first_sequences_have_are_left_out_and_counted() -
     assert layer.left_out() == 61
     assert [layer.has(step) for step in (-1, 2, 3, 5)] == [True, True, False, False]
     with pytest.raises(
-        ValueError, match=r"got 3, which fewer than 32 of the first 100 sequences of"
+        ValueError,
+        match=r"got 3, which fewer than 32 of the first 100 sequences of 'rnn.l0' have, so it has "
+        r"no thresholds; raise fit_samples",
     ):
         layer.at(3)
     layer = given(states, 50, 200, fit_samples=100, time_steps=[5, 0]).states[LAYER]
@@ -271,44 +276,36 @@ def test_longer_sequences_may_come_later(options: dict[str, Any]) -> None:
 # Memory
 
 
-def test_what_would_take_too_much_memory_is_refused_with_the_arithmetic() -> None:
-    states = stream(8, steps=9, units=16)
-    with pytest.raises(
-        ValueError,
-        match=r"max_bytes: got 1000 \(1.0 kB\), but 5000 sequences take 3.2 MB. 'rnn.l0': 5000 "
-        r"sequences × 10 steps × 16 units × 4 B = 3.2 MB. Keep fewer sequences \(max_samples\), fi",
-    ):
-        add(
-            SequenceBuffer(SequenceSample(max_samples=5000, max_bytes=1000, fit_samples=5000)),
-            torch.arange(8),
-            states,
-        )
-    coded = SequenceBuffer(SequenceSample(max_samples=50_000, fit_samples=100, max_bytes=1000))
-    with pytest.raises(
-        ValueError,
-        match=r"50000 sequences × 10 steps × 2 B of codes, 256 to check thresholds × 10 steps ×",
-    ):
-        add(coded, torch.arange(8), states)
-    assert len(coded) == 0
-    fitting = SequenceBuffer(SequenceSample(max_samples=5000, fit_samples=4000, max_bytes=1000))
-    with pytest.raises(
-        ValueError, match=r"4000 to fit thresholds × \(10 steps × 16 units × 4 B \+ 10"
-    ):
-        add(fitting, torch.arange(8), states)
-    with pytest.raises(ValueError, match=r"5000 sequences × 2 steps × 16 units × 2 B = 0\.3 MB"):
-        add(
-            SequenceBuffer(
-                SequenceSample(
-                    max_samples=5000,
-                    max_bytes=1000,
-                    time_steps=[1, -1],
-                    storage="half",
-                    fit_samples=5000,
-                )
-            ),
-            torch.arange(8),
-            states,
-        )
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"fit_samples": 5000},
+            "max_bytes: got 1000 (1.0 kB), but 5000 sequences take 3.2 MB. 'rnn.l0': 5000 "
+            "sequences × 10 steps × 16 units × 4 B = 3.2 MB. Keep fewer sequences (max_samples), ",
+        ),
+        (
+            {"max_samples": 50_000, "fit_samples": 100},
+            "50000 sequences × 10 steps × 2 B of codes, 256 to check thresholds × 10 steps ×",
+        ),
+        (
+            {"fit_samples": 4000},
+            "4000 to fit thresholds × (10 steps × 16 units × 4 B + 10 steps × 2 B of codes)",
+        ),
+        (
+            {"fit_samples": 5000, "time_steps": [1, -1], "storage": "half"},
+            "5000 sequences × 2 steps × 16 units × 2 B = 0.3 MB",
+        ),
+    ],
+    ids=["states", "codes", "fitting", "half"],
+)
+def test_what_would_take_too_much_memory_is_refused_with_the_arithmetic(
+    options: dict[str, Any], words: str
+) -> None:
+    buffer = SequenceBuffer(SequenceSample(**{"max_samples": 5000, "max_bytes": 1000, **options}))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        add(buffer, torch.arange(8), stream(8, steps=9, units=16))
+    assert len(buffer) == 0
 
 
 def test_the_number_to_come_and_longer_sequences_change_the_estimate() -> None:
@@ -370,7 +367,7 @@ def test_batches_that_do_not_fit_are_refused_before_anything_is_kept() -> None:
     states = stream(6)
     add(buffer, torch.arange(6), states)
     with pytest.raises(
-        ValueError, match=r"got 6 sequences of 'rnn.l0', 3 and 3 labels; .*clear\(\)"
+        ValueError, match=r"got 6 sequences of 'rnn.l0', 3 and 3 labels; they take one label.*clear"
     ):
         add(buffer, torch.arange(3), states)
     with pytest.raises(
@@ -381,7 +378,7 @@ def test_batches_that_do_not_fit_are_refused_before_anything_is_kept() -> None:
         ValueError, match=r"states: got units and dtypes .* after .*the same layers"
     ):
         add(buffer, torch.arange(6), stream(6, units=1))
-    with pytest.raises(ValueError, match=r"states: got no layer"):
+    with pytest.raises(ValueError, match=r"^states: got no layer; it takes hidden states by l"):
         buffer.add({}, torch.arange(1), torch.arange(1))
     states.values[2, 3, 4] = torch.nan
     with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 3, unit 4"):
@@ -394,14 +391,24 @@ def test_batches_that_do_not_fit_are_refused_before_anything_is_kept() -> None:
     assert len(buffer) == 18
 
 
-def test_bad_options_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"storage: got 'disk'; it takes 'codes', 'states', 'half'"
-    ):
-        SequenceBuffer(SequenceSample(max_samples=10, storage="disk"))
-    with pytest.raises(ValueError, match=r"levels: got 3 with 'kmeans'"):
-        SequenceBuffer(SequenceSample(max_samples=10), measure=RelayMeasure(levels=3))
-    with pytest.raises(ValueError, match=r"max_samples: got 100.0; it takes an integer of at leas"):
-        SequenceBuffer(SequenceSample(max_samples=1e2))
-    with pytest.raises(TypeError, match=r"seed: got 'a'; it takes an integer"):
-        SequenceBuffer(SequenceSample(max_samples=10, seed="a"))
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"storage": "disk"}, ValueError, "got 'disk'; it takes 'codes', 'states', 'half'"),
+        ({"max_samples": 1e2}, ValueError, "got 100.0; it takes an integer of at least 2"),
+        ({"fit_samples": True}, ValueError, "got True; it takes an integer of at least 2"),
+        (
+            {"max_bytes": 0},
+            ValueError,
+            "got 0; it takes an integer number of bytes of at least 1, or None",
+        ),
+        ({"time_steps": [1, 1]}, ValueError, "got [1, 1]; name each step once"),
+        ({"seed": "a"}, TypeError, "got 'a'; it takes an integer"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_bad_options_are_refused(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=rf"^{next(iter(options))}: {re.escape(words)}$"):
+        SequenceSample(**options)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -40,13 +42,15 @@ def test_noise_size_and_seed_are_parameters() -> None:
     assert not torch.equal(sequences(noise=0.5, seed=2)[0], train)
 
 
-def test_arguments_out_of_range_are_refused() -> None:
-    for options, message in (
-        ({"bits": 0}, "bits: got 0; it takes at least 1"),
-        ({"delay": -1}, "delay: got -1; it takes at least 0 steps"),
-        ({"noise": -0.1}, "noise: got -0.1; it takes a standard deviation"),
-        ({"val_size": 0}, "val_size: got 0; it takes at least 1"),
-        ({"batch_size": 0}, "batch_size: got 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            MemoryTask(**options)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        *(({name: 0}, "got 0; it takes at least 1") for name in ("bits", "val_size", "batch_size")),
+        ({"delay": -1}, "got -1; it takes at least 0 steps"),
+        ({"noise": -0.1}, "got -0.1; it takes a standard deviation of at least 0"),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: {words}$"):
+        MemoryTask(**options)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -39,13 +40,21 @@ def test_a_part_of_the_training_set_is_kept_for_validation() -> None:
     assert [len(series) for series, _ in other] != [len(series) for series, _ in val]
 
 
-def test_arguments_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"name: got 'GunPoint2'; it takes 'BasicMotions', 'Ital"):
-        TimeSeriesTask("GunPoint2")
-    with pytest.raises(ValueError, match=r"val_fraction: got 1.0; it takes a fraction within 0 an"):
-        TimeSeriesTask("JapaneseVowels", val_fraction=1.0)
-    with pytest.raises(ValueError, match=r"batch_size: got 0; it takes at least 1"):
-        TimeSeriesTask("JapaneseVowels", batch_size=0)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"name": "GunPoint2"},
+            "got 'GunPoint2'; it takes 'BasicMotions', 'ItalyPowerDemand', 'Ja",
+        ),
+        ({"val_fraction": 1.0}, "got 1.0; it takes a fraction between 0 and 1$"),
+        ({"batch_size": 0}, "got 0; it takes at least 1$"),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(options))}: {words}"):
+        TimeSeriesTask(**{"name": "JapaneseVowels", **options})
 
 
 def test_a_missing_aeon_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
