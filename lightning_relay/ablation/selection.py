@@ -18,7 +18,7 @@ from lightning_relay.ablation.sets import (
     top_relays,
 )
 from lightning_relay.knockout.arguments import checked_steps, make_clamps
-from lightning_relay.knockout.context import check_kind
+from lightning_relay.knockout.holding import check_kind
 from lightning_relay.reading.concepts import JOINT, Concepts
 from lightning_relay.recurrent.layers import (
     Layers,

@@ -1,1 +1,1 @@
-"""Units of recurrent layers knocked out for all that reads them."""
+"""Units of recurrent layers knocked out for everything that reads them."""

@@ -1,4 +1,4 @@
-"""What is knocked out, at which value and when: arguments, checked."""
+"""Arguments of a knock-out, checked: which units, at which value and when."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 Value = Literal["zero", "mean", "mean_per_step", "resample"]
-"""Values that have a name; those but ``"zero"`` are made of recorded states."""
+"""Names of values; all but ``"zero"`` are made of recorded states."""
 
 KnockoutValue = str | float | Tensor
 """``"zero"``, ``"mean"``, ``"mean_per_step"``, ``"resample"``, a number or a tensor."""
+
+_TAKES_VALUES = f"it takes a number, a tensor, or one of {', '.join(map(repr, get_args(Value)))}"
 
 
 def make_clamps(
@@ -35,12 +37,7 @@ def make_clamps(
     states: Mapping[str, HiddenStates] | None = None,
     seed: int = 0,
 ) -> list[Clamp]:
-    """What ``knocked_out`` holds, checked; one clamp for each layer.
-
-    Raises:
-        TypeError: As ``knocked_out``.
-        ValueError: As ``knocked_out``.
-    """
+    """The clamps for the arguments of ``knocked_out``, one for each layer; refuses as it does."""
     layers = recurrent_layers(model)
     checked = _checked_units(model, layers, units)
     where = checked_steps(steps)
@@ -57,43 +54,34 @@ def make_clamps(
     if not _is_int(seed):
         raise TypeError(f"seed: got {seed!r}; it takes an integer")
     clamps = []
-    for layer, (key, own) in checked.items():
+    for layer, own in checked.items():
         layer_value = value[layer] if isinstance(value, Mapping) else value
-        values, donors = checked_values(key, own, layer_value, states, count=layers[layer])
-        clamps.append(Clamp(key, own, values, where, donors, seed))
+        values, donors = _checked_values(layer, own, layer_value, states, layers[layer])
+        clamps.append(Clamp(StateKey.parse(layer), own, values, where, donors, seed))
     return clamps
 
 
 def _checked_units(
     model: nn.Module, layers: Mapping[str, int], units: Mapping[str, Sequence[int] | int]
-) -> dict[str, tuple[StateKey, tuple[int, ...]]]:
+) -> dict[str, tuple[int, ...]]:
+    takes = f"it takes unit indices by layer key, such as {{{next(iter(layers))!r}: [0]}}"
     if not isinstance(units, Mapping):
-        raise TypeError(
-            f"units: got {units!r}; it takes unit indices by layer key, such as "
-            f"{{{next(iter(layers))!r}: [0]}}"
-        )
+        raise TypeError(f"units: got {units!r}; {takes}")
     if not units:
-        raise ValueError(f"units: got {units!r}; it takes unit indices by layer key")
-    checked = {}
-    for layer, indices in units.items():
+        raise ValueError(f"units: got {units!r}; {takes}")
+    for layer in units:
         if layer not in layers:
             raise ValueError(
                 f"units: no layer {layer!r} in {type(model).__name__}; it has: {_listed(layers)}"
             )
-        checked[layer] = (StateKey.parse(layer), _checked_indices(layer, indices, layers[layer]))
-    return checked
+    return {layer: _checked_indices(layer, own, layers[layer]) for layer, own in units.items()}
 
 
 def _checked_indices(layer: str, indices: Sequence[int] | int, count: int) -> tuple[int, ...]:
     takes = f"it takes unit indices from 0 to {count - 1}"
-    listed: Any = indices
-    if hasattr(indices, "tolist"):
-        listed = indices.tolist()
-    if _is_int(listed):
-        listed = [listed]
-    if isinstance(listed, str) or not isinstance(listed, Sequence | Set | range):
+    own = _as_list(indices)
+    if own is None:
         raise TypeError(f"units: got {indices!r} for {layer!r}; {takes}")
-    own = list(listed)
     if not own:
         raise ValueError(f"units: got none for {layer!r}; {takes}")
     for unit in own:
@@ -106,17 +94,8 @@ def _checked_indices(layer: str, indices: Sequence[int] | int, count: int) -> tu
     return tuple(int(unit) for unit in own)
 
 
-def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, names))
-
-
 def checked_steps(steps: Any) -> Steps:
-    """Steps as a slice, a sorted tuple or None.
-
-    Raises:
-        TypeError: If they are none of these.
-        ValueError: If none is named.
-    """
+    """Steps as a slice, a sorted tuple or None; a TypeError or ValueError if they are no steps."""
     takes = "it takes a slice, a set or list of time steps, one time step, or None for all"
     if steps is None:
         return None
@@ -130,93 +109,74 @@ def checked_steps(steps: Any) -> Steps:
         if last is not None and (first < 0) == (last < 0) and first >= last:
             raise ValueError(f"steps: got {steps!r}, which names no step; {takes}")
         return steps
-    if _is_int(steps):
-        return (int(steps),)
-    if hasattr(steps, "tolist"):
-        steps = steps.tolist()
-    if isinstance(steps, str) or not isinstance(steps, Sequence | Set | range):
+    found = _as_list(steps)
+    if found is None or not all(map(_is_int, found)):
         raise TypeError(f"steps: got {steps!r}; {takes}")
-    if not all(_is_int(step) for step in steps):
-        raise TypeError(f"steps: got {steps!r}; {takes}")
-    if not steps:
+    if not found:
         raise ValueError(f"steps: got {steps!r}, which names no step; {takes}")
-    return tuple(sorted({int(step) for step in steps}))
+    return tuple(sorted({int(step) for step in found}))
 
 
-def checked_values(
-    key: StateKey,
+def _checked_values(
+    layer: str,
     units: Sequence[int],
     value: Any,
     states: Mapping[str, HiddenStates] | None,
-    *,
     count: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """Values ``(1 or batch, 1 or step, unit)`` of a clamp, and the lengths of donors, if any.
-
-    ``count`` is the number of units of the layer.
-
-    Raises:
-        TypeError: If the value is none of those known.
-        ValueError: If a tensor is of a wrong shape, or recorded states are needed and not there.
-    """
+    """Values and donors of a ``Clamp``, for a layer with ``count`` units."""
     if isinstance(value, str):
-        return _named_values(key, units, value, states, count)
+        return _named_values(layer, units, value, states, count)
     if isinstance(value, Tensor):
         if value.is_complex() or not bool(value.isfinite().all()):
             raise ValueError(
-                f"value: got a tensor with complex, infinite or NaN values for {str(key)!r}; it "
+                f"value: got a tensor with complex, infinite or NaN values for {layer!r}; it "
                 "takes finite real ones"
             )
         wrong = value.dim() > 0 and (value.shape[-1] != len(units) or value.numel() == 0)
         if value.dim() > 3 or wrong:
             raise ValueError(
-                f"value: got shape {tuple(value.shape)} for {len(units)} units of {str(key)!r}; it "
+                f"value: got shape {tuple(value.shape)} for {len(units)} units of {layer!r}; it "
                 f"takes a tensor (), ({len(units)},), (step, {len(units)}) or "
                 f"(batch, step, {len(units)})"
             )
         leading = (1,) * (3 - max(value.dim(), 1))
         return value.expand(*leading, *value.shape[:-1], len(units)), None
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"value: got {value!r}; it takes a number, a tensor, or one of "
-            f"{', '.join(map(repr, get_args(Value)))}"
-        )
+        raise TypeError(f"value: got {value!r}; {_TAKES_VALUES}")
     if not math.isfinite(value):
         raise ValueError(f"value: got {value}; it takes a finite number")
     return torch.full((1, 1, len(units)), float(value), dtype=torch.float64), None
 
 
 def _named_values(
-    key: StateKey,
+    layer: str,
     units: Sequence[int],
     value: str,
     states: Mapping[str, HiddenStates] | None,
     count: int,
 ) -> tuple[Tensor, Tensor | None]:
     if value not in get_args(Value):
-        raise ValueError(
-            f"value: got {value!r}; it takes a number, a tensor, or one of "
-            f"{', '.join(map(repr, get_args(Value)))}"
-        )
+        raise ValueError(f"value: got {value!r}; {_TAKES_VALUES}")
     if value == "zero":
         return torch.zeros(1, 1, len(units), dtype=torch.float64), None
-    if states is None or str(key) not in states:
+    if states is None or layer not in states:
         raise ValueError(
-            f"states: {value!r} takes recorded states of {str(key)!r}, and there are "
-            f"{'none' if not states else 'only ' + ', '.join(map(repr, states))}; record them with "
+            f"states: {value!r} takes recorded states of {layer!r}, and there are "
+            f"{f'only {_listed(states)}' if states else 'none'}; record them with "
             "HiddenStateRecorder (layers='all', states=('hidden', 'cell') for all there are) and "
             "give states=recorder.states"
         )
-    recorded = states[str(key)]
-    recorded.check_finite(str(key))
+    recorded = states[layer]
+    recorded.check_finite(layer)
     if not recorded.values.is_floating_point():
         raise ValueError(
-            f"states: those of {str(key)!r} are {recorded.values.dtype}, codes of states; "
-            f"{value!r} takes the states themselves"
+            f"states: those of {layer!r} are {recorded.values.dtype}, codes that stand for "
+            f"states; {value!r} takes the recorded states themselves"
         )
     if recorded.values.shape[-1] != count:
         raise ValueError(
-            f"states: those of {str(key)!r} have {recorded.values.shape[-1]} units, and the layer "
+            f"states: those of {layer!r} have {recorded.values.shape[-1]} units, and the layer "
             f"has {count}; record them with the same model"
         )
     chosen, valid = recorded.values[..., list(units)].detach(), recorded.valid
@@ -229,5 +189,20 @@ def _named_values(
     return total / number.clamp(min=1), None
 
 
+def _as_list(given: Any) -> list[Any] | None:
+    """A number, list, set, range, array or tensor as a list; None for anything else."""
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if _is_int(given):
+        return [given]
+    if isinstance(given, str) or not isinstance(given, Sequence | Set):
+        return None
+    return list(given)
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from lightning_relay.recurrent.layers import hidden_units
 from lightning_relay.recurrent.replay import KERNELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from lightning_relay.knockout.weights import LayerWeights
 
@@ -27,10 +27,10 @@ class ModuleCall:
     Attributes:
         module: The module.
         inputs: ``(batch, step, channel)``, or the data of a packed sequence.
-        batch_sizes: Of a packed sequence; None for a tensor.
-        initial: h_0 and, for an LSTM, c_0, ``(layer and direction, batch, unit)``, in the order of
-            the packing.
-        order: Where each packed sequence stands in the batch; None where they were not sorted.
+        batch_sizes: Number of sequences at each step of a packed sequence; None for a tensor.
+        initial: h_0 and, for an LSTM, c_0, ``(layer and direction, batch, unit)``. The sequences
+            are in the order of the packing.
+        order: Index in the batch of each packed sequence; None if the packing did not sort them.
     """
 
     module: nn.RNNBase
@@ -38,11 +38,6 @@ class ModuleCall:
     batch_sizes: Tensor | None
     initial: tuple[Tensor, ...]
     order: Tensor | None = None
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """Weights and biases as they are now, in PyTorch's order."""
-        return [weight for layer in self.module.all_weights for weight in layer]
 
     @property
     def steps(self) -> int:
@@ -60,6 +55,10 @@ class ModuleCall:
             return lengths
         return torch.empty_like(lengths).index_copy_(0, self.order.cpu(), lengths)
 
+    def part(self, first: int, last: int, initial: tuple[Tensor, ...]) -> ModuleCall:
+        """The same call on some steps of its tensor, from other initial states."""
+        return ModuleCall(self.module, self.inputs[:, first:last], None, initial)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -73,55 +72,40 @@ class Result:
     output: Tensor
     final: tuple[Tensor, ...]
 
+    def followed_by(self, later: Result) -> Result:
+        """This result and that of the steps after it, as one; not for packed sequences."""
+        return Result(torch.cat([self.output, later.output], 1), later.final)
 
-def is_ordinary(module: nn.RNNBase, inputs: Any, state: Any) -> bool:
-    """Whether a module takes such inputs, and there is something in them to hold.
 
-    Of others its own forward has something to say.
+def as_call(module: nn.RNNBase, inputs: Any, state: Any) -> ModuleCall | None:
+    """A call in the layout of ``ModuleCall``; None where only the module's own forward knows.
+
+    That is so for arguments of a wrong type or number of dimensions, and for empty inputs. For
+    wrong sizes this raises what the module raises.
     """
-    if isinstance(inputs, PackedSequence):
-        dims = 3
-    elif isinstance(inputs, Tensor) and inputs.dim() in (2, 3) and inputs.numel():
-        dims = inputs.dim()
-    else:
-        return False
-    if state is None:
-        return True
     lstm = module.mode == "LSTM"
-    parts = state if lstm else (state,)
-    return (
-        isinstance(parts, tuple)
-        and len(parts) == 1 + lstm
-        and all(isinstance(part, Tensor) and part.dim() == dims for part in parts)
-    )
-
-
-def as_call(
-    module: nn.RNNBase,
-    inputs: Tensor | PackedSequence,
-    state: Tensor | tuple[Tensor, Tensor] | None,
-) -> ModuleCall:
-    """A call of a module in the layout of ``ModuleCall``.
-
-    Raises:
-        RuntimeError: As the module itself, where inputs or states have a wrong shape.
-    """
+    order = None
     if isinstance(inputs, PackedSequence):
-        data, sizes = inputs.data, inputs.batch_sizes
-        batch = int(sizes[0])
+        data, sizes, order = inputs.data, inputs.batch_sizes, inputs.sorted_indices
+        batch, dims = int(sizes[0]), 3
+    elif isinstance(inputs, Tensor) and inputs.dim() in (2, 3) and inputs.numel():
+        dims, sizes = inputs.dim(), None
+        data = inputs if dims == 3 else inputs.unsqueeze(0 if module.batch_first else 1)
+        batch = data.shape[0 if module.batch_first else 1]
     else:
-        data = inputs if inputs.dim() == 3 else inputs.unsqueeze(0 if module.batch_first else 1)
-        sizes, batch = None, data.shape[0 if module.batch_first else 1]
+        return None
     if state is None:
         rows = module.num_layers * (1 + module.bidirectional)
-        widths = [hidden_units(module)] + [module.hidden_size] * (module.mode == "LSTM")
+        widths = [hidden_units(module)] + [module.hidden_size] * lstm
         initial = tuple(data.new_zeros(rows, batch, width) for width in widths)
     else:
-        parts = (state,) if isinstance(state, Tensor) else state
-        initial = tuple(part if part.dim() == 3 else part.unsqueeze(1) for part in parts)
-    given = initial if module.mode == "LSTM" else initial[0]
-    module.check_forward_args(data, cast("Tensor", given), sizes)
-    order = inputs.sorted_indices if isinstance(inputs, PackedSequence) else None
+        parts = state if lstm else (state,)
+        if not isinstance(parts, tuple) or len(parts) != 1 + lstm:
+            return None
+        if not all(isinstance(part, Tensor) and part.dim() == dims for part in parts):
+            return None
+        initial = tuple(part if dims == 3 else part.unsqueeze(1) for part in parts)
+    module.check_forward_args(data, cast("Tensor", initial if lstm else initial[0]), sizes)
     if order is not None:
         initial = tuple(part.index_select(1, order) for part in initial)
     if sizes is None and not module.batch_first:
@@ -149,55 +133,46 @@ def in_layout(
 
 
 def run_kernel(
-    mode: str,
+    layers: Sequence[LayerWeights],
     inputs: Tensor,
     batch_sizes: Tensor | None,
     initial: tuple[Tensor, ...],
-    layers: Sequence[LayerWeights],
     bidirectional: bool = False,
 ) -> Result:
-    """PyTorch's kernel of one or several layers."""
+    """PyTorch's kernel with the weights of one or several layers."""
     has_biases = any(weights.input_bias is not None for weights in layers)
     flat: list[Tensor] = []
     for weights in layers:
         biases = weights.biases if has_biases else ()
         projection = () if weights.projection is None else (weights.projection,)
         flat += [weights.of_input, weights.of_state, *biases, *projection]
+    mode = layers[0].mode
     hx = initial if mode == "LSTM" else initial[0]
-    run = KERNELS[mode]
-    depth = len(layers) // (1 + bidirectional)
-    options = (has_biases, depth, 0.0, False, bidirectional)
-    with _scattered_weights(inputs):
+    options = (has_biases, len(layers) // (1 + bidirectional), 0.0, False, bidirectional)
+    with warnings.catch_warnings() if inputs.is_cuda else nullcontext():
+        if inputs.is_cuda:  # weights that live for one call need not be in one piece of memory
+            words = "RNN module weights are not part of single contiguous"
+            warnings.filterwarnings("ignore", words)
         if batch_sizes is None:
-            output, *final = run(inputs, hx, flat, *options, True)
+            output, *final = KERNELS[mode](inputs, hx, flat, *options, True)
         else:
-            output, *final = run(inputs, batch_sizes, hx, flat, *options)
+            output, *final = KERNELS[mode](inputs, batch_sizes, hx, flat, *options)
     return Result(output, tuple(final))
 
 
-@contextmanager
-def _scattered_weights(inputs: Tensor) -> Iterator[None]:
-    """Without the advice to put weights into one piece of memory: these live for one call."""
-    if not inputs.is_cuda:
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
-        yield
+def by_step(inputs: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, list[int]]:
+    """Inputs ``(step, batch, channel)``, 0 in padding, and the number of sequences at each step."""
+    if batch_sizes is None:
+        return inputs.transpose(0, 1), [len(inputs)] * inputs.shape[1]
+    sizes = batch_sizes.tolist()
+    parts = inputs.split(sizes)
+    rows = [nn.functional.pad(part, (0, 0, 0, sizes[0] - len(part))) for part in parts]
+    return torch.stack(rows), sizes
 
 
-def unpacked(data: Tensor, batch_sizes: Sequence[int]) -> Tensor:
-    """The data of a packed sequence as ``(step, batch, …)``, 0 in padding."""
-    rows = batch_sizes[0]
-    return torch.stack(
-        [
-            nn.functional.pad(part, (0, 0, 0, rows - len(part)))
-            for part in data.split(list(batch_sizes))
-        ]
-    )
-
-
-def packed(states: Tensor, batch_sizes: Sequence[int]) -> Tensor:
-    """The data of a packed sequence of states ``(batch, step, …)``."""
-    by_step = zip(states.unbind(1), batch_sizes, strict=True)
+def by_sequence(states: Tensor, batch_sizes: Tensor | None) -> Tensor:
+    """States ``(batch, step, unit)``, or of a packed sequence their data."""
+    if batch_sizes is None:
+        return states
+    by_step = zip(states.unbind(1), batch_sizes.tolist(), strict=True)
     return torch.cat([part[:size] for part, size in by_step])

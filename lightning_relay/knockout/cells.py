@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay.knockout.clamps import Clamp
-from lightning_relay.knockout.held import Held, held_states
+from lightning_relay.knockout.held import Held
 from lightning_relay.knockout.holding import HoldingModule, check_evaluated
 from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import TransientHook, is_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 class HoldingCell(HoldingModule):
@@ -28,26 +28,24 @@ class HoldingCell(HoldingModule):
         super().__init__(name, module)
         self.clamps: list[Clamp] = []
         self.passes = 0
-        self._position = -1
         self.continuation = Continuation()
-        self._fixed: dict[int, Clamp] = {}
+        self._position = -1
+        self._drawn: dict[int, Clamp] = {}
         self._held: dict[bool, Held] = {}
 
-    def add(self, clamps: Sequence[Clamp]) -> None:
-        """Hold more."""
-        for clamp in clamps:
-            if clamp.counts_from_end:
-                raise ValueError(
-                    f"steps: got negative ones for {self.name!r}, which is called once for every "
-                    "step, so that the end of a sequence is not known; it takes steps from 0"
-                )
-        self.clamps += clamps
+    def set_clamps(self, clamps: Sequence[Clamp]) -> None:
+        """Hold what these say from now on."""
+        if any(clamp.counts_from_end for clamp in clamps):
+            raise ValueError(
+                f"steps: got negative ones for {self.name!r}, which is called once for every "
+                "step, so that the end of a sequence is not known; it takes steps from 0"
+            )
+        self.clamps = list(clamps)
         self._held = {}
 
-    def remove(self, clamps: Sequence[Clamp]) -> None:
-        """Hold these no longer."""
-        self.clamps = [one for one in self.clamps if one not in clamps]
-        self._held = {}
+    def begin(self, *_: Any) -> None:
+        """A forward pass of the model begins: the next step belongs to other sequences."""
+        self.continuation.begin()
 
     def before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -63,16 +61,11 @@ class HoldingCell(HoldingModule):
         if is_held:
             return args, dict(kwargs)
         if given is None:
-            zeros = rows.new_zeros(len(rows), self.module.hidden_size)
+            zeros = rows.new_zeros(*inputs.shape[:-1], self.module.hidden_size)
             given = (zeros, zeros) if isinstance(module, nn.LSTMCell) else zeros
-            given = _like_input(given, inputs)
         parts = list(given) if isinstance(given, tuple) else [given]
         for cell, held in before.items():
-            if self._position:
-                parts[cell] = _replaced(parts[cell], held)
-            else:
-                initial = parts[cell].view(len(rows), -1)
-                parts[cell] = held.hold_initial(initial).view_as(parts[cell])
+            parts[cell] = _replaced(parts[cell], held, 0 if starts else 1)
         state = tuple(parts) if isinstance(given, tuple) else parts[0]
         if "input" in kwargs or len(args) < 2:
             return args[:1], {**kwargs, "hx": state}
@@ -84,52 +77,51 @@ class HoldingCell(HoldingModule):
         """Hold the state that a step gives."""
         parts = list(output) if isinstance(output, tuple) else [output]
         if True in self._held:
-            held_cell = _replaced(parts[1], self._held[True])
+            held_cell = _replaced(parts[1], self._held[True], 1)
             if held_cell is not parts[1]:
                 parts = [self._shown(args, kwargs).to(held_cell) * held_cell.tanh(), held_cell]
         if False in self._held:
-            parts[0] = _replaced(parts[0], self._held[False])
+            parts[0] = _replaced(parts[0], self._held[False], 1)
         self.calls += 1
         self.longest = max(self.longest, self._position + 1)
         self.continuation.remember(tuple(parts))
         return tuple(parts) if isinstance(output, tuple) else parts[0]
 
     def _count(self, starts: bool, rows: Tensor) -> dict[bool, Held]:
-        """Find the position of this step and what is held at it; gives what is held before it."""
+        """What is held before this step; finds its position and what is held at it."""
         self._position = 0 if starts else self._position + 1
         before = self._held
         if starts:
-            self._fixed = {}
+            self._drawn = {}
             self.passes += 1
         if starts or not before or not all(clamp.constant for clamp in self.clamps):
             self._held = self._held_now(rows)
         return self._held if starts else before
 
     def _held_now(self, rows: Tensor) -> dict[bool, Held]:
-        lengths = torch.full((len(rows),), 1)
         held = {}
         for cell in (False, True):
             own = [clamp for clamp in self.clamps if clamp.key.cell == cell]
             if own:
-                held[cell] = held_states(
-                    [self._drawn(clamp, len(rows)) for clamp in own],
+                held[cell] = Held.of(
+                    [self._with_values(clamp, len(rows)) for clamp in own],
                     0,
                     units=self.module.hidden_size,
-                    lengths=lengths,
+                    lengths=torch.full((len(rows),), 1),
                     offset=self._position,
                     like=rows.detach().to(self.module.weight_hh.dtype),
                 )
         return held
 
-    def _drawn(self, clamp: Clamp, rows: int) -> Clamp:
-        """A clamp whose values are drawn, once for each pass, from the longest sequences."""
+    def _with_values(self, clamp: Clamp, rows: int) -> Clamp:
+        """A clamp with its values; they are drawn once a pass, among the longest sequences."""
         if clamp.donors is None:
             return clamp
-        if id(clamp) not in self._fixed:
+        if id(clamp) not in self._drawn:
             longest = int(clamp.donors.max())
             values = clamp.at(torch.full((rows,), longest), longest, self.passes - 1)
-            self._fixed[id(clamp)] = Clamp(clamp.key, clamp.units, values, clamp.steps)
-        return self._fixed[id(clamp)]
+            self._drawn[id(clamp)] = Clamp(clamp.key, clamp.units, values, clamp.steps)
+        return self._drawn[id(clamp)]
 
     def _shown(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The output gate of an LSTM's step."""
@@ -145,77 +137,41 @@ class HoldingCell(HoldingModule):
 
 @contextmanager
 def hold_cell(
-    model: nn.Module,
-    name: str,
-    module: nn.RNNCellBase,
-    clamps: Sequence[Clamp],
-    drawn: int = 0,
+    model: nn.Module, name: str, module: nn.RNNCellBase, clamps: Sequence[Clamp], drawn: int = 0
 ) -> Iterator[HoldingCell]:
-    """Hold what the clamps say inside the block, with so many draws before."""
-    set_before = [
-        hook.held for hook in module._forward_pre_hooks.values() if isinstance(hook, _Before)
-    ]
-    held = set_before[0] if set_before else HoldingCell(name, module)
+    """Hold what the clamps say inside the block; ``drawn`` is the number of draws before it."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _Hook)]
+    held = hooks[0].held if hooks else HoldingCell(name, module)
     own = [replace(clamp, begun=held.passes - drawn) for clamp in clamps]
-    held.add(own)
+    held.set_clamps([*held.clamps, *own])
     compiled = is_compiled(model)
     with ExitStack() as undo:
-        undo.callback(held.remove, own)
-        if not set_before:
-            handles = [
-                module.register_forward_pre_hook(_Before(held, compiled), with_kwargs=True),
-                module.register_forward_hook(
-                    _After(held, compiled), with_kwargs=True, prepend=True
-                ),
-            ]
-            for handle in handles:
-                undo.callback(handle.remove)
+        undo.callback(lambda: held.set_clamps([one for one in held.clamps if one not in own]))
+        if not hooks:
+            before, after = (_Hook(held, hold, compiled) for hold in (held.before, held.after))
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+            undo.callback(handle.remove)
+            handle = module.register_forward_hook(after, with_kwargs=True, prepend=True)
+            undo.callback(handle.remove)
         if getattr(model, "_orig_mod", model) is not module:
-            undo.callback(model.register_forward_pre_hook(_NewPass(held)).remove)
+            handle = model.register_forward_pre_hook(_Hook(held, held.begin))
+            undo.callback(handle.remove)
         yield held
 
 
-class _Before(TransientHook):
-    """Forward pre-hook of a cell; it is never compiled itself."""
+class _Hook(TransientHook):
+    """Hook that holds states; inside a compiled model it runs uncompiled."""
 
-    def __init__(self, held: HoldingCell, compiled: bool) -> None:
+    def __init__(self, held: HoldingCell, hold: Callable[..., Any], compiled: bool = False) -> None:
         self.held = held
-        self._hold = torch.compiler.disable(held.before) if compiled else held.before
+        self._hold = torch.compiler.disable(hold) if compiled else hold
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._hold(module, args, kwargs)
-
-
-class _After(TransientHook):
-    """Forward hook of a cell, before all others; it is never compiled itself."""
-
-    def __init__(self, held: HoldingCell, compiled: bool) -> None:
-        self._hold = torch.compiler.disable(held.after) if compiled else held.after
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> Any:
-        return self._hold(module, args, kwargs, output)
+    def __call__(self, *args: Any) -> Any:
+        return self._hold(*args)
 
 
-class _NewPass(TransientHook):
-    """Forward pre-hook of the model: what comes now belongs to other sequences."""
-
-    def __init__(self, held: HoldingCell) -> None:
-        self._held = held
-
-    def __call__(self, _module: nn.Module, _args: Any) -> None:
-        self._held.continuation.begin()
-
-
-def _replaced(states: Tensor, held: Held) -> Tensor:
+def _replaced(states: Tensor, held: Held, entry: int) -> Tensor:
+    """States ``(batch, unit)`` or ``(unit,)`` held as an entry of ``Held``; the same if none is."""
     rows = states if states.dim() == 2 else states.unsqueeze(0)
-    replaced = held.hold(rows.unsqueeze(1), 0, 1).squeeze(1)
+    replaced = held.hold_one(rows, entry)
     return states if replaced.data_ptr() == states.data_ptr() else replaced.view_as(states)
-
-
-def _like_input(state: Any, inputs: Tensor) -> Any:
-    """A state ``(1, unit)`` without its first dimension, where the input has none."""
-    if inputs.dim() == 2:
-        return state
-    return tuple(part[0] for part in state) if isinstance(state, tuple) else state[0]

@@ -1,4 +1,4 @@
-"""What was asked: which units are held, at which values and at which steps."""
+"""Clamps: which units are held, at which values and at which steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 Place = tuple[int, bool, bool]
-"""Layer, backward direction, cell state."""
+"""Layer, whether it is the backward direction, and whether its cell states are meant."""
 
 _DRAWS = 1_000_003
-"""Seeds of draws are so far apart from one seed of the user to the next."""
+"""Distance between the generator seeds of two successive user seeds; each draw adds one."""
 
 Steps = slice | tuple[int, ...] | None
 """Positions in the sequence; None for all, and for the initial state."""
@@ -29,15 +29,15 @@ class Clamp:
     """Units of one layer that are held.
 
     Attributes:
-        key: Whose units.
+        key: Layer of the units.
         units: Indices of the units.
-        values: What they are held at, ``(1 or batch, 1 or step, unit)``, the units in the order of
-            ``units``; for donors, recorded states ``(sequence, step, unit)`` to draw from.
-        steps: At which positions.
-        donors: Lengths of the sequences to draw from, int64 ``(sequence,)``; None where the values
-            are given.
+        values: Values ``(1 or batch, 1 or step, unit)``, the units in the order of ``units``; for
+            donors, recorded states ``(sequence, step, unit)`` to draw from.
+        steps: Positions at which the units are held.
+        donors: Lengths of the sequences to draw from, int64 ``(sequence,)``; None if the values are
+            given.
         seed: Seed of the draw.
-        begun: Number of calls that the module had before, from which draws are counted.
+        begun: Number of earlier calls of the module; draws are counted from there.
     """
 
     key: StateKey
@@ -49,19 +49,14 @@ class Clamp:
     begun: int = 0
 
     def at(self, lengths: Tensor, steps: int, call: int) -> Tensor:
-        """The values for a call, ``(1 or batch, 1 or step, unit)``.
+        """Values ``(1 or batch, 1 or step, unit)`` for the first steps of a call.
 
-        Args:
-            lengths: Lengths of the sequences of the call, int64 ``(batch,)``.
-            steps: Number of steps that are needed.
-            call: Number of calls that the module had before; donors are drawn anew in each.
-
-        Raises:
-            ValueError: If the values are for other sequences, or no donor is long enough.
+        ``lengths`` are those of the sequences of the call, int64 ``(batch,)``. ``call`` is the
+        number of calls of the module before this one: every call draws donors anew.
         """
         values = self.values
         if self.donors is not None:
-            return values[self._drawn(lengths, call - self.begun), :steps]
+            return values[self._drawn(self.donors, lengths, call - self.begun), :steps]
         if values.shape[0] not in (1, len(lengths)):
             raise ValueError(
                 f"value: got values for {values.shape[0]} sequences of {str(self.key)!r}, which "
@@ -76,45 +71,40 @@ class Clamp:
             )
         return values[:, :steps]
 
-    def _drawn(self, lengths: Tensor, draw: int) -> Tensor:
-        assert self.donors is not None
+    def _drawn(self, donors: Tensor, lengths: Tensor, draw: int) -> Tensor:
+        """For each sequence the index of a recorded one that is at least as long."""
         generator = torch.Generator().manual_seed((self.seed * _DRAWS + draw) % 2**32)
-        by_length = self.donors.argsort(descending=True)
-        long_enough = (self.donors >= lengths.cpu().unsqueeze(1)).sum(1)
+        long_enough = (donors >= lengths.cpu().unsqueeze(1)).sum(1)
         if bool((long_enough == 0).any()):
             raise TooShortError(
                 f"states: the longest recorded sequence of {str(self.key)!r} has "
-                f"{int(self.donors.max())} steps, and a sequence of the call has "
+                f"{int(donors.max())} steps, and a sequence of the call has "
                 f"{int(lengths.max())}; 'resample' takes recorded sequences at least as long"
             )
         drawn = torch.rand(len(lengths), generator=generator, dtype=torch.float64) * long_enough
-        return by_length[drawn.long()].to(self.values.device)
+        return donors.argsort(descending=True)[drawn.long()].to(self.values.device)
 
     @property
     def place(self) -> Place:
-        """Whose units, within the module."""
+        """Where in its module the units are."""
         return self.key.layer, self.key.reverse, self.key.cell
 
     @property
     def counts_from_end(self) -> bool:
-        """Whether its steps are counted from the end of a sequence."""
-        steps = self.steps
-        named = (steps.start, steps.stop) if isinstance(steps, slice) else steps or ()
-        return any(step is not None and step < 0 for step in named)
+        """Whether a step is counted from the end of a sequence."""
+        return any(step < 0 for step in _named(self.steps))
 
     @property
     def constant(self) -> bool:
-        """Whether the units are held at one value each, in all sequences and always."""
+        """Whether each unit is held at one value, in all sequences and always."""
         given = self.steps is None and self.donors is None
         return given and self.values.shape[:2] == (1, 1)
 
 
 def step_mask(steps: Steps, lengths: Tensor) -> Tensor:
-    """Which positions are meant, bool ``(1 or batch, step)``; one row if it is the same for all.
+    """Which positions are meant, bool ``(1 or batch, step)``; one row if all rows are the same.
 
-    Args:
-        steps: Positions; negative ones count back from the end of each sequence.
-        lengths: Lengths of the sequences, int64 ``(batch,)``.
+    Negative steps count back from the end of each sequence; ``lengths`` are int64 ``(batch,)``.
     """
     longest = int(lengths.max())
     if steps is None:
@@ -128,35 +118,38 @@ def step_mask(steps: Steps, lengths: Tensor) -> Tensor:
 
 
 def check_within(steps: Steps, length: int) -> None:
-    """Raise a StepError if a position lies outside the longest sequence, or none is named."""
-    named = (steps.start, steps.stop) if isinstance(steps, slice) else steps or ()
-    for step in named:
+    """Raise a StepError if a position lies outside the longest sequence, or there is none."""
+    if steps is None:
+        return
+    got = ", ".join(map(str, _named(steps)))
+    if isinstance(steps, slice):
+        parts = (steps.start, steps.stop, steps.step)
+        got = f"slice({', '.join(map(repr, parts[: 2 if steps.step is None else 3]))})"
+    for step in _named(steps):
         end = length if isinstance(steps, slice) and step == steps.stop else length - 1
-        if step is not None and not -length <= step <= end:
+        if not -length <= step <= end:
             raise StepError(
-                f"steps: got {describe(steps)}, but the longest sequence has {length} steps; it "
-                f"takes positions from 0 to {length - 1}, or -1 to {-length} from the end of each "
+                f"steps: got {got}, but the longest sequence has {length} steps; it takes "
+                f"positions from 0 to {length - 1}, or -1 to {-length} from the end of each "
                 "sequence"
             )
-    if steps is not None and not bool(_positions(steps, length).any()):
+    if not bool(_positions(steps, length).any()):
         raise StepError(
-            f"steps: got {describe(steps)}, which names none of the {length} steps of the longest "
-            "sequence"
+            f"steps: got {got}, which names none of the {length} steps of the longest sequence; it "
+            "takes at least one of them"
         )
 
 
-def describe(steps: Steps) -> str:
-    """Steps in words."""
-    if isinstance(steps, slice):
-        parts = [steps.start, steps.stop] + [steps.step] * (steps.step is not None)
-        return "slice(" + ", ".join(repr(part) for part in parts) + ")"
-    return "all steps" if steps is None else ", ".join(map(str, steps))
+def _named(steps: Steps) -> list[int]:
+    """Positions that are named: for a slice where it starts and stops."""
+    named = (steps.start, steps.stop) if isinstance(steps, slice) else steps or ()
+    return [step for step in named if step is not None]
 
 
-def _positions(steps: Steps, length: int) -> Tensor:
+def _positions(steps: slice | tuple[int, ...], length: int) -> Tensor:
     mask = torch.zeros(length, dtype=torch.bool)
     if isinstance(steps, slice):
         mask[list(range(*steps.indices(length)))] = True
     else:
-        mask[[step for step in steps or () if -length <= step < length]] = True
+        mask[[step for step in steps if -length <= step < length]] = True
     return mask

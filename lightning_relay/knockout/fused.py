@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout, is_ordinary
-from lightning_relay.knockout.held import Held, HeldAlways, held_states
+from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout
+from lightning_relay.knockout.held import Held, HeldAlways
 from lightning_relay.knockout.holding import HoldingModule, check_evaluated
-from lightning_relay.knockout.running import run_clamped
+from lightning_relay.knockout.running import Holds, run_clamped
 from lightning_relay.recurrent.continuation import Continuation
 from lightning_relay.recurrent.hooks import TransientForward
 
@@ -23,14 +24,11 @@ if TYPE_CHECKING:
 
 
 class Clamps:
-    """All that is asked of a module.
-
-    Args:
-        clamps: The clamps; a later one wins.
+    """All clamps of a module; a later one wins.
 
     Attributes:
-        all: The same.
-        constant: Whether all hold always, at one value for each unit.
+        all: The clamps.
+        constant: Whether each holds its units always, at one value for each unit.
     """
 
     def __init__(self, clamps: Sequence[Clamp]) -> None:
@@ -39,46 +37,31 @@ class Clamps:
         self._by_place: dict[Place, list[Clamp]] = {}
         for clamp in clamps:
             self._by_place.setdefault(clamp.place, []).append(clamp)
-        self._always: dict[Place, HeldAlways] | None = None
 
-    def in_call(
-        self, call: ModuleCall, number: int, offset: int = 0
-    ) -> dict[Place, Held] | dict[Place, HeldAlways]:
-        """What is held in each layer and direction during a call."""
-        return self.always() if self.constant else self.step_by_step(call, number, offset)
+    def in_call(self, call: ModuleCall, number: int, offset: int = 0) -> Holds:
+        """What is held in a call, given the number of calls before it and its first position."""
+        return self.always if self.constant else self.step_by_step(call, number, offset)
 
+    @cached_property
     def always(self) -> dict[Place, HeldAlways]:
-        """What is held always, where all clamps are constant."""
-        if self._always is None:
-            self._always = {place: HeldAlways.of(own) for place, own in self._by_place.items()}
-        return self._always
+        """What is held always, if all clamps are constant."""
+        return {place: HeldAlways.of(own) for place, own in self._by_place.items()}
 
     def step_by_step(self, call: ModuleCall, number: int, offset: int = 0) -> dict[Place, Held]:
-        """What is held at each step of a call.
-
-        Args:
-            call: The call.
-            number: Number of calls of the module before it.
-            offset: Position of its first step in the sequence.
-        """
+        """What is held at each step of a call."""
         lengths = call.lengths
-        held = {}
+        found = {}
         for place, own in self._by_place.items():
-            states = call.initial[place[2]]
-            part = held_states(
-                own,
-                number,
-                units=states.shape[-1],
-                lengths=lengths,
-                offset=offset,
-                like=states,
+            like = call.initial[place[2]]
+            held = Held.of(
+                own, number, units=like.shape[-1], lengths=lengths, offset=offset, like=like
             )
-            held[place] = part if call.order is None else part.reordered(call.order)
-        return held
+            found[place] = held if call.order is None else held.reordered(call.order)
+        return found
 
 
 class FusedForward(HoldingModule, TransientForward):
-    """The forward of nn.RNN, nn.GRU or nn.LSTM with states held; stands on the instance."""
+    """Stands on an nn.RNN, nn.GRU or nn.LSTM in place of its forward, and holds states."""
 
     module: nn.RNNBase
 
@@ -93,15 +76,16 @@ class FusedForward(HoldingModule, TransientForward):
         input: Tensor | PackedSequence,
         hx: Tensor | tuple[Tensor, Tensor] | None = None,
     ) -> Any:
-        """Output and final state, as the module's own forward gives them."""
+        """Output and final state, as the module's own forward returns them."""
         module = self.module
-        if not is_ordinary(module, input, hx):
+        call = as_call(module, input, hx)
+        if call is None:
             return type(module).forward(module, input, hx)
         check_evaluated(self.name, module)
-        call = as_call(module, input, hx)
         goes_on = self.continuation.goes_on(hx)
+        if goes_on:
+            self._check_needs_no_ends()
         offset = self._position if goes_on else 0
-        self._check_goes_on(goes_on)
         output, final = in_layout(self._run(call, offset), module, input)
         self.calls += 1
         self._position = offset + call.steps
@@ -113,15 +97,15 @@ class FusedForward(HoldingModule, TransientForward):
     def _run(self, call: ModuleCall, offset: int) -> Result:
         return run_clamped(call, self.clamps.in_call(call, self.calls, offset))
 
-    def _check_goes_on(self, goes_on: bool) -> None:
-        if not goes_on:
-            return
+    def _check_needs_no_ends(self) -> None:
         for clamp in self.clamps.all:
             if clamp.donors is not None or clamp.counts_from_end:
-                what = "value: 'resample'" if clamp.donors is not None else "steps: negative ones"
+                got, other = "steps: got negative ones", "steps from 0"
+                if clamp.donors is not None:
+                    got, other = "value: got 'resample'", "another value"
                 raise ValueError(
-                    f"{what} cannot be had of {self.name!r}, which is called on sequences in "
-                    "pieces, so that their ends are not known"
+                    f"{got} for {self.name!r}, which is called on pieces of sequences, so that "
+                    f"their ends are not known; call it on whole sequences, or give {other}"
                 )
 
 

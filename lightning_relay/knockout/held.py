@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 
 
 class HeldAlways:
-    """Units of one layer and direction that are held at one value each, always.
+    """Units of one layer and direction that are always held, each at one value.
 
-    Args:
-        units: Indices of the units, int64 ``(unit,)``, on the CPU.
-        values: Their values, ``(unit,)``.
-
-    Attributes:
-        zero: Whether all values are 0.
+    Units and values are ``(unit,)``, the units int64 on the CPU. ``zero`` tells whether all values
+    are 0.
     """
 
     def __init__(self, units: Tensor, values: Tensor) -> None:
@@ -35,8 +31,8 @@ class HeldAlways:
         self.zero = not bool(values.any())
 
     @classmethod
-    def of(cls, clamps: Sequence[Clamp]) -> HeldAlways:
-        """What constant clamps of one place hold together; a later one wins."""
+    def of(cls, clamps: Sequence[Clamp]) -> Self:
+        """What constant clamps of one layer and direction hold together; a later one wins."""
         values = {
             unit: clamp.values[0, 0, column]
             for clamp in clamps
@@ -45,7 +41,7 @@ class HeldAlways:
         return cls(torch.tensor(list(values)), torch.stack(list(values.values())))
 
     def on(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Units and values on the device, and the values in the dtype, of a tensor."""
+        """Units and values on the device of a tensor, the values in its dtype."""
         kind = (like.device, like.dtype, torch.is_inference_mode_enabled())
         if kind not in self._on:
             self._on[kind] = (self._units.to(like.device), self._values.to(like))
@@ -56,17 +52,52 @@ class HeldAlways:
 class Held:
     """What is held in one layer and direction during one call.
 
+    Along its second axis, entry 0 is the initial state and entry ``step + 1`` that of a step.
+
     Attributes:
-        mask: Which states, bool ``(1 or batch, step, unit)``, on the CPU.
-        values: At what, ``(1 or batch, step, unit)``.
-        initial_mask: Which units of the initial state, bool ``(unit,)``, on the CPU.
-        initial: At what, ``(1 or batch, unit)``.
+        mask: Which states, bool ``(1 or batch, 1 + step, unit)``, on the CPU.
+        values: Their values, ``(1 or batch, 1 + step, unit)``.
     """
 
     mask: Tensor
     values: Tensor
-    initial_mask: Tensor
-    initial: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        clamps: Sequence[Clamp],
+        call: int,
+        *,
+        units: int,
+        lengths: Tensor,
+        offset: int,
+        like: Tensor,
+    ) -> Self:
+        """What clamps of one layer and direction hold together; a later one wins.
+
+        ``call`` is the number of calls of the module before this one, and ``offset`` the position
+        of its first step in the sequence. ``lengths``, int64 ``(batch,)`` on the CPU, are those of
+        the sequences of the call. ``like`` has the device and dtype of the states.
+        """
+        entries = 1 + int(lengths.max())
+        lengths = lengths + offset
+        mask = torch.zeros(1, entries, units, dtype=torch.bool)
+        values = like.new_zeros(1, entries, units)
+        for clamp in clamps:
+            own = list(clamp.units)
+            at = clamp.at(lengths, offset + entries - 1, call).to(like)
+            at = _with_initial(at, lengths, offset, entries, reverse=clamp.key.reverse)
+            where = step_mask(clamp.steps, lengths)[:, offset:]
+            initial = torch.full((len(where), 1), clamp.steps is None)
+            where = torch.cat([initial, where], 1).unsqueeze(-1)
+            rows = max(len(values), len(at), len(where))
+            if len(values) < rows:
+                values = values.expand(rows, -1, -1).clone()
+            if len(mask) < len(where):
+                mask = mask.expand(len(where), -1, -1).clone()
+            values[..., own] = torch.where(where.to(values.device), at, values[..., own])
+            mask[..., own] |= where
+        return cls(mask, values)
 
     @property
     def shared(self) -> bool:
@@ -74,95 +105,50 @@ class Held:
         return len(self.mask) == 1 and len(self.values) == 1
 
     def flipped(self) -> Held:
-        """In the opposite direction of time."""
-        return Held(self.mask.flip(1), self.values.flip(1), self.initial_mask, self.initial)
+        """The same in the opposite direction of time."""
+        entries = [0, *range(self.mask.shape[1] - 1, 0, -1)]
+        return Held(self.mask[:, entries], self.values[:, entries])
 
     def after(self, step: int) -> Held:
-        """From a step on, with an initial state that is not held."""
-        nothing = torch.zeros_like(self.initial_mask)
-        return Held(self.mask[:, step:], self.values[:, step:], nothing, self.initial)
+        """The same from a step on; its initial state is that of the step before."""
+        return Held(self.mask[:, step:], self.values[:, step:])
 
     def reordered(self, sequences: Tensor) -> Held:
-        """With the sequences in another order, as in packing."""
-        mask, values, initial = (
+        """The same with the sequences in another order, as in packing."""
+        mask, values = (
             part if len(part) == 1 else part[sequences.to(part.device)]
-            for part in (self.mask, self.values, self.initial)
+            for part in (self.mask, self.values)
         )
-        return Held(mask, values, self.initial_mask, initial)
+        return Held(mask, values)
 
-    def hold_initial(self, state: Tensor) -> Tensor:
-        """An initial state ``(batch, unit)`` with its held units at their values."""
-        if not bool(self.initial_mask.any()):
-            return state
-        return torch.where(self.initial_mask.to(state.device), self.initial.to(state), state)
-
-    def hold(self, states: Tensor, first: int, last: int) -> Tensor:
-        """States ``(batch, step, unit)`` of some steps with those held at their values."""
-        mask = self.mask[:, first:last]
+    def hold(self, states: Tensor, first: int) -> Tensor:
+        """States ``(batch, entry, unit)`` from an entry on, with those held at their values."""
+        entries = slice(first, first + states.shape[1])
+        mask = self.mask[:, entries]
         if not bool(mask.any()):
             return states
-        values = self.values[:, first:last].to(states)
+        values = self.values[:, entries].to(states)
         return torch.where(mask.to(states.device), values, states)
 
-
-def held_states(
-    clamps: Sequence[Clamp],
-    call: int,
-    *,
-    units: int,
-    lengths: Tensor,
-    offset: int,
-    like: Tensor,
-) -> Held:
-    """What several clamps of one layer and direction hold together; a later one wins.
-
-    Args:
-        clamps: The clamps.
-        call: Number of calls that the module had before.
-        units: Number of units of the layer.
-        lengths: Lengths of the sequences of the call, int64 ``(batch,)``, on the CPU.
-        offset: Position of the first step of the call in the sequence.
-        like: A tensor of the device and dtype of the states.
-
-    Raises:
-        ValueError: If values are for other sequences.
-    """
-    steps = int(lengths.max())
-    total = lengths + offset
-    mask = torch.zeros(1, steps, units, dtype=torch.bool)
-    values = like.new_zeros(1, steps, units)
-    initial_mask = torch.zeros(units, dtype=torch.bool)
-    initial = like.new_zeros(1, units)
-    for clamp in clamps:
-        own = list(clamp.units)
-        at = clamp.at(total, offset + steps, call).to(like)
-        first = _before_first(at, total, offset, reverse=clamp.key.reverse)
-        at = at[:, offset:] if at.shape[1] > 1 else at.expand(-1, steps, -1)
-        where = step_mask(clamp.steps, total)[:, offset:]
-        batch = max(len(values), len(at), len(where))
-        if len(values) < batch:
-            values = values.expand(batch, -1, -1).clone()
-        if len(mask) < len(where):
-            mask = mask.expand(len(where), -1, -1).clone()
-        everywhere = where.unsqueeze(-1).to(values.device)
-        values[..., own] = torch.where(everywhere, at, values[..., own])
-        mask[..., own] |= where.unsqueeze(-1)
-        if clamp.steps is None:
-            if len(initial) < len(first):
-                initial = initial.expand(len(first), -1).clone()
-            initial[:, own] = first
-            initial_mask[own] = True
-    return Held(mask, values, initial_mask, initial)
+    def hold_one(self, states: Tensor, entry: int) -> Tensor:
+        """States ``(batch, unit)`` of one entry, with those held at their values."""
+        return self.hold(states.unsqueeze(1), entry).squeeze(1)
 
 
-def _before_first(values: Tensor, lengths: Tensor, offset: int, *, reverse: bool) -> Tensor:
-    """Values ``(1 or batch, unit)`` of the state that the first computed step of a call reads.
+def _with_initial(
+    values: Tensor, lengths: Tensor, offset: int, entries: int, *, reverse: bool
+) -> Tensor:
+    """Values ``(1 or batch, entry, unit)`` of a call that begins at a position in the sequence.
 
     The initial state is held as the step that the layer computes first.
     """
     if values.shape[1] == 1:
-        return values[:, 0]
+        return values.expand(-1, entries, -1)
     if not reverse:
-        return values[:, max(offset - 1, 0)]
-    sequences = torch.arange(len(lengths), device=values.device)
-    return values.expand(len(lengths), -1, -1)[sequences, lengths.to(values.device) - 1]
+        initial = values[:, max(offset - 1, 0)]
+    else:
+        if len(lengths.unique()) > 1:
+            values = values.expand(len(lengths), -1, -1)
+        rows = torch.arange(len(values), device=values.device)
+        initial = values[rows, lengths[: len(values)].to(values.device) - 1]
+    return torch.cat([initial.unsqueeze(1), values[:, offset:]], 1)

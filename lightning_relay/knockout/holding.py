@@ -1,22 +1,26 @@
-"""A module that holds states, and whether it came to it."""
+"""Modules that hold states: whether they can, and whether they were called."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from lightning_relay.knockout.clamps import check_within
-from lightning_relay.recurrent.hooks import HOOK_GUARDS
+from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks, own_forward
+from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
-
     from lightning_relay.knockout.clamps import Clamp
+
+_CELL_FORWARDS = (nn.RNNCell.forward, nn.GRUCell.forward, nn.LSTMCell.forward)
 
 
 class HoldingModule:
-    """A module that holds states, and how far its sequences reached."""
+    """A module that holds states, its number of calls, and the length of its longest sequence."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
@@ -25,7 +29,7 @@ class HoldingModule:
         self.longest = 0
 
     def check_was_called(self, before: int) -> None:
-        """Raise a RuntimeError if the module has not been called since."""
+        """Raise a RuntimeError if the module has no more calls than before."""
         if self.calls == before:
             raise RuntimeError(
                 f"units: {self.name!r} ({type(self.module).__name__}) was not called inside the "
@@ -35,10 +39,39 @@ class HoldingModule:
             )
 
     def check_steps_were_reached(self, clamps: Sequence[Clamp]) -> None:
-        """Raise a ValueError if a clamp names a step that no sequence had."""
+        """Raise a StepError if a clamp names a step that no sequence had."""
         for clamp in clamps:
             if clamp.key.module == self.name:
                 check_within(clamp.steps, self.longest)
+
+
+def check_can_be_held(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Raise a ValueError or RuntimeError unless units of a module can be knocked out now."""
+    check_kind(name, module)
+    check_evaluated(name, module)
+    if not isinstance(module, nn.RNNBase) and ignores_new_hooks(model):
+        raise RuntimeError(
+            f"units: {name!r} ({type(module).__name__}) may be compiled, and compiled code leaves "
+            f"out hooks that are set after it was first called. Set {HOOK_GUARDS} before the first "
+            "compiled call; or, where that has been made, also call torch.compiler.reset()"
+        )
+
+
+def check_kind(name: str, module: nn.Module) -> None:
+    """Raise a ValueError unless the forward of a module is one of PyTorch's own."""
+    kind = type(module).__name__
+    if adapter_of(module) is not None:
+        raise ValueError(
+            f"units: {name!r} ({kind}) has an adapter, which tells how its states are read but not "
+            "how they are replaced; knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells"
+        )
+    own = own_forward(module)
+    is_cell = type(module).forward in _CELL_FORWARDS and own is None
+    if not (is_cell or isinstance(own, HoldingModule) or runs_pytorch_forward(module)):
+        raise ValueError(
+            f"units: {name!r} ({kind}) has a forward of its own, and what happens in it is not "
+            "known; knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells with PyTorch's forward"
+        )
 
 
 def check_evaluated(name: str, module: nn.Module) -> None:

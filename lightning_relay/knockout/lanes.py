@@ -1,8 +1,8 @@
-"""Many knock-outs of one model on the same inputs, run one after the other, that share their work.
+"""Knock-outs of one model on the same inputs that run one after the other and share their work.
 
-What a knock-out does not touch is computed once: recurrent modules before it, layers below it and
-steps before it. What it does touch is computed for several knock-outs at once, as lanes of one
-larger batch, where that is faster than PyTorch's kernel for each.
+Whatever a knock-out does not change is computed once: recurrent modules before it, layers below it
+and steps before it. The rest is computed for several knock-outs at once, as lanes of one larger
+batch, if that is faster than PyTorch's kernel for each.
 """
 
 from __future__ import annotations
@@ -16,45 +16,29 @@ from torch import nn
 
 from lightning_relay.knockout.calls import ModuleCall, Result
 from lightning_relay.knockout.clamps import Clamp, step_mask
-from lightning_relay.knockout.context import check_can_be_held, hold
+from lightning_relay.knockout.context import hold
 from lightning_relay.knockout.fused import Clamps, FusedForward
+from lightning_relay.knockout.holding import check_can_be_held
 from lightning_relay.knockout.running import run_clamped
-from lightning_relay.knockout.side_by_side import (
-    lanes_at_once,
-    run_lanes,
-)
+from lightning_relay.knockout.side_by_side import lanes_at_once, run_lanes
 from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
 
 class KnockoutLanes:
     """Context manager for runs of a model on the same inputs, each with other units knocked out.
 
-    Args:
-        model: A model in evaluation mode, whose calls depend on their inputs alone.
-        sets: What is held in each lane.
-        drawn: Number of draws before, so that values are drawn anew for every batch.
-
-    Example:
-        >>> from lightning_relay.knockout.arguments import make_clamps
-        >>> model = nn.GRU(3, 8, batch_first=True).eval()
-        >>> sets = [make_clamps(model, {"l0": unit}) for unit in range(8)]
-        >>> x = torch.ones(2, 5, 3)
-        >>> with torch.no_grad(), KnockoutLanes(model, sets) as lanes:
-        ...     for unit in range(8):
-        ...         with lanes.lane(unit):
-        ...             output, h_n = model(x)
-        ...         assert output[..., unit].eq(0).all()
+    Each run is one lane: ``with lanes.lane(number): model(x)``. Calls of the model must depend on
+    their inputs alone. ``drawn`` is the number of draws before; another number draws other values.
     """
 
     def __init__(self, model: nn.Module, sets: Sequence[Sequence[Clamp]], drawn: int = 0) -> None:
         self._model = model
         self._drawn = drawn
-        self._shared: list[_SharedForward] = []
+        self._forwards: list[_SharedForward] = []
         self._others: list[list[Clamp]] = [[] for _ in sets]
         self._longest: dict[str, int] = {}
         for name, module in recurrent_modules(model).items():
@@ -62,35 +46,30 @@ class KnockoutLanes:
             if any(own):
                 check_can_be_held(model, name, module)
             if isinstance(module, nn.RNNBase) and runs_pytorch_forward(module):
-                self._shared.append(_SharedForward(name, module, own, drawn))
+                self._forwards.append(_SharedForward(name, module, own, drawn))
             else:
                 for others, clamps in zip(self._others, own, strict=True):
                     others += clamps
 
     def __enter__(self) -> Self:
-        for forward in self._shared:
+        for forward in self._forwards:
             forward.module.forward = forward
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for forward in self._shared:
+    def __exit__(self, *_: object) -> None:
+        for forward in self._forwards:
             vars(forward.module).pop("forward", None)
-            forward.clear()
+            forward.shared.clear()
 
     @property
     def longest(self) -> dict[str, int]:
         """Number of steps of the longest sequence so far, by module name."""
-        return self._longest | {forward.name: forward.longest for forward in self._shared}
+        return self._longest | {forward.name: forward.longest for forward in self._forwards}
 
     @contextmanager
     def lane(self, number: int | None) -> Iterator[None]:
         """A run with one of the sets knocked out; None for a run without."""
-        for forward in self._shared:
+        for forward in self._forwards:
             forward.begin(number)
         if number is None or not self._others[number]:
             yield
@@ -107,67 +86,54 @@ class _SharedCall:
 
     Attributes:
         call: The call.
-        number: Number of calls before it in a run.
         plain: Its result without knock-out, once it is known.
-        results: Results of lanes that have been computed and not yet asked for.
-        prefix: A number of steps and what these give without knock-out.
+        results: Results of lanes that are computed and not yet used.
+        prefix: What some first steps give without knock-out, once it is known.
     """
 
     call: ModuleCall
-    number: int
     plain: Result | None = None
     results: dict[int, Result] = field(default_factory=dict)
-    prefix: tuple[int, Result] | None = None
+    prefix: Result | None = None
 
 
 class _SharedForward(FusedForward):
-    """The forward of nn.RNN, nn.GRU or nn.LSTM in all lanes."""
+    """The forward of nn.RNN, nn.GRU or nn.LSTM in all lanes; ``shared`` are the calls of a run."""
 
     def __init__(
         self, name: str, module: nn.RNNBase, sets: Sequence[Sequence[Clamp]], drawn: int
     ) -> None:
         super().__init__(name, module)
+        self.shared: list[_SharedCall] = []
         self._sets = [Clamps([replace(clamp, begun=-drawn) for clamp in clamps]) for clamps in sets]
         self._lane: int | None = None
         self._number = 0
-        self._calls: list[_SharedCall] = []
 
     def begin(self, lane: int | None) -> None:
-        """The next calls are those of a lane; of none for a run without knock-out."""
-        self._lane = lane if lane is not None and self.holds(lane) else None
-        self.clamps = Clamps(()) if self._lane is None else self._sets[self._lane]
+        """The next calls are those of a lane, or without knock-out for None."""
+        self.clamps = Clamps(()) if lane is None else self._sets[lane]
+        self._lane = lane if self.clamps.all else None
         self._number = 0
         self.continuation.remember(None)
 
-    def holds(self, lane: int) -> bool:
-        """Whether units of this module are held in a lane."""
-        return bool(self._sets[lane].all)
-
-    def clear(self) -> None:
-        """Forget what was computed."""
-        self._calls.clear()
-
     def _run(self, call: ModuleCall, offset: int) -> Result:
         number, self._number = self._number, self._number + 1
-        if number == len(self._calls):
-            self._calls.append(_SharedCall(call, number))
-        shared = self._calls[number]
+        if number == len(self.shared):
+            self.shared.append(_SharedCall(call))
+        shared = self.shared[number]
         if offset or not _same(shared.call, call):
             return run_clamped(call, self.clamps.in_call(call, number, offset))
         if self._lane is not None:
-            return self._result(shared, self._lane)
+            if self._lane not in shared.results:
+                self._compute(shared, number, self._lane)
+            return shared.results.pop(self._lane)
         if shared.plain is None:
             shared.plain = run_clamped(shared.call, {})
-        plain = shared.plain  # what reads it may change it
+        plain = shared.plain  # the model may change what it reads in place
         return Result(plain.output.clone(), tuple(state.clone() for state in plain.final))
 
-    def _result(self, shared: _SharedCall, lane: int) -> Result:
-        if lane not in shared.results:
-            self._compute(shared, lane)
-        return shared.results.pop(lane)
-
-    def _compute(self, shared: _SharedCall, lane: int) -> None:
-        """Results of a lane and, where that is faster, of those after it that are like it."""
+    def _compute(self, shared: _SharedCall, number: int, lane: int) -> None:
+        """Results of a lane and, where that is faster, of later lanes that begin like it."""
         call = shared.call
         first = self._first_step(call, lane)
         count = lanes_at_once(call)
@@ -175,26 +141,23 @@ class _SharedForward(FusedForward):
         for other in range(lane + 1, len(self._sets)):
             if len(lanes) == count:
                 break
-            if self.holds(other) and self._first_step(call, other) == first:
+            if self._sets[other].all and self._first_step(call, other) == first:
                 lanes.append(other)
         own = [self._sets[lane] for lane in lanes]
-        if all(asked.constant for asked in own):
-            found = run_lanes(call, [asked.always() for asked in own])
-            shared.results |= zip(lanes, found, strict=True)
-            return
-        held = [asked.step_by_step(call, shared.number) for asked in own]
-        if first == 0:
-            shared.results |= zip(lanes, run_lanes(call, held), strict=True)
-            return
-        before = self._prefix(shared, first)
-        rest = ModuleCall(call.module, call.inputs[:, first:], None, before.final)
-        later = [{place: part.after(first) for place, part in parts.items()} for parts in held]
-        for number, result in zip(lanes, run_lanes(rest, later), strict=True):
-            output = torch.cat([before.output, result.output], 1)
-            shared.results[number] = Result(output, result.final)
+        if all(clamps.constant for clamps in own):
+            found = run_lanes(call, [clamps.always for clamps in own])
+        elif first == 0:
+            found = run_lanes(call, [clamps.step_by_step(call, number) for clamps in own])
+        else:
+            before = self._prefix(shared, first)
+            rest = call.part(first, call.steps, before.final)
+            held = [clamps.step_by_step(call, number) for clamps in own]
+            later = [{place: part.after(first) for place, part in parts.items()} for parts in held]
+            found = [before.followed_by(result) for result in run_lanes(rest, later)]
+        shared.results |= zip(lanes, found, strict=True)
 
     def _first_step(self, call: ModuleCall, lane: int) -> int:
-        """Number of steps that are in a lane as they are without."""
+        """Number of first steps that a lane has in common with the run without knock-out."""
         if call.module.bidirectional or call.batch_sizes is not None:
             return 0
         first = call.steps
@@ -206,20 +169,14 @@ class _SharedForward(FusedForward):
         return first if first < call.steps else 0
 
     def _prefix(self, shared: _SharedCall, steps: int) -> Result:
-        """What the first steps give, continued from those that are known."""
-        call = shared.call
-        known, before = shared.prefix or (0, None)
-        if known > steps:
-            known, before = 0, None
-        if before is None or known < steps:
-            state = call.initial if before is None else before.final
-            part = ModuleCall(call.module, call.inputs[:, known:steps], None, state)
-            result = run_clamped(part, {})
-            if before is not None:
-                output = torch.cat([before.output, result.output], 1)
-                result = Result(output, result.final)
-            shared.prefix = (steps, result)
-            return result
+        """What the first steps give without knock-out, continued from the steps that are known."""
+        call, before = shared.call, shared.prefix
+        known = 0 if before is None else before.output.shape[1]
+        if before is None or known > steps:
+            before = run_clamped(call.part(0, steps, call.initial), {})
+        elif known < steps:
+            before = before.followed_by(run_clamped(call.part(known, steps, before.final), {}))
+        shared.prefix = before
         return before
 
 

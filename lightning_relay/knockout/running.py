@@ -1,22 +1,24 @@
 """Calls of nn.RNN, nn.GRU and nn.LSTM with states held inside the recurrence.
 
-What reads a held state is the recurrence of its own layer, the layer above and the module's
-output. For states held at one value at all steps, PyTorch's kernels do that exactly with other
-weights: the columns that read the unit are zero, what they would add goes to the biases. Held for
-some steps, the kernels run in segments between which the state is handed over. All else is computed
-step by step.
+A held state is read by the recurrence of its own layer, the layer above and the module's output.
+If states are held at one value at all steps, PyTorch's kernels compute that exactly with other
+weights: the columns that read the unit are zero, and what they would add goes to the biases. If
+states are held for some steps, the kernels run in segments that hand the state over. Everything
+else is computed step by step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from lightning_relay.knockout.calls import ModuleCall, Result, packed, run_kernel, unpacked
-from lightning_relay.knockout.held import HeldAlways
+from lightning_relay.knockout.calls import ModuleCall, Result, by_sequence, by_step, run_kernel
+from lightning_relay.knockout.clamps import Place
+from lightning_relay.knockout.held import Held, HeldAlways
 from lightning_relay.knockout.segments import run_segments, segments
 from lightning_relay.knockout.stepping import run_steps
 from lightning_relay.knockout.weights import (
@@ -28,67 +30,55 @@ from lightning_relay.knockout.weights import (
 from lightning_relay.recurrent.layers import hidden_units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from lightning_relay.knockout.clamps import Place
-    from lightning_relay.knockout.held import Held
+Holds = Mapping[Place, Held | HeldAlways]
+"""What is held in each layer and direction, of its hidden or cell states; all of one type."""
 
 _RUNS = 4
-"""Steps are computed one by one where segments would have fewer steps than this on average."""
+"""Minimum mean number of steps in a segment; below it, steps are computed one by one."""
 
 
-def run_clamped(
-    call: ModuleCall, held: Mapping[Place, Held] | Mapping[Place, HeldAlways]
-) -> Result:
-    """The output and final states of a call with states held.
-
-    Args:
-        call: The call.
-        held: What is held in each layer and direction, of its hidden or cell states.
-    """
-    weights = call.weights
+def run_clamped(call: ModuleCall, held: Holds) -> Result:
+    """The output and final states of a call with states held."""
+    layers = LayerWeights.of(call.module)
     if not held or isinstance(next(iter(held.values())), HeldAlways):
-        return _whole(call, weights, cast("Mapping[Place, HeldAlways]", held))
+        return _whole(call, layers, cast("Mapping[Place, HeldAlways]", held))
     held = cast("Mapping[Place, Held]", held)
     device = call.inputs.device.type
     if torch.is_autocast_enabled(device):
-        return _in_precision(call, weights, held, torch.get_autocast_dtype(device))
-    return _by_layer(call, weights, held)
+        return _in_precision(call, layers, held, torch.get_autocast_dtype(device))
+    return _by_layer(call, layers, held)
 
 
 def _in_precision(
-    call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Held], dtype: torch.dtype
+    call: ModuleCall, layers: Sequence[LayerWeights], held: Mapping[Place, Held], dtype: torch.dtype
 ) -> Result:
-    """Layer by layer in the precision of autocast, given as the kernel gives it."""
-    first = (
-        call.inputs[:, :1]
-        if call.batch_sizes is None
-        else call.inputs[: int(call.batch_sizes[0])].unsqueeze(1)
-    )
-    like = run_clamped(ModuleCall(call.module, first, None, call.initial), {})
-    lower = replace(
-        call,
-        inputs=call.inputs.to(dtype),
-        initial=tuple(state.to(dtype) for state in call.initial),
-    )
+    """Layer by layer in the precision of autocast, returned in the dtypes of the kernel."""
+    short = call.part(0, 1, call.initial)
+    if call.batch_sizes is not None:
+        # First and last step: the dtypes may depend on whether all sequences are equally long.
+        parts = call.inputs.split(call.batch_sizes.tolist())
+        ends = torch.cat([parts[0], parts[-1]])
+        short = replace(call, inputs=ends, batch_sizes=call.batch_sizes[[0, -1]])
+    like = run_clamped(short, {})
+    initial = tuple(state.to(dtype) for state in call.initial)
+    lower = replace(call, inputs=call.inputs.to(dtype), initial=initial)
     with torch.autocast(call.inputs.device.type, enabled=False):
-        result = _by_layer(lower, [weight.to(dtype) for weight in weights], held)
+        result = _by_layer(lower, [weights.to(dtype) for weights in layers], held)
     final = zip(result.final, like.final, strict=True)
     return Result(
         result.output.to(like.output.dtype), tuple(state.to(own.dtype) for state, own in final)
     )
 
 
-def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, HeldAlways]) -> Result:
+def _whole(
+    call: ModuleCall, layers: Sequence[LayerWeights], held: Mapping[Place, HeldAlways]
+) -> Result:
     """All layers in one call of the kernel, with other weights."""
-    module = call.module
+    module, units = call.module, hidden_units(call.module)
     directions = 1 + module.bidirectional
-    layers = [
-        LayerWeights.of(module, weights, layer, bool(reverse))
-        for layer in range(module.num_layers)
-        for reverse in range(directions)
-    ]
-    initial = list(call.initial)
+    layers, initial = list(layers), list(call.initial)
     for (layer, reverse, cell), part in held.items():
         row = layer * directions + reverse
         layers[row] = (keeping_cells if cell else holding_units)(layers[row], part)
@@ -96,46 +86,41 @@ def _whole(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Hel
             initial[1] = _with_row(initial[1].clone(), part, row)
         elif layer + 1 < module.num_layers:
             for above in range((layer + 1) * directions, (layer + 2) * directions):
-                layers[above] = reading_held(layers[above], part, reverse * hidden_units(module))
-    result = _kernel(call, layers, tuple(initial))
-    units = hidden_units(module)
+                layers[above] = reading_held(layers[above], part, reverse * units)
+    result = run_kernel(
+        layers, call.inputs, call.batch_sizes, tuple(initial), bool(module.bidirectional)
+    )
     output, final = result.output, list(result.final)
     for (layer, reverse, cell), part in held.items():
-        if cell:
-            continue
-        row = layer * directions + reverse
-        final[0] = _with_row(final[0], part, row)
-        if layer == module.num_layers - 1:
+        if not cell:
+            final[0] = _with_row(final[0], part, layer * directions + reverse)
+        if not cell and layer == module.num_layers - 1:
             output = _with_columns(output, part, reverse * units)
     return Result(output, tuple(final))
 
 
-def _by_layer(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, Held]) -> Result:
+def _by_layer(
+    call: ModuleCall, layers: Sequence[LayerWeights], held: Mapping[Place, Held]
+) -> Result:
     """One layer after the other."""
-    module = call.module
-    directions = 1 + module.bidirectional
-    inputs = call.inputs
+    directions = 1 + call.module.bidirectional
+    inputs, sizes = call.inputs, call.batch_sizes
     finals: list[tuple[Tensor, ...]] = []
-    for layer in range(module.num_layers):
-        rows = range(layer * directions, (layer + 1) * directions)
-        own = {place: part for place, part in held.items() if place[0] == layer}
-        layers = [LayerWeights.of(module, weights, layer, bool(row - rows.start)) for row in rows]
-        initial = tuple(state[rows.start : rows.stop] for state in call.initial)
-        if not own:
-            result = _kernel(ModuleCall(module, inputs, call.batch_sizes, initial), layers, initial)
+    for layer in range(call.module.num_layers):
+        rows = slice(layer * directions, (layer + 1) * directions)
+        if not any(place[0] == layer for place in held):
+            initial = tuple(state[rows] for state in call.initial)
+            result = run_kernel(layers[rows], inputs, sizes, initial, directions == 2)
             inputs = result.output
             finals += zip(*result.final, strict=True)
             continue
         outputs = []
-        for reverse, own_weights in enumerate(layers):
-            output, final = run_direction(
-                own_weights,
-                inputs,
-                call.batch_sizes,
-                tuple(state[reverse] for state in initial),
-                own.get((layer, bool(reverse), False)),
-                own.get((layer, bool(reverse), True)),
-                reverse=bool(reverse),
+        for reverse in (False, True)[:directions]:
+            row = rows.start + reverse
+            hidden, cell = held.get((layer, reverse, False)), held.get((layer, reverse, True))
+            initial = tuple(state[row] for state in call.initial)
+            output, final = _run_direction(
+                layers[row], inputs, sizes, initial, hidden, cell, reverse=reverse
             )
             outputs.append(output)
             finals.append(final)
@@ -143,7 +128,7 @@ def _by_layer(call: ModuleCall, weights: Sequence[Tensor], held: Mapping[Place, 
     return Result(inputs, tuple(torch.stack(states) for states in zip(*finals, strict=True)))
 
 
-def run_direction(
+def _run_direction(
     weights: LayerWeights,
     inputs: Tensor,
     batch_sizes: Tensor | None,
@@ -153,73 +138,26 @@ def run_direction(
     *,
     reverse: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Output and final states of one layer and direction, with states held.
-
-    Args:
-        weights: Its weights.
-        inputs: As in ``ModuleCall``.
-        batch_sizes: As in ``ModuleCall``.
-        initial: h_0 and, for an LSTM, c_0, ``(batch, unit)``.
-        hidden: What is held of the hidden states.
-        cell: What is held of the cell states.
-        reverse: Whether it reads from the end.
-    """
-    held = [part for part in (hidden, cell) if part is not None]
-    if batch_sizes is None and all(part.shared for part in held):
+    """Output and final states of one layer and direction, from initial ``(batch, unit)``."""
+    if batch_sizes is None and all(part is None or part.shared for part in (hidden, cell)):
+        held = (hidden, cell)
         if reverse:
-            inputs = inputs.flip(1)
-            hidden, cell = (part and part.flipped() for part in (hidden, cell))
-        parts = segments(hidden, cell, inputs.shape[1])
-        if len(parts) * _RUNS <= inputs.shape[1] or len(parts) == 1:
-            output, final = run_segments(weights, inputs, initial, hidden, cell, parts)
+            held = (hidden and hidden.flipped(), cell and cell.flipped())
+        steps = inputs.shape[1]
+        parts = segments(*held, steps)
+        if len(parts) * _RUNS <= steps or len(parts) == 1:
+            read = inputs.flip(1) if reverse else inputs
+            output, final = run_segments(weights, read, initial, *held, parts)
             return (output.flip(1) if reverse else output), final
-        if reverse:
-            inputs = inputs.flip(1)
-            hidden, cell = (part and part.flipped() for part in (hidden, cell))
-    return _stepped(weights, inputs, batch_sizes, initial, hidden, cell, reverse=reverse)
-
-
-def _stepped(
-    weights: LayerWeights,
-    inputs: Tensor,
-    batch_sizes: Tensor | None,
-    initial: tuple[Tensor, ...],
-    hidden: Held | None,
-    cell: Held | None,
-    *,
-    reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if batch_sizes is None:
-        sizes = [len(inputs)] * inputs.shape[1]
-        by_step = inputs.transpose(0, 1)
-    else:
-        sizes = batch_sizes.tolist()
-        by_step = unpacked(inputs, sizes)
-    output, h_n, c_n = run_steps(
-        weights,
-        by_step.unsqueeze(0),
-        initial[0].unsqueeze(0),
-        initial[1].unsqueeze(0) if len(initial) > 1 else None,
-        [hidden],
-        [cell],
-        batch_sizes=sizes,
-        reverse=reverse,
+    steps_first, sizes = by_step(inputs, batch_sizes)
+    output, final = run_steps(
+        weights, steps_first.unsqueeze(0), initial, [hidden], [cell], sizes, reverse=reverse
     )
-    final = (h_n[0],) if c_n is None else (h_n[0], c_n[0])
-    return (output[0] if batch_sizes is None else packed(output[0], sizes)), final
-
-
-def _kernel(
-    call: ModuleCall, layers: Sequence[LayerWeights], initial: tuple[Tensor, ...]
-) -> Result:
-    bidirectional = bool(call.module.bidirectional)
-    return run_kernel(
-        call.module.mode, call.inputs, call.batch_sizes, initial, layers, bidirectional
-    )
+    return by_sequence(output[0], batch_sizes), tuple(state[0] for state in final)
 
 
 def _with_columns(output: Tensor, held: HeldAlways, first: int) -> Tensor:
-    """Outputs of which the held units have their value; in place where that does no harm."""
+    """Outputs with the held units at their values; written in place where no gradient needs it."""
     units, values = held.on(output)
     if torch.is_grad_enabled():
         values = values.expand(*output.shape[:-1], -1)

@@ -17,50 +17,42 @@ if TYPE_CHECKING:
 
 
 class HeldLanes:
-    """What is held in each lane, step by step.
+    """What is held in each lane, entry by entry as in ``Held``; None where nothing is held.
 
-    Args:
-        held: For each lane; None where nothing is. Either all are constants or none is.
-        like: A tensor of the device and dtype of the states.
-        steps: Number of steps.
+    Either all lanes have a ``HeldAlways`` or none. ``like`` has the device and dtype of the states.
     """
 
     def __init__(self, held: Sequence[Held | HeldAlways | None], like: Tensor, steps: int) -> None:
         self._lanes = [lane for lane, part in enumerate(held) if part is not None]
-        self._held = [part for part in held if isinstance(part, Held)]
-        constants = [part for part in held if isinstance(part, HeldAlways)]
         self._count = len(held)
         self._like = like
         self._masks: Tensor | None = None
         self._at: list[tuple[Tensor, Tensor, Tensor]] = []
-        if constants:
-            self._at = [self._always(constants)] * steps
-        elif torch.is_grad_enabled() or any(len(part.mask) > 1 for part in self._held):
-            if self._held:
-                self._masks = self._stacked([part.mask for part in self._held]).to(like.device)
-                self._values = self._stacked([part.values.to(like) for part in self._held])
-        elif self._held:
-            self._at = self._indexed()
+        always = [part for part in held if isinstance(part, HeldAlways)]
+        parts = [part for part in held if isinstance(part, Held)]
+        if always:
+            self._at = [self._always(always)] * (1 + steps)
+        elif parts and (torch.is_grad_enabled() or any(len(part.mask) > 1 for part in parts)):
+            self._masks = self._stacked([part.mask for part in parts]).to(like.device)
+            self._values = self._stacked([part.values.to(like) for part in parts])
+        elif parts:
+            self._at = self._indexed(parts)
 
     def initial(self, states: Tensor) -> Tensor:
-        """Initial states ``(1 or lane, sequence, unit)``, one for each lane."""
-        states = states.expand(self._count, -1, -1)
-        if self._at and not self._held:
-            return self(states.clone(), 0)
-        if not any(bool(part.initial_mask.any()) for part in self._held):
-            return states
-        masks = self._stacked([part.initial_mask.view(1, -1) for part in self._held])
-        values = self._stacked([part.initial.to(states) for part in self._held])
-        return torch.where(masks.to(states.device), values, states)
+        """Initial states ``(lane, sequence, unit)``, made of those ``(sequence, unit)`` of all."""
+        return self(states.expand(self._count, -1, -1).clone(), 0)
 
-    def __call__(self, states: Tensor, step: int) -> Tensor:
-        """States ``(lane, sequence, unit)`` at a step; only the first sequences may be there."""
+    def __call__(self, states: Tensor, entry: int) -> Tensor:
+        """States ``(lane, sequence, unit)`` with those held at their values; may write to them.
+
+        There may be fewer sequences than at the first step: those that are longest.
+        """
         size = states.shape[1]
         if self._masks is not None:
-            mask, values = self._masks[:, :size, step], self._values[:, :size, step]
+            mask, values = self._masks[:, :size, entry], self._values[:, :size, entry]
             return torch.where(mask, values, states)
         if self._at:
-            lanes, units, values = self._at[step]
+            lanes, units, values = self._at[entry]
             if len(lanes):
                 states[lanes, :, units] = values[:, :size]
         return states
@@ -73,117 +65,90 @@ class HeldLanes:
             stacked[lane] = part
         return stacked
 
-    def _always(self, constants: Sequence[HeldAlways]) -> tuple[Tensor, Tensor, Tensor]:
-        """Lanes, units and values ``(1,)`` that are written at every step."""
-        own = [part.on(self._like) for part in constants]
+    def _always(self, parts: Sequence[HeldAlways]) -> tuple[Tensor, Tensor, Tensor]:
+        """Lanes, units and values ``(place, 1)`` that are written at every entry."""
+        own = [part.on(self._like) for part in parts]
         sizes = torch.tensor([len(units) for units, _ in own])
         lanes = torch.tensor(self._lanes).repeat_interleave(sizes).to(self._like.device)
-        units, values = (torch.cat(parts) for parts in zip(*own, strict=True))
+        units, values = (torch.cat(columns) for columns in zip(*own, strict=True))
         return lanes, units, values.unsqueeze(1)
 
-    def _indexed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Lanes, units and values ``(1 or sequence)`` that are written at each step."""
-        masks = torch.stack([part.mask[0] for part in self._held], 1)
+    def _indexed(self, parts: Sequence[Held]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Lanes, units and values ``(place, 1 or sequence)`` that are written at each entry."""
+        masks = torch.stack([part.mask[0] for part in parts], 1)
         counts = masks.flatten(1).sum(1).tolist()
-        step, place, unit = masks.nonzero(as_tuple=True)
-        rows = max(len(part.values) for part in self._held)
-        parts = [part.values.to(self._like).expand(rows, -1, -1) for part in self._held]
+        entry, part, unit = masks.nonzero(as_tuple=True)
+        rows = max(len(one.values) for one in parts)
         device = self._like.device
-        values = torch.stack(parts)[place.to(device), :, step.to(device), unit.to(device)]
-        lane = torch.tensor(self._lanes)[place].to(device)
-        columns = (lane, unit.to(device), values)
+        stacked = torch.stack([one.values.to(self._like).expand(rows, -1, -1) for one in parts])
+        values = stacked[part.to(device), :, entry.to(device), unit.to(device)]
+        lanes = torch.tensor(self._lanes)[part].to(device)
+        columns = (lanes, unit.to(device), values)
         return list(zip(*(column.split(counts) for column in columns), strict=True))
 
 
 def run_steps(
     weights: LayerWeights,
     inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor | None,
-    held: Sequence[Held | HeldAlways | None],
-    held_cells: Sequence[Held | HeldAlways | None],
-    *,
+    initial: Sequence[Tensor],
+    hidden: Sequence[Held | HeldAlways | None],
+    cells: Sequence[Held | HeldAlways | None],
     batch_sizes: Sequence[int],
-    reverse: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One layer and direction, step by step, in several lanes.
+    *,
+    reverse: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Hidden and final states of one layer and direction, step by step, in several lanes.
 
-    Args:
-        weights: Its weights.
-        inputs: ``(1 or lane, step, sequence, channel)``; with one lane, all lanes share it. Longer
-            sequences come first.
-        hidden: Initial hidden states, ``(1 or lane, sequence, unit)``.
-        cell: Initial cell states of an LSTM.
-        held: Hidden states held, for each lane.
-        held_cells: Cell states held, for each lane.
-        batch_sizes: Number of sequences that have each step.
-        reverse: Whether the layer reads from the end.
-
-    Returns:
-        Hidden states ``(lane, sequence, step, unit)``, 0 in padding; final hidden and cell states
-        ``(lane, sequence, unit)``.
+    Inputs are ``(1 or lane, step, sequence, channel)``, longer sequences first; all lanes read a
+    single one. All lanes begin with the same h_0 and, for an LSTM, c_0, ``(sequence, unit)``. For
+    each lane, ``hidden`` and ``cells`` say what is held. ``batch_sizes`` is the number of sequences
+    at each step. Hidden states are ``(lane, sequence, step, unit)``, 0 in padding, final states
+    ``(lane, sequence, unit)``.
     """
-    sequences = hidden.shape[1]
+    sequences, units = initial[0].shape
     projected = weights.from_input(inputs)
     steps = len(batch_sizes)
-    hold, hold_cell = HeldLanes(held, hidden, steps), HeldLanes(held_cells, hidden, steps)
-    hidden = hold.initial(hidden)
-    if cell is not None:
-        cell = hold_cell.initial(cell)
+    hold = [HeldLanes(held, initial[0], steps) for held in (hidden, cells)]
+    state = [own.initial(part) for own, part in zip(hold, initial, strict=False)]
     in_place = not torch.is_grad_enabled()
-    outputs = hidden.new_zeros(*hidden.shape[:2], steps if in_place else 0, hidden.shape[-1])
-    by_step: list[Tensor] = [hidden] * steps
+    outputs = state[0].new_zeros(len(hidden), sequences, steps if in_place else 0, units)
+    by_step: list[Tensor] = [state[0]] * steps
     for step in reversed(range(steps)) if reverse else range(steps):
         size = batch_sizes[step]
-        new, new_cell = _step(
-            weights,
-            projected[:, step, :size],
-            hidden[:, :size],
-            None if cell is None else cell[:, :size],
-            hold_cell,
-            step,
-        )
-        new = hold(new, step)
+        before = [part[:, :size] for part in state]
+        new = _step(weights, projected[:, step, :size], before, hold, step + 1)
         if in_place:
-            outputs[:, :size, step] = new
+            outputs[:, :size, step] = new[0]
         else:
-            by_step[step] = torch.nn.functional.pad(new, (0, 0, 0, sequences - size))
-        hidden = new if size == sequences else torch.cat([new, hidden[:, size:]], 1)
-        if new_cell is not None and cell is not None:
-            cell = new_cell if size == sequences else torch.cat([new_cell, cell[:, size:]], 1)
-    return (outputs if in_place else torch.stack(by_step, 2)), hidden, cell
+            by_step[step] = torch.nn.functional.pad(new[0], (0, 0, 0, sequences - size))
+        if size < sequences:
+            new = [torch.cat([own, old[:, size:]], 1) for own, old in zip(new, state, strict=True)]
+        state = new
+    return (outputs if in_place else torch.stack(by_step, 2)), tuple(state)
 
 
 def _step(
     weights: LayerWeights,
     from_input: Tensor,
-    hidden: Tensor,
-    cell: Tensor | None,
-    hold_cell: HeldLanes,
-    step: int,
-) -> tuple[Tensor, Tensor | None]:
-    """One step: hidden and, for an LSTM, cell states ``(lane, sequence, unit)``."""
+    state: Sequence[Tensor],
+    hold: Sequence[HeldLanes],
+    entry: int,
+) -> list[Tensor]:
+    """Hidden and, for an LSTM, cell states ``(lane, sequence, unit)`` of one step."""
+    from_state = weights.from_state(state[0])
     if weights.mode == "GRU":
-        return _gru_step(weights, from_input, hidden), None
-    gates = weights.from_state(hidden) + from_input
-    if weights.mode == "RNN_TANH":
-        return torch.tanh(gates), None
-    if weights.mode == "RNN_RELU":
-        return torch.relu(gates), None
-    assert cell is not None
+        units = state[0].shape[-1]
+        gates = torch.sigmoid(from_state[..., : 2 * units] + from_input[..., : 2 * units])
+        reset, update = gates.chunk(2, -1)
+        candidate = torch.addcmul(from_input[..., 2 * units :], reset, from_state[..., 2 * units :])
+        return [hold[0](torch.lerp(torch.tanh(candidate), state[0], update), entry)]
+    gates = from_state + from_input
+    if weights.mode != "LSTM":
+        return [hold[0](torch.tanh(gates) if weights.mode == "RNN_TANH" else gates.relu(), entry)]
     taken, kept, candidate, shown = gates.chunk(4, -1)
-    cell = torch.sigmoid(kept) * cell + torch.sigmoid(taken) * torch.tanh(candidate)
-    cell = hold_cell(cell, step)
+    cell = torch.sigmoid(kept) * state[1] + torch.sigmoid(taken) * torch.tanh(candidate)
+    cell = hold[1](cell, entry)
     new = torch.sigmoid(shown) * torch.tanh(cell)
     if weights.projection is not None:
         new = torch.nn.functional.linear(new, weights.projection)
-    return new, cell
-
-
-def _gru_step(weights: LayerWeights, from_input: Tensor, hidden: Tensor) -> Tensor:
-    units = hidden.shape[-1]
-    from_state = weights.from_state(hidden)
-    gates = torch.sigmoid(from_state[..., : 2 * units] + from_input[..., : 2 * units])
-    reset, update = gates.chunk(2, -1)
-    candidate = torch.addcmul(from_input[..., 2 * units :], reset, from_state[..., 2 * units :])
-    return torch.lerp(torch.tanh(candidate), hidden, update)
+    return [hold[0](new, entry), cell]

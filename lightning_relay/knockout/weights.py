@@ -1,23 +1,21 @@
-"""Weights of a layer, and those with which PyTorch's kernels hold some of its states."""
+"""Weights of a layer, and weights with which PyTorch's kernels hold some of its states."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import nn
 
     from lightning_relay.knockout.held import HeldAlways
 
 
 _SATURATED = 1e4
-"""A gate that gets this much is exactly 1 in every precision, and 0 with a minus."""
+"""A gate with this much input is exactly 1 in every precision, and 0 with a minus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +26,9 @@ class LayerWeights:
         mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"GRU"`` or ``"LSTM"``.
         of_input: ``weight_ih``, ``(gate and unit, channel)``.
         of_state: ``weight_hh``, ``(gate and unit, unit)``.
-        input_bias: ``bias_ih``; None without.
-        state_bias: ``bias_hh``; None without.
-        projection: ``weight_hr`` of an LSTM; None without.
+        input_bias: ``bias_ih``, or None.
+        state_bias: ``bias_hh``, or None.
+        projection: ``weight_hr`` of an LSTM, or None.
     """
 
     mode: str
@@ -41,22 +39,21 @@ class LayerWeights:
     projection: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, module: nn.RNNBase, weights: Sequence[Tensor], layer: int, reverse: bool
-    ) -> LayerWeights:
-        """Those of one layer and direction among all of a module, in PyTorch's order."""
-        biased, projected = bool(module.bias), bool(module.proj_size)
-        count = 2 + 2 * biased + projected
-        first = (layer * (1 + module.bidirectional) + reverse) * count
-        of_input, of_state, *rest = weights[first : first + count]
-        return cls(
-            module.mode,
-            of_input,
-            of_state,
-            input_bias=rest[0] if biased else None,
-            state_bias=rest[1] if biased else None,
-            projection=rest[-1] if projected else None,
-        )
+    def of(cls, module: nn.RNNBase) -> list[Self]:
+        """Those of all layers and directions of a module as they are now, in PyTorch's order."""
+        found = []
+        for of_input, of_state, *rest in module.all_weights:
+            projection = rest.pop() if module.proj_size else None
+            input_bias, state_bias = rest or (None, None)
+            found.append(cls(module.mode, of_input, of_state, input_bias, state_bias, projection))
+        return found
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same in another precision."""
+        parts: dict[str, Any] = {
+            name: part.to(dtype) for name, part in vars(self).items() if isinstance(part, Tensor)
+        }
+        return replace(self, **parts)
 
     @property
     def biases(self) -> tuple[Tensor, Tensor]:
@@ -71,12 +68,12 @@ class LayerWeights:
         return torch.nn.functional.linear(inputs, self.of_input, self.input_bias)
 
     def from_state(self, hidden: Tensor) -> Tensor:
-        """What the gates get from the state before."""
+        """What the gates get from the hidden state of the step before."""
         return torch.nn.functional.linear(hidden, self.of_state, self.state_bias)
 
 
 def holding_units(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
-    """Weights with which a layer reads its own held units at their value."""
+    """Weights with which a layer reads its own held units at their values."""
     units, values = held.on(weights.of_state)
     of_state = weights.of_state.index_fill(1, units, 0)
     if held.zero:
@@ -87,12 +84,12 @@ def holding_units(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
 
 
 def keeping_cells(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
-    """Weights of an LSTM with which held cell units keep what they have.
+    """Weights of an LSTM with which held cell units keep their state.
 
-    Their forget gate is 1 and their input gate 0, whatever is read.
+    Their forget gate is 1 and their input gate 0, whatever the layer reads.
     """
     taken, _ = held.on(weights.of_state)
-    kept = taken + len(weights.of_input) // 4  # the gates of PyTorch stand as i, f, g, o
+    kept = taken + len(weights.of_input) // 4  # the order of PyTorch's gates is i, f, g, o
     rows = torch.cat([taken, kept])
     input_bias, state_bias = weights.biases
     return replace(
@@ -105,12 +102,9 @@ def keeping_cells(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
 
 
 def reading_held(weights: LayerWeights, held: HeldAlways, first: int) -> LayerWeights:
-    """Weights with which a layer reads held units of the layer below at their value.
+    """Weights with which a layer reads held units of the layer below at their values.
 
-    Args:
-        weights: Those of the layer that reads.
-        held: What is held in a layer and direction below.
-        first: Where the units of that direction begin in the input.
+    ``first`` is the input channel of the first unit of the direction in which they are held.
     """
     units, values = held.on(weights.of_input)
     channels = units + first

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _REPEATABLE = 1e-6
-"""By how much, as a fraction of the largest, scores may differ from one run to the next."""
+"""Maximum difference between two runs, as a fraction of the largest number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +21,15 @@ class StepResult:
 
     Attributes:
         step: Name of the step.
-        classes: Predicted classes, int64 ``(batch,)``; None where no target was given.
-        scores: Class scores ``(batch, num_classes)``; None where only classes are known.
-        num_classes: Number of classes that had a score; None where only classes are known.
-        source: Where the classes came from, in words; None where there are none.
-        whole: Whether the step was run to its end; if not, what follows is empty.
-        logged: Tensors and numbers that the step logged, by the name it gave them; of several
-            under one name, the last.
-        logged_metrics: Names under which it logged metrics.
-        loss: What the step returned, if that is a single number in a tensor, or the entry
-            ``"loss"`` of it; None where there is no such.
+        classes: Predicted classes, int64 ``(batch,)``; None without a target.
+        scores: Class scores ``(batch, num_classes)``; None if only classes are known.
+        num_classes: Number of classes that had a score; None if only classes are known.
+        source: Where the classes came from, in words; None without classes.
+        whole: Whether the step ran to its end; if not, the attributes below are empty.
+        logged: Tensors and numbers that the step logged, by their names; the last under each name.
+        logged_metrics: Names under which the step logged metrics.
+        loss: What the step returned, or its entry ``"loss"``; None unless that is a tensor with a
+            single number.
     """
 
     step: str
@@ -45,15 +44,10 @@ class StepResult:
 
 
 def check_repeatable(first: StepResult, again: StepResult) -> None:
-    """Check that two runs of a step under the same conditions gave the same.
+    """Raise a ValueError unless two runs of a step under the same conditions gave the same.
 
-    Args:
-        first: Result of one run.
-        again: Result of another; what either of them does not have is not compared.
-
-    Raises:
-        ValueError: If the classes differ, or the class scores by more than a millionth of the
-            largest, or losses and logged numbers by more than a millionth.
+    Class scores, losses and logged numbers may differ by a millionth of the largest. Whatever only
+    one of the runs has is not compared.
     """
     pairs: list[tuple[str, Tensor | None, Tensor | None]] = [
         ("predicted classes", first.classes, again.classes),

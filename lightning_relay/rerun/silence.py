@@ -1,4 +1,4 @@
-"""What stands in for the Trainer and its loggers where nothing must be heard."""
+"""Stand-ins for the Trainer and its loggers that nobody hears, and a module that logs nowhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import types
 import weakref
 from functools import lru_cache
 from numbers import Number
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,42 +21,21 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
+_METRICS = ("callback_metrics", "logged_metrics", "progress_bar_metrics")
+
 
 class QuietLogger(DummyLogger):
-    """Logger that says where another one logs to, and logs nothing.
-
-    Args:
-        logger: The logger it stands in for.
-    """
+    """Logger that tells where another logger logs to, and logs nothing."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self._logger = logger
 
-    @property
-    def name(self) -> Any:
-        """Name that the logger goes by."""
-        return self._logger.name
-
-    @property
-    def version(self) -> Any:
-        """Version that the logger goes by."""
-        return self._logger.version
-
-    @property
-    def save_dir(self) -> Any:
-        """Where the logger saves."""
-        return self._logger.save_dir
-
-    @property
-    def root_dir(self) -> Any:
-        """Directory of all versions of the logger."""
-        return self._logger.root_dir
-
-    @property
-    def log_dir(self) -> Any:
-        """Directory of this version of the logger."""
-        return self._logger.log_dir
+    name: Any = property(attrgetter("_logger.name"))
+    version: Any = property(attrgetter("_logger.version"))
+    save_dir: Any = property(attrgetter("_logger.save_dir"))
+    root_dir: Any = property(attrgetter("_logger.root_dir"))
+    log_dir: Any = property(attrgetter("_logger.log_dir"))
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -68,22 +48,15 @@ class QuietLogger(DummyLogger):
 class QuietTrainer:
     """Trainer as a module sees it, for a twin of the module that must not be heard.
 
-    It tells what the Trainer tells. Its loggers are quiet, its metrics are copies, and what is set
-    on it stays with it; it saves no checkpoint.
-
-    Args:
-        trainer: The Trainer it stands in for.
-
-    Attributes:
-        logger: First of the loggers; None where there is none.
-        loggers: Quiet loggers, one for each of the Trainer's.
+    It tells what the Trainer tells. Its loggers are quiet and its metrics are copies. What is set
+    on it stays with it, and it saves no checkpoint.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.loggers: list[QuietLogger] = [QuietLogger(logger) for logger in trainer.loggers]
         self.logger = self.loggers[0] if self.loggers else None
-        # Not held: the twin holds this, and in a circle both would outlive their batch.
+        # A weak reference: the twin holds this, and in a circle both would outlive their batch.
         self._twin: Callable[[], LightningModule | None] = lambda: None
 
     def stand_for(self, twin: LightningModule) -> None:
@@ -95,25 +68,7 @@ class QuietTrainer:
         """The twin."""
         return self._twin()
 
-    @property
-    def model(self) -> LightningModule | None:
-        """The twin."""
-        return self._twin()
-
-    @property
-    def callback_metrics(self) -> dict[str, Any]:
-        """A copy of the Trainer's."""
-        return dict(self._trainer.callback_metrics)
-
-    @property
-    def logged_metrics(self) -> dict[str, Any]:
-        """A copy of the Trainer's."""
-        return dict(self._trainer.logged_metrics)
-
-    @property
-    def progress_bar_metrics(self) -> dict[str, Any]:
-        """A copy of the Trainer's."""
-        return dict(self._trainer.progress_bar_metrics)
+    model = lightning_module
 
     def save_checkpoint(self, *_: Any, **__: Any) -> None:
         """Save nothing."""
@@ -121,18 +76,15 @@ class QuietTrainer:
     def __getattr__(self, name: str) -> Any:
         if name == "_trainer":  # not set yet
             raise AttributeError(name)
-        return getattr(self._trainer, name)
+        value = getattr(self._trainer, name)
+        return dict(value) if name in _METRICS else value
 
 
 def silence(module: LightningModule, heard: MutableMapping[str, Any]) -> None:
-    """Have a twin log into a mapping, and print nothing.
+    """Have a twin print nothing and log tensors, numbers and metrics into a mapping, by name.
 
-    The twin's class becomes one derived from its own, so that a ``log`` of the user's is called as
-    ever, and what it hands on to Lightning's arrives here.
-
-    Args:
-        module: A twin; its nested LightningModules are left as they are.
-        heard: Gets the tensors and numbers that are logged, and metrics, by name.
+    The twin's class becomes one derived from its own. So a ``log`` of the user's is still called,
+    and what it passes on to Lightning's arrives here. Nested LightningModules are left as they are.
     """
     module.__class__ = _silenced(type(module))  # type: ignore[arg-type]
     vars(module)["_heard_in_rerun"] = heard

@@ -12,22 +12,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+    from collections.abc import Iterable, Iterator
 
 _SHARED = (Dataset, DataLoader, LightningDataModule, ModuleType)
-"""Attributes of a module that are only read from, and are large or cannot be copied."""
+"""Attributes of a module that are only read, and are large or cannot be copied."""
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class Memo(dict[int, Any]):
-    """What ``copy.deepcopy`` has copied so far: copies by the identity of the original.
+    """Copies that ``copy.deepcopy`` has made so far, by the identity of the original.
 
-    A module made by ``torch.compile`` is copied as the module that was compiled.
-
-    Args:
-        model: The model to be copied.
-        stand_ins: Pairs of an object and what the copy has in its place.
+    A module made by ``torch.compile`` is copied as the module that was compiled. ``stand_ins`` are
+    pairs of an object and what the copy has in its place.
     """
 
     def __init__(self, model: nn.Module, stand_ins: Iterable[tuple[object, object]]) -> None:
@@ -43,7 +40,7 @@ class Memo(dict[int, Any]):
         self._at_first = dict(self)
 
     def afresh(self, model: nn.Module) -> Self:
-        """A memo as this one was at first, to copy what holds the model's modules but not these."""
+        """A memo as this one was at first, which shares the model's modules instead of copying."""
         memo = copy.copy(self)
         memo.clear()
         memo.update(self._at_first)
@@ -51,7 +48,7 @@ class Memo(dict[int, Any]):
         return memo
 
     def get(self, key: int, default: Any = None) -> Any:
-        """The copy of what has this identity."""
+        """The copy of the object with this identity."""
         if key not in self and key in self._uncompiled:
             self[key] = copy.deepcopy(self._uncompiled[key], self)
         return super().get(key, default)
@@ -60,33 +57,27 @@ class Memo(dict[int, Any]):
 def twin_of(model: nn.Module, memo: Memo) -> nn.Module:
     """A deep copy of a model that shares its parameters and runs without ``torch.compile``.
 
-    Datasets and dataloaders in attributes are shared too. Hooks are copied, and so is what a
-    function that is a hook or an attribute holds in its closure.
-
-    Args:
-        model: The model.
-        memo: Made for the model; it tells afterwards what became of the parts.
-
-    Raises:
-        TypeError: If an attribute cannot be copied; says which.
+    Datasets and dataloaders in attributes are shared too. Hooks are copied, and so are the closures
+    of functions that are hooks or attributes. Afterwards the memo tells the copy of each part. A
+    TypeError names an attribute that cannot be copied.
     """
     with _DetachedCopies():
         try:
             twin = copy.deepcopy(model, memo)
             for original in model.modules():
                 if id(original) in memo:
-                    _uncompile(original, memo[id(original)], memo)
+                    _give_own_functions(original, memo[id(original)], memo)
         except Exception as error:
             raise _refusal(model, memo, error) from error
     return twin
 
 
 class _DetachedCopies(TorchFunctionMode):
-    """Copies tensors that a graph leads to, which torch refuses, without their graph."""
+    """Copies tensors that have a graph without it; torch refuses to copy them with it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[Tensor] = []  # a memo goes by identities, which must not be used again
+        self._kept: list[Tensor] = []  # a memo needs identities that are not used again
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -100,22 +91,18 @@ class _DetachedCopies(TorchFunctionMode):
         return memo[id(tensor)]
 
 
-def _uncompile(original: nn.Module, twin: nn.Module, memo: Memo) -> None:
-    """Give a twin its own functions instead of those that deepcopy left shared."""
+def _give_own_functions(original: nn.Module, twin: nn.Module, memo: Memo) -> None:
+    """Give a twin its own uncompiled functions instead of those that deepcopy left shared."""
     vars(twin).pop("_compiled_call_impl", None)
-    _own_functions(vars(original), vars(twin), memo)
-    for hooks in _HOOKS:
-        _own_functions(getattr(original, hooks), getattr(twin, hooks), memo)
-
-
-def _own_functions(original: Mapping[Any, Any], twin: MutableMapping[Any, Any], memo: Memo) -> None:
-    for name, value in list(original.items()):
-        if twin.get(name) is value and isinstance(value, FunctionType):
-            twin[name] = _own_function(value, memo)
+    for holder in ("__dict__", *_HOOKS):
+        own = getattr(twin, holder)
+        for name, value in list(getattr(original, holder).items()):
+            if own.get(name) is value and isinstance(value, FunctionType):
+                own[name] = _own_function(value, memo)
 
 
 def _own_function(function: FunctionType, memo: Memo) -> Any:
-    """The function with a closure of its own; if it was compiled, that which was compiled."""
+    """The function with its own closure; for a compiled one, the function that was compiled."""
     compiled = getattr(function, "_torchdynamo_orig_callable", None)
     if compiled is not None:
         return _own(compiled, memo)
@@ -147,13 +134,14 @@ def _own(value: Any, memo: Memo) -> Any:
 
 def _filled(cell: CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 - an empty cell raises
+        cell.cell_contents  # noqa: B018 - raises if the cell is empty
     except ValueError:
         return False
     return True
 
 
 def _refusal(model: nn.Module, memo: Memo, error: Exception) -> TypeError:
+    """The error that names the first attribute of a model that cannot be copied."""
     name = type(model).__name__
     found = ((path, value) for path, value in _attributes(model) if _fails(model, memo, value))
     path, value = next(found, ("", None))
@@ -161,7 +149,7 @@ def _refusal(model: nn.Module, memo: Memo, error: Exception) -> TypeError:
     return TypeError(
         f"pl_module: {what} cannot be copied: {error}. Knock-outs run the step again on a copy of "
         "the module; keep what cannot be copied outside of the module, or give its class a "
-        "__deepcopy__ that returns what the copy is to have"
+        "__deepcopy__ that returns an object for the copy"
     )
 
 

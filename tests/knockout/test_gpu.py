@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from torch.nn.utils.rnn import pack_sequence
 
 from lightning_relay import (
     EveryUnit,
@@ -20,21 +20,13 @@ from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
 from tests.support.matrix import CHANNELS, FUSED, UNITS
 from tests.support.models import Stacked, loader
+from tests.support.tensors import tensors_of
 from tests.support.training import quiet_trainer
 
 if TYPE_CHECKING:
     from torch import nn
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
-
-def flat(output: Any) -> list[torch.Tensor]:
-    """All tensors of what a recurrent module returns."""
-    if isinstance(output, PackedSequence):
-        return [output.data]
-    if isinstance(output, torch.Tensor):
-        return [output]
-    return [tensor for part in output for tensor in flat(part)]
 
 
 @torch.no_grad()
@@ -69,11 +61,11 @@ def outputs(model: nn.Module, inputs: Any, options: dict[str, Any]) -> list[torc
     found = []
     for units in sets:
         with knocked_out(model, units, **options):
-            found += flat(model(inputs))
+            found += tensors_of(model(inputs))
     with KnockoutLanes(model, [make_clamps(model, units, **options) for units in sets]) as lanes:
         for number in range(len(sets)):
             with lanes.lane(number):
-                found += flat(model(inputs))
+                found += tensors_of(model(inputs))
     return [tensor.cpu() for tensor in found]
 
 

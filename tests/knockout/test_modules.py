@@ -17,6 +17,7 @@ from lightning_relay.knockout.context import knocked_out
 from tests.support import held_recurrence
 from tests.support.held_recurrence import holding, trajectory
 from tests.support.matrix import CELLS, FUSED, UNITS, VARIATIONS, Bench, Variation, assert_agree
+from tests.support.tensors import tensors_of
 
 
 @torch.no_grad()
@@ -86,18 +87,12 @@ def test_arguments_may_be_given_by_name(kind: str) -> None:
         inputs = inputs[0]
     with knocked_out(module, {"l0": [1, 3]}, value=0.3):
         found = [module(input=inputs, hx=state), module(inputs, hx=state), module(inputs, state)]
-    parts = [list(_tensors(result)) for result in found]
+    parts = [tensors_of(result) for result in found]
     for other in parts[1:]:
         assert all(torch.equal(a, b) for a, b in zip(parts[0], other, strict=True))
     expected = bench.expected(units, 0.3)[0].output[0]
     first = parts[0][0][0] if bench.prefix else parts[0][0][0, 0]
     assert float((first - expected).abs().max()) <= 1e-12
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    if isinstance(result, Tensor):
-        return [result]
-    return [tensor for part in result for tensor in _tensors(part)]
 
 
 @torch.no_grad()
@@ -110,8 +105,9 @@ def test_what_pytorch_refuses_is_refused_in_its_words(kind: str, steps: int | No
     states = [(state, state) if kind == "nn.LSTM" else state for state in zeros]
     wrong = [(inputs[..., :2],), (inputs[0, 0],), (inputs.float(),)]
     wrong += [(inputs, state) for state in states]
+    wrong += [(inputs, zeros[0][0]), (inputs, (zeros[0][0],) * 2)]
     for arguments in wrong:
-        with pytest.raises((RuntimeError, ValueError)) as plain:
+        with pytest.raises((RuntimeError, ValueError, AttributeError)) as plain:
             bench.model(*arguments)
         with (
             pytest.raises(type(plain.value), match=re.escape(str(plain.value))),
@@ -133,15 +129,16 @@ def test_subclasses_with_pytorch_forward_are_knocked_out() -> None:
 
 
 @torch.no_grad()
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     bench = Bench("nn.GRU")
     expected = bench.expected({"l0": [1, 3]}, 0.5, [0, 2])
     for units in (np.array([1, 3]), [np.int64(1), np.int64(3)], torch.tensor([1, 3])):
         for steps in (np.array([0, 2]), torch.tensor([0, 2]), [np.int64(0), 2]):
             with knocked_out(bench.model, {"l0": units}, value=np.float32(0.5), steps=steps):
                 assert_agree(bench.call(), expected)
-    with knocked_out(bench.model, {"l0": np.int64(1)}, steps=np.int64(2)):
-        assert_agree(bench.call(), bench.expected({"l0": 1}, "zero", 2))
+    for unit, step in ((np.int64(1), np.int64(2)), (torch.tensor(1), torch.tensor(2))):
+        with knocked_out(bench.model, {"l0": unit}, steps=step):
+            assert_agree(bench.call(), bench.expected({"l0": 1}, "zero", 2))
 
 
 @torch.no_grad()

@@ -15,14 +15,18 @@ from lightning_relay.recurrent.states import StepError
 
 CODES = HiddenStates(torch.zeros(2, 3, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
 STATES = HiddenStates(torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool))
-NAN = torch.tensor([float("nan")])
 OF_STATES = (
     "record them with HiddenStateRecorder (layers='all', states=('hidden', 'cell') for all there "
     "are) and give states=recorder.states"
 )
-UNITS = "it takes unit indices from 0 to 2"
+NO_STATES = f"{{}} takes recorded states of '0.l0', and there are none; {OF_STATES}"
+KEYS = "it takes unit indices by layer key, such as {'0.l0': [0]}"
+UNITS = "for '0.l1'; it takes unit indices from 0 to 2"
 STEPS = "it takes a slice, a set or list of time steps, one time step, or None for all"
 VALUES = "it takes a number, a tensor, or one of 'zero', 'mean', 'mean_per_step', 'resample'"
+FINITE = (
+    "value: got a tensor with complex, infinite or NaN values for '0.l0'; it takes finite real ones"
+)
 
 
 def refused(
@@ -44,67 +48,41 @@ def refused(
         (
             {"0.l7": 1},
             ValueError,
-            "units: no layer '0.l7' in Sequential; it has: '0.l0', '0.l0.cell', '0.l1', "
-            "'0.l1.cell'",
+            "no layer '0.l7' in Sequential; it has: '0.l0', '0.l0.cell', '0.l1', '0.l1.cell'",
         ),
-        (
-            ["0.l0"],
-            TypeError,
-            "units: got ['0.l0']; it takes unit indices by layer key, such as {'0.l0': [0]}",
-        ),
-        ({}, ValueError, "units: got {}; it takes unit indices by layer key"),
-        ({"0.l1": []}, ValueError, "units: got none for '0.l1'; it takes unit indices from 0 to 2"),
-        ({"0.l1": "0"}, TypeError, "units: got '0' for '0.l1'; it takes unit indices from 0 to 2"),
-        ({"0.l1": 0.5}, TypeError, f"units: got 0.5 for '0.l1'; {UNITS}"),
-        (
-            {"0.l1": [0.5]},
-            TypeError,
-            f"units: got 0.5 for '0.l1'; {UNITS}",
-        ),
-        (
-            {"0.l1": [True]},
-            TypeError,
-            "units: got True for '0.l1'; it takes unit indices from 0 to 2",
-        ),
-        (
-            {"0.l0": [0, 3]},
-            ValueError,
-            f"units: got 3 for '0.l0'; {UNITS}",
-        ),
-        ({"0.l1": -1}, ValueError, "units: got -1 for '0.l1'; it takes unit indices from 0 to 2"),
+        (["0.l0"], TypeError, f"got ['0.l0']; {KEYS}"),
+        ({}, ValueError, f"got {{}}; {KEYS}"),
+        ({"0.l1": []}, ValueError, f"got none {UNITS}"),
+        ({"0.l1": "0"}, TypeError, f"got '0' {UNITS}"),
+        ({"0.l1": 0.5}, TypeError, f"got 0.5 {UNITS}"),
+        ({"0.l1": [0.5]}, TypeError, f"got 0.5 {UNITS}"),
+        ({"0.l1": [True]}, TypeError, f"got True {UNITS}"),
+        ({"0.l1": [0, 3]}, ValueError, f"got 3 {UNITS}"),
+        ({"0.l1": -1}, ValueError, f"got -1 {UNITS}"),
         (
             {"0.l0.cell": 4},
             ValueError,
-            "units: got 4 for '0.l0.cell'; it takes unit indices from 0 to 3",
+            "got 4 for '0.l0.cell'; it takes unit indices from 0 to 3",
         ),
-        ({"0.l1": [1, 2, 1]}, ValueError, "units: got [1, 2, 1] for '0.l1'; name each unit once"),
+        ({"0.l1": [1, 2, 1]}, ValueError, "got [1, 2, 1] for '0.l1'; name each unit once"),
     ],
 )
 def test_units(units: Any, error: type[Exception], message: str) -> None:
-    refused(error, message, units)
+    refused(error, f"units: {message}", units)
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "message"),
+    ("argument", "given", "error", "message"),
     [
-        ("one", ValueError, f"value: got 'one'; {VALUES}"),
-        (None, TypeError, f"value: got None; {VALUES}"),
-        (True, TypeError, f"value: got True; {VALUES}"),
-        (float("inf"), ValueError, "value: got inf; it takes a finite number"),
-        (
-            NAN,
-            ValueError,
-            "value: got a tensor with complex, infinite or NaN values for '0.l0'; it takes finite "
-            "real ones",
-        ),
-        (
-            torch.zeros(1, dtype=torch.complex64),
-            ValueError,
-            "value: got a tensor with complex, infinite or NaN values for '0.l0'; it takes finite "
-            "real ones",
-        ),
+        ("value", "one", ValueError, f"value: got 'one'; {VALUES}"),
+        ("value", None, TypeError, f"value: got None; {VALUES}"),
+        ("value", True, TypeError, f"value: got True; {VALUES}"),
+        ("value", float("inf"), ValueError, "value: got inf; it takes a finite number"),
+        ("value", torch.tensor([float("nan")]), ValueError, FINITE),
+        ("value", torch.zeros(1, dtype=torch.complex64), ValueError, FINITE),
         *(
             (
+                "value",
                 torch.zeros(shape),
                 ValueError,
                 f"value: got shape {shape} for 1 units of '0.l0'; it takes a tensor (), (1,), "
@@ -113,93 +91,74 @@ def test_units(units: Any, error: type[Exception], message: str) -> None:
             for shape in ((3,), (5, 3), (1, 1, 5, 1), (0,))
         ),
         (
+            "value",
             {"0.l1": 0.5},
             ValueError,
             "value: got values for '0.l1', and units for '0.l0'; it takes one value for each "
             "layer, or one for all",
         ),
+        ("steps", "all", TypeError, f"steps: got 'all'; {STEPS}"),
+        ("steps", 0.5, TypeError, f"steps: got 0.5; {STEPS}"),
+        ("steps", [0.5], TypeError, f"steps: got [0.5]; {STEPS}"),
+        ("steps", slice("a", None), TypeError, f"steps: got slice('a', None, None); {STEPS}"),
+        ("steps", [], ValueError, f"steps: got [], which names no step; {STEPS}"),
+        (
+            "steps",
+            slice(0, 4, -1),
+            ValueError,
+            "steps: got slice(0, 4, -1); it takes a slice that goes forward",
+        ),
+        (
+            "steps",
+            slice(4, 2),
+            ValueError,
+            f"steps: got slice(4, 2, None), which names no step; {STEPS}",
+        ),
+        ("seed", 0.5, TypeError, "seed: got 0.5; it takes an integer"),
     ],
     ids=str,
 )
-def test_values(value: Any, error: type[Exception], message: str) -> None:
-    refused(error, message, {"0.l0": 1}, value=value)
+def test_other_arguments(argument: str, given: Any, error: type[Exception], message: str) -> None:
+    refused(error, message, {"0.l0": 1}, **{argument: given})
 
 
 @pytest.mark.parametrize("value", ["mean", "mean_per_step", "resample"])
 @pytest.mark.parametrize(
     ("layer", "states", "error", "message"),
     [
-        ("0.l0", None, ValueError, "takes recorded states of '0.l0', and there are none"),
-        ("0.l0", {}, ValueError, "takes recorded states of '0.l0', and there are none"),
+        ("0.l0", None, ValueError, NO_STATES),
+        ("0.l0", {}, ValueError, NO_STATES),
         (
             "0.l1",
             {"0.l0": STATES},
             ValueError,
-            "takes recorded states of '0.l1', and there are only '0.l0'",
+            f"{{}} takes recorded states of '0.l1', and there are only '0.l0'; {OF_STATES}",
+        ),
+        (
+            "0.l0",
+            STATES,
+            TypeError,
+            "got HiddenStates; it takes recorded states by layer key: states=recorder.states",
+        ),
+        (
+            "0.l0",
+            {"0.l0": CODES},
+            ValueError,
+            "those of '0.l0' are torch.int64, codes that stand for states; {} takes the recorded "
+            "states themselves",
+        ),
+        (
+            "0.l0.cell",
+            {"0.l0.cell": STATES},
+            ValueError,
+            "those of '0.l0.cell' have 3 units, and the layer has 4; record them with the same "
+            "model",
         ),
     ],
 )
-def test_states_that_are_not_there(
-    value: str, layer: str, states: Any, error: type[Exception], message: str
-) -> None:
-    refused(
-        error, f"states: {value!r} {message}; {OF_STATES}", {layer: 1}, value=value, states=states
-    )
-
-
-def test_states_of_another_kind() -> None:
-    refused(
-        TypeError,
-        "states: got HiddenStates; it takes recorded states by layer key: states=recorder.states",
-        {"0.l0": 1},
-        value="mean",
-        states=STATES,
-    )
-    refused(
-        ValueError,
-        "states: those of '0.l0' are torch.int64, codes of states; 'mean' takes the states "
-        "themselves",
-        {"0.l0": 1},
-        value="mean",
-        states={"0.l0": CODES},
-    )
-    refused(
-        ValueError,
-        "states: those of '0.l0.cell' have 3 units, and the layer has 4; record them with the same "
-        "model",
-        {"0.l0.cell": 1},
-        value="mean",
-        states={"0.l0.cell": STATES},
-    )
-
-
-@pytest.mark.parametrize(
-    ("steps", "error", "message"),
-    [
-        ("all", TypeError, f"steps: got 'all'; {STEPS}"),
-        (0.5, TypeError, f"steps: got 0.5; {STEPS}"),
-        ([0.5], TypeError, f"steps: got [0.5]; {STEPS}"),
-        (slice("a", None), TypeError, f"steps: got slice('a', None, None); {STEPS}"),
-        ([], ValueError, f"steps: got [], which names no step; {STEPS}"),
-        (
-            slice(0, 4, -1),
-            ValueError,
-            "steps: got slice(0, 4, -1); it takes a slice that goes forward",
-        ),
-        (
-            slice(4, 2),
-            ValueError,
-            f"steps: got slice(4, 2, None), which names no step; {STEPS}",
-        ),
-    ],
-    ids=str,
-)
-def test_steps(steps: Any, error: type[Exception], message: str) -> None:
-    refused(error, message, {"0.l0": 1}, steps=steps)
-
-
-def test_a_seed_that_is_no_integer() -> None:
-    refused(TypeError, "seed: got 0.5; it takes an integer", {"0.l0": 1}, seed=0.5)
+def test_states(value: str, layer: str, states: Any, error: type[Exception], message: str) -> None:
+    message = message.format(repr(value))
+    refused(error, f"states: {message}", {layer: 1}, value=value, states=states)
 
 
 def test_steps_from_the_end_of_a_cell() -> None:
@@ -214,16 +173,19 @@ def test_steps_from_the_end_of_a_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
-    [({"steps": -1}, "steps: negative ones"), ({"value": "resample"}, "value: 'resample'")],
+    ("options", "got", "other"),
+    [
+        ({"steps": -1}, "steps: got negative ones", "steps from 0"),
+        ({"value": "resample"}, "value: got 'resample'", "another value"),
+    ],
 )
 def test_what_needs_the_end_of_sequences_that_come_in_pieces(
-    options: dict[str, Any], what: str
+    options: dict[str, Any], got: str, other: str
 ) -> None:
     model = nn.GRU(2, 3, batch_first=True).eval()
     message = (
-        f"{what} cannot be had of '', which is called on sequences in pieces, so that their ends "
-        "are not known"
+        f"{got} for '', which is called on pieces of sequences, so that their ends are not known; "
+        f"call it on whole sequences, or give {other}"
     )
     states = {"l0": HiddenStates(torch.zeros(2, 9, 3), torch.ones(2, 9, dtype=torch.bool))}
     x = torch.zeros(2, 4, 2)
@@ -293,7 +255,8 @@ def test_a_module_that_is_not_called() -> None:
         ),
         (
             slice(-1, 1),
-            "steps: got slice(-1, 1), which names none of the 4 steps of the longest sequence",
+            "steps: got slice(-1, 1), which names none of the 4 steps of the longest sequence; it "
+            "takes at least one of them",
         ),
     ],
     ids=str,

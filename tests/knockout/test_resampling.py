@@ -39,8 +39,8 @@ def test_the_same_seed_draws_the_same_sequences(kind: str) -> None:
     assert drawn(5) == drawn(5)
     everything = [drawn(seed) for seed in range(8)]
     assert len(set(map(tuple, everything))) > 1
-    # The recorded sequence of 2 steps cannot be drawn for 4. How long a loop will be is not known
-    # when it begins, so only the longest are long enough for any.
+    # The recorded sequence of 2 steps is too short for 4. The length of a loop is not known when
+    # it begins, so a loop draws among the longest sequences.
     assert set(itertools.chain(*everything)) == ({0, 2} if kind in CELLS else {0, 2, 3})
 
 
@@ -66,8 +66,8 @@ def test_no_recorded_sequence_is_long_enough() -> None:
     with (
         pytest.raises(
             TooShortError,
-            match=r"states: the longest recorded sequence of .* has 25 steps, and a sequence of "
-            r"the call has 26; 'resample' takes recorded sequences at least as long",
+            match=r"^states: the longest recorded sequence of 'l0' has 25 steps, and a sequence of "
+            r"the call has 26; 'resample' takes recorded sequences at least as long$",
         ),
         knocked_out(bench.model, {"l0": 1}, value="resample", states=bench.states),
     ):

@@ -1,0 +1,100 @@
+"""What a run of a step puts back: random streams, gradients, and how torch compiles."""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class RandomStreams:
+    """States of the global random streams: those of torch, NumPy and ``random``."""
+
+    device: torch.device
+    torch_cpu: Tensor
+    torch_device: Tensor | None
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def now(cls, device: torch.device) -> Self:
+        """The states as they are now, on the CPU and a device."""
+        torch_device = None
+        if device.type == "cuda":
+            torch_device = torch.cuda.get_rng_state(device)
+        elif device.type == "mps":
+            torch_device = torch.mps.get_rng_state()
+        numpy = np.random.get_state()  # noqa: NPY002 - the stream that users have
+        return cls(device, torch.get_rng_state(), torch_device, numpy, random.getstate())
+
+    def restore(self) -> None:
+        """Put the streams back to these states."""
+        torch.set_rng_state(self.torch_cpu)
+        if self.torch_device is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.torch_device, self.device)
+        elif self.torch_device is not None:
+            torch.mps.set_rng_state(self.torch_device)
+        np.random.set_state(self.numpy)  # noqa: NPY002 - the stream that users have
+        random.setstate(self.python)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Have the streams begin at these states in the block, and put them back after it."""
+        outside = RandomStreams.now(self.device)
+        try:
+            self.restore()
+            yield
+        finally:
+            outside.restore()
+
+
+@contextmanager
+def untouched(parameters: Mapping[str, nn.Parameter], step: str) -> Iterator[None]:
+    """Put gradients and ``requires_grad`` back; a ValueError if a parameter changed in place."""
+    before = [
+        (name, parameter, parameter.grad, parameter.requires_grad, _versions(parameter))
+        for name, parameter in parameters.items()
+    ]
+    try:
+        yield
+    finally:
+        for _, parameter, grad, requires_grad, _ in before:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+    for name, parameter, _, _, versions in before:
+        if _versions(parameter) != versions:
+            raise ValueError(
+                f"pl_module: the {step} changes the parameter {name!r} or its gradient in place, "
+                "so it cannot be run again without a trace; move that out of the step"
+            )
+
+
+def _versions(parameter: nn.Parameter) -> list[int]:
+    """How often a parameter and its gradient were changed in place, where torch counts it."""
+    return [
+        tensor._version
+        for tensor in (parameter, parameter.grad)
+        if tensor is not None and not tensor.is_inference()
+    ]
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Have methods that a class declares as compiled run eagerly, if torch can."""
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+        return cast("AbstractContextManager[Any]", torch.compiler.set_stance("force_eager"))
+    return nullcontext()
