@@ -1,6 +1,6 @@
 """Relay information of discrete states: integers in, bits out.
 
-The names are loaded when they are first used: options need neither torch nor numba.
+A name is loaded when it is first used, so that options need neither torch nor numba.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from lightning_relay.information.discretization import discretize as discretize
     from lightning_relay.information.measures import distinct_states as distinct_states
     from lightning_relay.information.measures import entropy as entropy
-    from lightning_relay.information.measures import (
-        mutual_information as mutual_information,
-    )
+    from lightning_relay.information.measures import mutual_information as mutual_information
     from lightning_relay.information.measures import relay_information as relay_information
     from lightning_relay.information.options import Direction as Direction
     from lightning_relay.information.options import Estimator as Estimator
@@ -35,25 +33,19 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "BootstrapIntervals": "lightning_relay.information.bootstrapping",
-    "ChanceLevel": "lightning_relay.information.permutation",
-    "Direction": "lightning_relay.information.options",
-    "Estimator": "lightning_relay.information.options",
-    "RelayMeasure": "lightning_relay.information.options",
-    "RelayOrder": "lightning_relay.information.ordering",
-    "RelayShare": "lightning_relay.information.share",
-    "SetEstimator": "lightning_relay.information.options",
-    "bootstrap": "lightning_relay.information.bootstrapping",
-    "chance_level": "lightning_relay.information.permutation",
-    "decoded_information": "lightning_relay.information.decoding",
-    "discretize": "lightning_relay.information.discretization",
-    "distinct_states": "lightning_relay.information.measures",
-    "entropy": "lightning_relay.information.measures",
-    "mutual_information": "lightning_relay.information.measures",
-    "relay_information": "lightning_relay.information.measures",
-    "relay_information_of_all_subsets": "lightning_relay.information.subsets",
-    "relay_order": "lightning_relay.information.ordering",
-    "relay_share": "lightning_relay.information.share",
+    name: f"{__name__}.{module}"
+    for module, names in {
+        "bootstrapping": ["BootstrapIntervals", "bootstrap"],
+        "decoding": ["decoded_information"],
+        "discretization": ["discretize"],
+        "measures": ["distinct_states", "entropy", "mutual_information", "relay_information"],
+        "options": ["Direction", "Estimator", "RelayMeasure", "SetEstimator"],
+        "ordering": ["RelayOrder", "relay_order"],
+        "permutation": ["ChanceLevel", "chance_level"],
+        "share": ["RelayShare", "relay_share"],
+        "subsets": ["relay_information_of_all_subsets"],
+    }.items()
+    for name in names
 }
 
 __all__ = sorted(_HOMES)

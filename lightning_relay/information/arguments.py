@@ -1,4 +1,4 @@
-"""What the functions of this package take: their arguments checked, once, with the same words."""
+"""Checks of the tensors that the functions of this package take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 _MOST_SAMPLES = 2**26
-"""Tables of functions of counts are as long as the largest number of samples."""
+"""Largest number of samples: functions of counts are tables of this length."""
 
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
@@ -41,7 +40,7 @@ def _check_units(hidden: Tensor) -> None:
 
 def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
     """Raise unless ``labels`` are integers broadcastable to the ``(…, samples)`` of ``hidden``."""
-    _check_integers(name, labels, "give class labels or the codes of a concept")
+    check_label_tensor(name, labels)
     _check_samples(name, labels, hidden)
 
 
@@ -69,41 +68,39 @@ def check_weights(weights: Tensor | None, hidden: Tensor) -> None:
         return
     _check_integers("weights", weights, "give how many times each sample counts")
     _check_samples("weights", weights, hidden)
-    if weights.numel() and bool((weights < 0).any()):
+    if not weights.numel():
+        return
+    if int(weights.min()) < 0:
         raise ValueError(f"weights: got {int(weights.min())}; it takes numbers of samples from 0")
-    if weights.numel() and float(weights.double().sum(-1).max()) > _MOST_SAMPLES:
+    total = float(weights.double().sum(-1).max())
+    if total > _MOST_SAMPLES:
         raise ValueError(
-            f"weights: got a sum of {float(weights.double().sum(-1).max()):.3g}; it takes at most "
-            f"{_MOST_SAMPLES} samples in all: divide the weights"
+            f"weights: got a sum of {total:.3g}; it takes at most {_MOST_SAMPLES} samples in all: "
+            "divide the weights"
         )
 
 
 def broadcast_leading(**given: Tensor | None) -> torch.Size:
-    """Leading dimensions that arguments ``(…, samples)`` have in common; raises if they do not."""
+    """Leading shape of arguments ``(…, samples)`` together; raises if they do not broadcast."""
     shapes = {name: part.shape for name, part in given.items() if part is not None}
+    names = ", ".join(shapes)
     try:
         leading: torch.Size = torch.broadcast_shapes(*shapes.values())[:-1]
     except RuntimeError:
         listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(
-            f"{', '.join(shapes)}: got shapes whose leading dimensions do not broadcast with each "
-            f"other, (…, samples): {listed}"
+            f"{names}: got shapes whose leading dimensions do not broadcast with each other, "
+            f"(…, samples): {listed}"
         ) from None
     if leading.numel() == 0:
-        raise ValueError(
-            f"{', '.join(shapes)}: got leading dimensions {tuple(leading)} without an entry"
-        )
+        raise ValueError(f"{names}: got leading dimensions {tuple(leading)} without an entry")
     return leading
 
 
 def checked_units(name: str, units: Iterable[int], count: int, where: str = "") -> list[int]:
-    """Unit indices, each once and below ``count``; raises if they are not.
+    """Unit indices as a list; raises unless they are integers from 0 below ``count``, each once.
 
-    Args:
-        name: Name of the argument.
-        units: The indices, or a tensor or array of them.
-        count: Number of units there are.
-        where: What to say of the place in the argument.
+    ``where`` says in messages which part of the argument ``name`` the units are.
     """
     if not isinstance(units, Iterable) or (isinstance(units, torch.Tensor) and units.dim() != 1):
         raise TypeError(f"{name}: got {units!r}{where}; it takes unit indices, a list of them")
@@ -124,11 +121,11 @@ def checked_units(name: str, units: Iterable[int], count: int, where: str = "") 
     return found
 
 
-def _check_integers(name: str, tensor: Tensor, mend: str) -> None:
+def _check_integers(name: str, tensor: Tensor, remedy: str) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}; it takes a tensor of integers")
     if tensor.dtype not in _INTEGERS:
-        raise TypeError(f"{name}: got {tensor.dtype}; it takes integers (or bool): {mend}")
+        raise TypeError(f"{name}: got {tensor.dtype}; it takes integers (or bool): {remedy}")
 
 
 def _check_samples(name: str, tensor: Tensor, hidden: Tensor) -> None:

@@ -1,8 +1,9 @@
-"""Intervals for relay information and the stability of orders, by resampling sequences."""
+"""Intervals of relay information and stability of orders, from resampled sequences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,26 +25,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_relay.information.compiled import Floats, Ints
     from lightning_relay.information.rows import Rows
 
 _MOST_DRAWS = 20
-"""Resamples are drawn anew at most so often for each that is wanted."""
+"""Largest number of draws for each resample that is wanted."""
 
 
 @dataclass(frozen=True, eq=False)
 class BootstrapIntervals:
     """How much an order and its information change with the sample.
 
-    Intervals are worth something only where the order is resolved: where the samples are alone in
-    their states, resampling cannot show how far the estimate is from the truth.
+    Read the intervals only where the order is resolved. Where most samples are alone in their
+    states, resampling does not show how far the estimate is from the truth.
 
     Attributes:
         order: The order of all samples.
-        lower: Lower ends of intervals of ``order.information``, bits, float64 ``(…, units + 1)``.
-        upper: Upper ends, bits, float64 ``(…, units + 1)``.
-        rank_lower: Lower ends of intervals of the place of each unit in the order, by unit index,
-            float64 ``(…, units)``; place 0 leaves first and is the least important.
-        rank_upper: Upper ends, float64 ``(…, units)``.
+        lower: Lower ends of the intervals of ``order.information``, bits, float64
+            ``(…, units + 1)``.
+        upper: Upper ends of the intervals of ``order.information``, bits, float64
+            ``(…, units + 1)``.
+        rank_lower: Lower ends of the intervals of each unit's place in the order, by unit index,
+            float64 ``(…, units)``. The unit at place 0 leaves first and is the least important.
+        rank_upper: Upper ends of the intervals of each unit's place in the order, by unit index,
+            float64 ``(…, units)``.
         rank_stability: Mean rank correlation (Spearman) of the orders of the resamples with
             ``order``, float64 ``(…)``; 1 for a single unit.
         confidence: Fraction of samples for which an interval should hold the true value.
@@ -76,34 +81,34 @@ def bootstrap(
 ) -> BootstrapIntervals:
     r"""Bootstrap intervals of relay information and of the places of the units in an order.
 
-    The same samples (sequences) are drawn at all leading indices (time steps), as often as there
-    are, with replacement. The information of the sets of the order of all samples is computed from
-    each resample, and a new order found. Intervals of the information are basic bootstrap
-    intervals, :math:`2 \hat I - q_{1 - \alpha/2} \dots 2 \hat I - q_{\alpha/2}` with quantiles q of
-    the resamples: they also undo the bias of the estimator as far as resampling shows it. Those of
-    the places are quantiles; ties are broken at random in each resample, so that units that the
-    data do not order have wide ones.
+    A resample of N samples (sequences) draws N of them with replacement, the same at all leading
+    indices (time steps). Each resample gives the information of the sets in the order of
+    all samples, and a new order. Intervals of the information are basic bootstrap intervals,
+    :math:`2 \hat I - q_{1 - \alpha/2} \dots 2 \hat I - q_{\alpha/2}` with quantiles q of the
+    resamples. They also undo the part of the estimator's bias that resampling shows. Intervals of
+    the places are quantiles. Each resample breaks ties at random, so units that the data do not
+    order have wide intervals.
 
     Args:
-        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
-            values.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
         hidden: Integer codes of the units' states, ``(…, samples, units)``.
         direction: Direction of the order, as for ``relay_order``.
         n_bootstraps: Number of resamples.
         confidence: Confidence of the intervals, fraction of 1.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-            Resamples in which a leading index has no sample are drawn anew.
-        estimator: How entropies are estimated from counts.
-        seed: Seed of the resampling; no other random state is touched.
+            A resample that leaves a leading index without a sample is drawn anew.
+        estimator: Estimator of entropies from counts.
+        seed: Seed of the resampling. No other random state is touched.
 
     Returns:
         Intervals and stability, with the leading dimensions of the arguments.
 
     Raises:
-        TypeError: If labels or codes are not integers.
+        TypeError: If labels or codes are not integers, or ``n_bootstraps`` is not an int.
         ValueError: If shapes do not fit, an option is unknown or out of range, there is no sample
-            to count, or too few resamples for the confidence.
+            to count, there are too few resamples for the confidence, or hardly any resample has a
+            sample at every leading index.
 
     Example:
         >>> import torch
@@ -121,38 +126,17 @@ def bootstrap(
     samples = Samples.of(x_in, x_out, hidden, valid)
     order = relay_order(x_in, x_out, hidden, direction=direction, valid=valid, estimator=estimator)
     generator = torch.Generator().manual_seed(seed)
-    drawn = _drawn(n_bootstraps, hidden.shape[-2], valid, generator).numpy()
+    drawn = _drawn(n_bootstraps, hidden.shape[-2], valid, generator)
     shuffled = [
         torch.randperm(samples.units, generator=generator, device="cpu").numpy()
         for _ in range(n_bootstraps)
     ]
     found = []
     for index, units in enumerate(order.units.reshape(samples.indices, -1).cpu().numpy()):
-        rows, row = samples.merged(index)
         chain = units[:: 1 if direction == "shrink" else -1]
-
-        def resampled(
-            number: int,
-            rows: Rows = rows,
-            row: NDArray[np.int32] = row,
-            chain: NDArray[np.int64] = chain,
-        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            counts = np.bincount(row[row >= 0], drawn[number][row >= 0], len(rows.table))
-            again = rows.reweighted(counts.astype(np.uint64))
-            joined = grow(again, direction, estimator, priority=shuffled[number]).units
-            places = np.empty(len(joined))
-            places[joined] = np.arange(len(joined))
-            if direction == "grow":
-                places = len(joined) - 1 - places
-            given = information_along(again, estimator, chain)
-            return information_of_sets(given, direction), places
-
-        found.append(
-            [
-                np.stack(part)
-                for part in zip(*in_threads(resampled, range(n_bootstraps)), strict=True)
-            ]
-        )
+        resampled = partial(_resampled, *samples.merged(index), chain, direction, estimator)
+        results = in_threads(resampled, zip(drawn, shuffled, strict=True))
+        found.append([np.stack(part) for part in zip(*results, strict=True)])
     information, places = (samples.shaped(part) for part in zip(*found, strict=True))
     tail = (1 - confidence) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=hidden.device)
@@ -173,21 +157,41 @@ def bootstrap(
 
 def _drawn(
     n_bootstraps: int, samples: int, valid: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """How often each sample is in each resample, int64 ``(resamples, samples)``."""
-    drawn: list[Tensor] = []
+) -> list[Ints]:
+    """How often each resample has each sample, int64 ``(samples,)``."""
+    drawn: list[Ints] = []
     for _ in range(_MOST_DRAWS * n_bootstraps):
         places = torch.randint(samples, (samples,), generator=generator, device="cpu")
         weights = torch.bincount(places, minlength=samples)
         if valid is None or bool((valid.cpu() & (weights > 0)).any(-1).all()):
-            drawn.append(weights)
+            drawn.append(weights.numpy())
         if len(drawn) == n_bootstraps:
-            return torch.stack(drawn)
+            return drawn
     raise ValueError(
-        f"valid: got leading indices with so few samples that hardly any resample has one of each; "
-        f"of {_MOST_DRAWS * n_bootstraps} resamples {len(drawn)} had: leave out the indices with "
+        f"valid: got leading indices with so few samples that only {len(drawn)} of "
+        f"{_MOST_DRAWS * n_bootstraps} resamples have a sample at each; leave out the indices with "
         "the fewest samples"
     )
+
+
+def _resampled(
+    rows: Rows,
+    row: NDArray[np.int32],
+    chain: Ints,
+    direction: Direction,
+    estimator: Estimator,
+    draw: tuple[Ints, Ints],
+) -> tuple[Floats, Floats]:
+    """Information of the sets of an order, and places by a new one, from one resample."""
+    weights, priority = draw
+    counts = np.bincount(row[row >= 0], weights[row >= 0], len(rows.table))
+    again = rows.reweighted(counts.astype(np.uint64))
+    joined = grow(again, direction, estimator, priority=priority).units
+    places = np.empty(len(joined))
+    places[joined] = np.arange(len(joined))
+    if direction == "grow":
+        places = len(joined) - 1 - places
+    return information_of_sets(information_along(again, estimator, chain), direction), places
 
 
 def _spearman(first: Tensor, second: Tensor) -> Tensor:

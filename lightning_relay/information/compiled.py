@@ -1,4 +1,4 @@
-"""Compiled loops: made by numba, kept on disk, announced once, and run in threads."""
+"""Loops that numba compiles, and threads to run them in."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import numpy as np
+    from numpy.typing import NDArray
+
+    Bools: TypeAlias = NDArray[np.bool_]
+    Floats: TypeAlias = NDArray[np.float64]
+    Ints: TypeAlias = NDArray[np.int64]
+    Numbers: TypeAlias = NDArray[np.uint32]
+    Words: TypeAlias = NDArray[np.uint64]
 
 Integer: TypeAlias = "int | np.integer[Any]"
-"""What is a whole number to a compiled loop."""
+"""A whole number in a compiled loop."""
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 Item = TypeVar("Item")
@@ -27,7 +34,7 @@ Result = TypeVar("Result")
 _SOURCES = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).hexdigest()[:16]
-"""Compiled loops contain those of other modules, of whose changes numba does not know."""
+"""Hash of this folder: a loop contains loops of other modules, which numba does not watch."""
 
 _log = logging.getLogger("lightning_relay")
 
@@ -35,15 +42,15 @@ _log = logging.getLogger("lightning_relay")
 def compiled(function: Function) -> Function:
     """The function as a compiled loop that runs without Python's global lock.
 
-    It is compiled when it is first called and kept on disk: beside the source, or where that cannot
-    be written to, in numba's cache of the user; anew when any loop has changed.
+    Numba compiles it at its first call, and again when any loop has changed. It is kept on disk:
+    beside the source or, where that is read-only, in the user's numba cache.
     """
-    function.__qualname__ += f"_{_SOURCES}"  # names the file that it is kept in
+    function.__qualname__ += f"_{_SOURCES}"  # numba names the cache file after it
     return cast("Function", njit(nogil=True, cache=True)(function))
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Results of independent items, in as many threads as torch uses.
+    """Results of independent items, with the number of threads that torch uses.
 
     The threads end with the call, so that a process may fork at any other time.
     """
@@ -56,7 +63,7 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]
-    """Says that something is compiled, when it is so for the first time."""
+    """Announces the first compilation."""
 
     said = False
 

@@ -1,20 +1,20 @@
-r"""The counting engine: for every stratum that changed, for every bag, for every candidate.
+r"""The counting engine behind orders, shares and the information of all subsets.
 
-Everything the project measures asks one question again and again: what is
-:math:`I(X_{in}; X_{out} | S)`, and what does it become when one more unit joins the condition S?
-With a function psi of counts (see ``estimators``) it is a sum over *bags* of samples that are
-alike in S, X_in and X_out (*cells*), in S and X_in, in S and X_out, and in S alone (*strata*),
+All of them ask: what is :math:`I(X_{in}; X_{out} | S)`, and what does it become when one more unit
+joins the condition S? With a function psi of counts (see ``estimators``) the answer is a sum over
+*bags*, sets of samples. A *stratum* is a bag alike in S, a *cell* is alike in S, X_in and X_out;
+the other bags are alike in S and X_in, or in S and X_out:
 
 .. math:: N I(X_{in}; X_{out} | S) = \sum_{in, out, s} \psi(c) + \sum_s \psi(c)
     - \sum_{in, s} \psi(c) - \sum_{out, s} \psi(c)
 
-S grows by one unit at a time. Rows of a stratum stand side by side, in the order of X_in and X_out,
-and are moved when a unit that joins S splits it. A unit that is the same in all rows of a stratum
-changes nothing there: only strata that were split are counted again. A stratum in which X_in or
-X_out is constant adds 0 for ever; a bag alike in X_in (or X_out) that holds a single cell cancels
-with it; a bag of one row adds the same whatever joins S. How often each unit is 1 in a bag is
-counted for eight units at once, in the bytes of one machine word, and in whole numbers where a byte
-is too small.
+S grows by one unit at a time. The rows of a stratum stand side by side, in the order of X_in and
+X_out. A unit that joins S splits the strata in which it varies: their rows move, and only these
+strata are counted again. Some parts of the sum need no counting. A stratum in which X_in or X_out
+is constant adds 0. A bag alike in X_in (or X_out) that holds a single cell cancels with it. A bag
+of one row adds the same whatever unit joins S. In all other bags, the samples that have a unit on
+are counted for eight units at once, in the bytes of a machine word, and as whole numbers where a
+byte is too small.
 """
 
 from __future__ import annotations
@@ -28,105 +28,90 @@ from lightning_relay.information.compiled import compiled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lightning_relay.information.compiled import Integer
+    from lightning_relay.information.compiled import Floats, Integer, Ints, Numbers, Words
     from lightning_relay.information.estimators import Psi
 
 _BYTE = 255
-"""Counts up to here fit into a byte."""
+"""Largest count that fits into a byte."""
 
 _OUT = np.uint64(2**32 - 1)
-"""The half of a label that is X_out; X_in is the other."""
+"""The half of a label word that is X_out; X_in is the other half."""
 
 SPREAD = np.array(
     [sum((byte >> bit & 1) << (8 * bit) for bit in range(8)) for byte in range(256)], np.uint64
 )
-"""Each bit of a byte in a byte of its own."""
-
+"""For each byte, a word with each of its bits in a byte of its own."""
 
 HOLE, CONSTANT, COUNTED = range(3)
-"""Kinds of strata: none, those in which X_in or X_out is constant, and all others."""
+"""Kinds of strata: no stratum, one in which X_in or X_out is constant, any other."""
 
 FIRST, LAST, KIND, FRESH, LONE_IN, LONE_OUT, HOLES, CHANGED = range(8)
-"""What is known of the strata at their places: lines of a table, uint32 ``(8, rows + 1)``.
+"""Lines of ``Strata.about``, which describes the stratum at each place.
 
-- ``FIRST``, ``LAST``: First line of the rows, and the line after the last.
-- ``KIND``: Whether it is a stratum, and of which kind.
-- ``FRESH``: Whether it is still to be counted.
+- ``FIRST``, ``LAST``: Line of ``Strata.table`` with its first row, and the line after its last.
+- ``KIND``: Its kind.
+- ``FRESH``: 1 until it is counted.
 - ``LONE_IN``, ``LONE_OUT``: Number of its samples that are alone in S and X_in (X_out).
-- ``HOLES``: A list of places at which no stratum is.
+- ``HOLES``: A list of places without a stratum.
 - ``CHANGED``: A list of places of strata that are about to be split, or are new.
 """
 
 USED, HOLE_COUNT, CHANGE_COUNT, SINGLE, ALONE, ALONE_IN, ALONE_OUT, KEEPS = range(8)
-"""What is tallied of strata.
+"""Entries of ``Strata.tally``.
 
 - ``USED``: All strata are at places below this.
-- ``HOLE_COUNT``, ``CHANGE_COUNT``: Lengths of the lists.
-- ``SINGLE``: Number of strata of a single row, which are at no place.
-- ``ALONE``: Number of samples in these that are alone in their state of S.
+- ``HOLE_COUNT``, ``CHANGE_COUNT``: Lengths of the two lists.
+- ``SINGLE``: Number of strata of a single row; they have no place.
+- ``ALONE``: Number of samples in strata of a single row that are alone in their state of S.
 - ``ALONE_IN``, ``ALONE_OUT``: Number of samples in all other strata that are alone in their state
-  of S and X_in, or of S and X_out.
-- ``KEEPS``: 1 if strata in which X_in or X_out is constant are split and kept, as evidence needs
-  them; 0 if they are dropped.
+  of S and X_in (X_out).
+- ``KEEPS``: 1 to split and keep strata of the kind ``CONSTANT``, for evidence; 0 to drop them.
 """
 
 VALUE, OTHER = range(2)
-"""What a stratum adds to N I(X_in; X_out | S), bits, by the estimator and by that it is compared
-with."""
+"""Lines of ``Strata.adds``: by the estimator, and by the one that it is compared with."""
 
 
 class Strata(NamedTuple):
-    """Rows by the state of a condition S; see ``Rows.table`` for their columns.
+    """Rows by the state of a condition S.
 
-    Attributes:
-        table: The rows, uint64 ``(2 * rows, words + 2)``: those of a stratum side by side in rising
-            order of X_in and X_out, in one half of the lines. A split moves them to the other.
-        about: See ``FIRST``, uint32 ``(8, rows + 1)``.
-        varies: Bits that are not the same in all rows of a stratum, uint64 ``(words + 1, places)``.
-        adds: See ``VALUE``, float64 ``(2, places)``.
-        tally: See ``USED``, int64 ``(8,)``.
+    The rows of a stratum stand side by side in rising order of X_in and X_out, in one half of the
+    table. A split moves them to the other half.
     """
 
-    table: NDArray[np.uint64]
-    about: NDArray[np.uint32]
-    varies: NDArray[np.uint64]
-    adds: NDArray[np.float64]
-    tally: NDArray[np.int64]
+    table: Words  # (2 * rows, words + 2), with the columns of ``Rows.table``.
+    about: Numbers  # (8, rows + 1), see ``FIRST``.
+    varies: Words  # (words + 1, places): bits that are not the same in all rows of a stratum.
+    adds: Floats  # (2, places): what each stratum adds to N I(X_in; X_out | S), bits.
+    tally: Ints  # (8,), see ``USED``.
 
 
 LINE, CELL, ALIKE_IN, ALIKE_OUT, SIZE, CANCELS, CELLS_WITH, BAG_WITH, LOOKED_AT = range(9)
-"""What is known of the bags of one stratum: lines of a table, uint32 ``(9, room)``.
+"""Lines of a table of the bags of one stratum, uint32 ``(9, room)``.
 
-Its bags are: none, the cells, the stratum itself, and those of several cells. Bag 0 stands for no
-bag, so that loops need not ask: what has no other bag is put there, and it is never looked at.
+Bag 0 stands for "no bag" and takes what is not counted, so that loops need no condition. Then come
+the cells, the stratum itself, and the bags of several cells.
 
 - ``LINE``: First line of each cell, and behind them the line after the last.
 - ``CELL``: Cell of each row of the stratum.
-- ``ALIKE_IN``, ``ALIKE_OUT``: Bag of each cell that holds all alike in X_in (X_out); 0 if it is the
-  cell itself.
+- ``ALIKE_IN``, ``ALIKE_OUT``: For each cell, the bag alike in X_in (X_out); 0 if it is the cell.
 - ``SIZE``: Number of samples in each bag.
 - ``CANCELS``: A bag enters the sum with the sign 1 - ``CANCELS``.
-- ``CELLS_WITH``, ``BAG_WITH``: Number of cells with each X_out, and their bag; 0 between strata.
-- ``LOOKED_AT``: Bags whose numbers of ones are looked at.
+- ``CELLS_WITH``, ``BAG_WITH``: For each X_out, its number of cells and its bag; 0 between strata.
+- ``LOOKED_AT``: Bags in which the ones of the units are counted.
 """
 
 
 class Counters(NamedTuple):
-    """How many samples of each bag have each bit.
+    """How many samples of each bag have each bit."""
 
-    Attributes:
-        eight: Eight counts in the bytes of a word, uint64 ``(bags, bytes)``.
-        held: Number of samples that these count, uint32 ``(bags,)``.
-        spilled: What was counted before, int32 ``(bags, bits)``.
-    """
-
-    eight: NDArray[np.uint64]
-    held: NDArray[np.uint32]
-    spilled: NDArray[np.int32]
+    eight: Words  # (bags, bytes): eight counts in the bytes of a word.
+    held: Numbers  # (bags,): number of samples counted in ``eight``.
+    spilled: NDArray[np.int32]  # (bags, bits): counts moved out of ``eight``.
 
 
 @compiled
-def room_for_strata(table: NDArray[np.uint64]) -> Strata:
+def room_for_strata(table: Words) -> Strata:
     """Room for strata of these rows."""
     rows, places = len(table), len(table) // 2 + 1
     return Strata(
@@ -139,8 +124,8 @@ def room_for_strata(table: NDArray[np.uint64]) -> Strata:
 
 
 @compiled
-def begin_with(table: NDArray[np.uint64], strata: Strata) -> None:
-    """Make all rows one stratum, that of the empty condition."""
+def begin_with(table: Words, strata: Strata) -> None:
+    """Make all rows one stratum: the empty condition."""
     about, tally = strata.about, strata.tally
     for line in range(len(table)):
         for column in range(table.shape[1]):
@@ -175,13 +160,9 @@ def copy(strata: Strata, into: Strata) -> None:
 
 @compiled
 def find_changed(strata: Strata, unit: Integer, planes: int, stride: int) -> None:
-    """List the strata in which a unit varies, which change when it joins the condition.
+    """List the strata in which a unit varies.
 
-    Args:
-        strata: The strata.
-        unit: The unit.
-        planes: Number of bits of a unit.
-        stride: How far they are apart.
+    The unit has ``planes`` bits, which are ``stride`` bits apart.
     """
     about, tally, varies = strata.about, strata.tally, strata.varies
     found = np.uint64(0)
@@ -197,7 +178,7 @@ def find_changed(strata: Strata, unit: Integer, planes: int, stride: int) -> Non
 
 @compiled
 def split(strata: Strata, unit: Integer, planes: int, stride: int) -> None:
-    """Let a unit join the condition, whose strata that change are listed; as ``find_changed``."""
+    """Let a unit join the condition after ``find_changed`` has listed the strata to split."""
     table, about, varies, tally = strata.table, strata.about, strata.varies, strata.tally
     one, half = np.uint64(1), np.uint64(len(table) // 2)
     for plane in range(planes):
@@ -253,14 +234,8 @@ def split(strata: Strata, unit: Integer, planes: int, stride: int) -> None:
 
 
 @compiled
-def _kind(
-    table: NDArray[np.uint64],
-    first: np.uint64,
-    last: np.uint64,
-    varies: NDArray[np.uint64],
-    place: np.uint32,
-) -> int:
-    """Kind of a stratum, from what varies in it, which is written."""
+def _kind(table: Words, first: np.uint64, last: np.uint64, varies: Words, place: np.uint32) -> int:
+    """Write which bits vary in a stratum, and return its kind."""
     for word in range(len(varies)):
         differ = np.uint64(0)
         for line in range(first, last):
@@ -272,11 +247,10 @@ def _kind(
 
 @compiled
 def evidence_of(strata: Strata, samples: int) -> tuple[float, float, int]:
-    """Evidence for the condition, if constant strata were kept and all have been counted.
+    """Evidence for S: coverage, fraction of samples alone in their state, number of states.
 
-    Returns:
-        The Good-Turing coverage of (X_in, S) or (X_out, S), whichever is lower; the fraction of the
-        samples that are alone in their state of S; and the number of different states.
+    The Good-Turing coverage is that of (X_in, S) or (X_out, S), whichever is lower. Constant strata
+    must have been kept, and all strata counted.
     """
     tally = strata.tally
     missed = tally[ALONE] + max(tally[ALONE_IN], tally[ALONE_OUT])
@@ -285,30 +259,18 @@ def evidence_of(strata: Strata, samples: int) -> tuple[float, float, int]:
 
 
 @compiled
-def room_for_bags(rows: int, outs: int) -> NDArray[np.uint32]:
-    """Room for the bags of strata of so many rows and labels of X_out."""
-    return np.zeros((9, max(2 * rows + 3, outs)), np.uint32)
+def room_for_bags(rows: int, outs: int) -> tuple[Words, Numbers]:
+    """Room for labels of cells, and for bags, of strata of up to this many rows and outputs."""
+    return np.empty(rows + 2, np.uint64), np.zeros((9, max(2 * rows + 3, outs)), np.uint32)
 
 
 @compiled
 def list_bags(
-    table: NDArray[np.uint64],
-    first: np.uint64,
-    last: np.uint64,
-    label: NDArray[np.uint64],
-    bag: NDArray[np.uint32],
+    table: Words, first: np.uint64, last: np.uint64, label: Words, bag: Numbers
 ) -> tuple[int, int]:
-    """List the bags of a stratum.
+    """List the bags of a stratum in the room for them.
 
-    Args:
-        table: The rows.
-        first: First line of the stratum.
-        last: Line after its last.
-        label: Room for the labels of its cells.
-        bag: Room for its bags.
-
-    Returns:
-        The bag that is the stratum, which is the number of cells and 1, and the number of bags.
+    Returns the bag that is the stratum itself (the number of cells + 1), and the number of bags.
     """
     labels, half = table.shape[1] - 2, np.uint64(32)
     cells = 0
@@ -354,7 +316,7 @@ def list_bags(
 
 @compiled
 def room_for_counters(bags: int, units: int, planes: int) -> Counters:
-    """Room to count the bits of so many bags."""
+    """Room to count the bits of the units in this many bags."""
     width = planes * ((units + 7) // 8)
     return Counters(
         np.empty((bags, width), np.uint64),
@@ -366,32 +328,22 @@ def room_for_counters(bags: int, units: int, planes: int) -> Counters:
 @compiled
 def count(
     strata: Strata,
-    candidates: NDArray[np.uint32],
+    candidates: Numbers,
     planes: int,
     psi: Psi,
-    label: NDArray[np.uint64],
-    bag: NDArray[np.uint32],
+    label: Words,
+    bag: Numbers,
     counters: Counters,
-    parts: NDArray[np.float64],
-    sums: NDArray[np.float64],
+    parts: Floats,
+    sums: Floats,
 ) -> tuple[float, float]:
-    """Sums over bags for a condition S, and for S with each candidate.
+    """N I(X_in; X_out | S) in bits, by the estimator and by the one that it is compared with.
 
-    Args:
-        strata: The rows by the state of S: what they add is written.
-        candidates: Units that may join S, in any order, uint32 ``(candidates,)``.
-        planes: Number of bits of a unit: 1, or one for each level.
-        psi: What a bag adds.
-        label: Room for labels of the cells of the largest stratum, uint64.
-        bag: Room for its bags.
-        counters: Room to count in them.
-        parts: What each stratum adds with each unit in S, float64 ``(places, units)``: is kept from
-            condition to condition.
-        sums: N I(X_in; X_out | S and the unit) in bits of each candidate, float64 ``(units,)``: is
-            written.
-
-    Returns:
-        N I(X_in; X_out | S) in bits, and the same by the estimator that it is compared with.
+    Counts the fresh strata only. ``parts`` ``(places, units)``, what each stratum adds once a unit
+    joins S, is therefore kept from one condition to the next. Writes what the strata add, and for
+    each candidate unit N I(X_in; X_out | S and the unit) to ``sums`` ``(units,)``. The other
+    arguments are room for the bags of the largest stratum. ``planes`` must be 1 or one for each
+    level.
     """
     table, about, varies, adds, tally = strata
     value, other, pairs = psi.value, psi.other, psi.pairs
@@ -482,7 +434,7 @@ def count(
 
 
 @compiled
-def _lone_cells(table: NDArray[np.uint64], first: np.uint64, last: np.uint64) -> int:
+def _lone_cells(table: Words, first: np.uint64, last: np.uint64) -> int:
     """Number of cells of a single sample in a stratum."""
     labels, lone = table.shape[1] - 2, 0
     begins = True
@@ -496,15 +448,15 @@ def _lone_cells(table: NDArray[np.uint64], first: np.uint64, last: np.uint64) ->
 
 @compiled
 def _count_few(
-    table: NDArray[np.uint64],
+    table: Words,
     first: np.uint64,
     last: np.uint64,
     whole: int,
     bags: int,
-    bag: NDArray[np.uint32],
-    eight: NDArray[np.uint64],
+    bag: Numbers,
+    eight: Words,
 ) -> None:
-    """Count the bits of all bags of a stratum so small that no byte runs over."""
+    """Count the bits of all bags of a stratum so small that no byte overflows."""
     weights = table.shape[1] - 1
     width = eight.shape[1]
     for here in range(bags):
@@ -525,10 +477,8 @@ def _count_few(
 
 
 @compiled
-def _count_many(
-    table: NDArray[np.uint64], whole: int, bags: int, bag: NDArray[np.uint32], counters: Counters
-) -> None:
-    """Count the bits of all bags of a stratum, and spill bytes before they run over."""
+def _count_many(table: Words, whole: int, bags: int, bag: Numbers, counters: Counters) -> None:
+    """Count the bits of all bags of a stratum, and spill bytes before they overflow."""
     eight, held, spilled = counters
     weights = table.shape[1] - 1
     width = eight.shape[1]

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from lightning_relay.information.arguments import check_label_tensor, checked_units
+from lightning_relay.information.options import check_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    _Floats = NDArray[np.float64]
-    _Integers = NDArray[np.int64]
+    from lightning_relay.information.compiled import Bools, Floats, Ints
 
 _PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-5)
 _FIRST_PENALTY = 0.01
-_GOOD_ENOUGH = 5e-4  # Nats; no better decoder is looked for.
+_GOOD_ENOUGH = 5e-4
+"""Log loss in nats at which no better decoder is looked for."""
 
 
 def decoded_information(
@@ -41,42 +41,44 @@ def decoded_information(
     Each conditional entropy is the mean of :math:`-\log_2 \hat p(x_{in} | \cdot)` over samples that
     the decoder :math:`\hat p` was not fitted to, in cross-validation stratified by X_in. Decoders
     are scikit-learn's logistic regressions with a quadratic penalty. The first sees the states of S
-    or nothing; the second sees X_out (one-hot), the states, both or nothing. What they see and the
+    or nothing. The second sees X_out (one-hot), the states, both or nothing. These features and the
     penalty are chosen for each fold, by cross-validation among its training samples. A decoder that
     sees nothing is the class prior :math:`(n_c + 1/2) / (n + C/2)`. The others count half a sample
     more of each class that their training samples lack and a thousandth of each other class, so no
     loss is infinite. Each feature is standardised and multiplied by the norm of its weights in a
-    first fit (adaptive ridge): a penalty strong enough for many noise units then costs X_out and a
-    few relays little. Held-out states are moved into the range of the training samples. A unit that
-    never varies counts as not in S; a constant X_in or X_out gives 0. Values are never clipped:
-    noise may make one negative.
+    first fit (adaptive ridge). A penalty that is strong enough for many noise units then costs
+    X_out and a few relays little. Held-out states are moved into the range of the training samples.
+    A unit that never varies counts as not in S. A constant X_in or X_out gives 0. Values are never
+    clipped: noise may make one negative.
 
-    **What the value bounds.** In expectation each log loss exceeds its entropy by :math:`e \ge 0`:
-    what a linear decoder cannot see, and what it has not learned from so few samples. The value
+    **What the value bounds.** On average, each log loss exceeds its entropy by :math:`e \ge 0`: the
+    information that a linear decoder cannot see, or has not learned from so few samples. The value
     exceeds I by :math:`e(Y_S) - e(X_{out}, Y_S)`, so in general it is no bound. It is an *upper*
     bound where the second decoder is exact (X_out determines X_in). It is a *lower* bound where the
-    first is exact (S says nothing about X_in, or log p(x_in | y) is linear and well learned). An
-    X_in that is the XOR of two units stays unseen: with X_out = X_in the value is 1 bit, the truth
-    0. An XOR of X_out and a unit is missed too, and the value is too small. Where X_out determines
-    X_in, :math:`I_R` exceeds the truth by :math:`e(Y_0) - e(Y)`: an upper bound if all units
-    together are decoded exactly, a lower bound if :math:`Y_0` is. The entropy of the sample's own
-    class frequencies is :math:`(C - 1) / (2 N \ln 2)` bits too small on average.
+    first is exact (S says nothing about X_in, or log p(x_in | y) is linear and well learned). The
+    decoder does not see an X_in that is the XOR of two units: with X_out = X_in the value is 1 bit
+    and the truth 0. It also misses an XOR of X_out and a unit, and the value is too small. Where
+    X_out determines X_in, :math:`I_R` exceeds the truth by :math:`e(Y_0) - e(Y)`: it is an upper
+    bound if all units together are decoded exactly, a lower bound if :math:`Y_0` is. The entropy of
+    the sample's own class frequencies is :math:`(C - 1) / (2 N \ln 2)` bits too small on average.
 
     Args:
         x_in: Integer labels of the input, ``(samples,)``.
         x_out: Integer labels of the output, ``(samples,)``.
         states: States of the units, ``(samples, units)``, real or integer, on any device.
-        units: The units S that the information is conditioned on, in any order; may be empty.
-        folds: Number of parts of the samples, from 3: one is held out, another one chooses.
-        seed: Seed of the division into folds, for a generator of its own.
+        units: Indices of the units S that the information is conditioned on, in any order; may be
+            empty.
+        folds: Number of parts of the samples, at least 3. One part is held out, another chooses the
+            decoder.
+        seed: Seed of the division into folds. No other random state is touched.
 
     Returns:
         The estimate in bits.
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
-        TypeError: If labels, units, folds or seed are no integers, or states are complex.
-        ValueError: If shapes, units or folds do not fit, or a state in S is not finite.
+        TypeError: If labels, units, ``folds`` or ``seed`` are not integers, or states are complex.
+        ValueError: If shapes, units or ``folds`` do not fit, or a state in S is not finite.
 
     Example:
         >>> import torch
@@ -116,8 +118,8 @@ def decoded_information(
     shuffled = torch.randperm(len(label), generator=generator, device="cpu").numpy()
     fold = np.empty_like(label)
     fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(len(label)) % folds
-    # More threads slow small fits down. Only the weakest penalties end early, or classes outnumber
-    # half the samples: such a fit is a decoder like any other, and its loss decides.
+    # More threads slow small fits down. The warnings come with the weakest penalties or with more
+    # classes than half the samples. Such a fit is a decoder like any other, and its loss decides.
     tried = [chosen[:, :0], chosen, answer, np.hstack([chosen, answer])]
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -142,20 +144,19 @@ def _check_arguments(x_in: Tensor, x_out: Tensor, states: Tensor, folds: int, se
                 f"{name}: got shape {tuple(labels.shape)} for states {tuple(states.shape)}; it "
                 f"takes (samples,) with {samples} samples"
             )
-    for name, number in (("folds", folds), ("seed", seed)):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"{name}: got {type(number).__name__}; it takes an integer")
+    check_type("folds", folds, int, "an integer")
+    check_type("seed", seed, int, "an integer")
     if folds < 3:
         raise ValueError(f"folds: got {folds}; it takes at least 3 (estimator 'decoder')")
     if samples < folds:
         raise ValueError(f"folds: got {folds} for {samples} samples; it takes at most {samples}")
 
 
-def _held_out_losses(tried: list[_Floats], label: _Integers, fold: _Integers) -> list[float]:
+def _held_out_losses(tried: list[Floats], label: Ints, fold: Ints) -> list[float]:
     """Mean held-out log loss in nats of the best decoder so far, after each of the features tried.
 
-    A decoder fitted without the folds i and j helps to choose for i (by its loss on j) and for j
-    (by its loss on i), and saw neither: half the fits of a cross-validation inside every fold.
+    A decoder fitted without the folds i and j helps to choose for i, by its loss on j, and for j,
+    by its loss on i. This needs half the fits of a cross-validation inside every fold.
     """
     folds = range(fold.max() + 1)
     best, held_out, losses = np.full(len(folds), np.inf), np.zeros(len(label)), []
@@ -173,8 +174,8 @@ def _held_out_losses(tried: list[_Floats], label: _Integers, fold: _Integers) ->
     return losses
 
 
-def _losses(features: _Floats, label: _Integers, training: NDArray[np.bool_]) -> _Floats:
-    """Log loss of each sample by penalty, ``(penalties, samples)``."""
+def _losses(features: Floats, label: Ints, training: Bools) -> Floats:
+    """Log loss in nats of each sample by penalty, ``(penalties, samples)``."""
     from sklearn.linear_model import LogisticRegression
 
     known = label[training]
@@ -194,5 +195,5 @@ def _losses(features: _Floats, label: _Integers, training: NDArray[np.bool_]) ->
     for row, penalty in zip(chance, _PENALTIES, strict=True):
         model.set_params(C=1 / (penalty * len(known))).fit(scaled[training], known)
         row[:, model.classes_] += len(known) * model.predict_proba(scaled)
-    mixed: _Floats = chance[:, np.arange(len(label)), label] / (len(known) + added.sum())
+    mixed: Floats = chance[:, np.arange(len(label)), label] / (len(known) + added.sum())
     return -np.log(mixed)

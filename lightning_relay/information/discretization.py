@@ -1,8 +1,8 @@
-"""Real states into integer codes: thresholds fitted per unit and per time step.
+"""Real states into integer codes: thresholds fitted for each unit and time step.
 
-Every method cuts the sorted samples of a unit somewhere between two different values; the methods
-differ in where. So a unit that varies always gets at least two levels from the methods that look at
-the data, however its values are tied, and a constant unit gets one.
+Every method but ``"sign"`` cuts the sorted samples of a unit between two different values. So a
+unit that varies gets at least two levels, however its values are tied, and a constant unit gets
+one.
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-
 _ELEMENTS_AT_ONCE = 2**17
-"""States are sorted in blocks of leading indices and units of about this many values."""
+"""Approximate number of values in a block of leading indices and units that is sorted at once."""
 
 _UNITS_AT_ONCE = 8
-"""A block has at least so many units: fewer of many are slow to gather."""
+"""Smallest number of units in a block: single columns are slow to gather."""
 
 _TIE = 1e-12
-"""Splits whose sums of squares differ by less, relatively, are as good."""
+"""Relative difference of sums of squares up to which two splits are equally good."""
 
 _ROUNDING = {torch.float32: 8, torch.float64: 8}
-"""A unit whose range is this many roundings of its largest value, or fewer, counts as constant.
+"""Range of a unit, in roundings of its largest value, up to which it counts as constant.
 
-In the half precisions a rounding is so large that two neighbouring values can be told apart.
+In half precision every difference counts, because two neighbouring values are far apart.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """Thresholds fitted to states, to code those or later ones.
+    """Thresholds fitted to states, for these or later states.
 
-    Attributes:
-        cuts: Values between two neighbouring samples, halfway, float64 ``(…, cut, units)``;
-            infinite where a cut could not be made.
+    ``cuts`` lie halfway between two neighbouring samples, float64 ``(…, cut, units)``. A cut that
+    could not be made is infinite.
     """
 
     cuts: Tensor
@@ -79,26 +77,26 @@ def discretize(
     - ``"sign"``: above 0, or not; the only method whose thresholds do not depend on the data.
     - ``"quantile"``: the splits nearest to ``levels`` equal parts.
 
-    Of splits that are as good, the lowest is taken; equal values are never split. A constant unit
-    gets the one code 0 (from ``"sign"`` the one code of its sign); in float32 and float64 it counts
-    as constant up to rounding.
+    Of equally good splits, the lowest is taken. Equal values are never split. A constant unit gets
+    the one code 0 (from ``"sign"`` the one code of its sign). In float32 and float64, a unit that
+    varies only by rounding counts as constant.
 
     Args:
         states: Real states of shape ``(…, samples, units)``, any floating dtype.
-        method: How thresholds are found.
-        levels: Number of codes; only ``"quantile"`` takes more than 2. Fewer are used where equal
-            values make several cuts the same.
-        valid: Boolean mask broadcastable to ``(…, samples)``; samples with False take no part in
+        method: Method that finds the thresholds.
+        levels: Number of codes; only ``"quantile"`` takes more than 2. There are fewer codes if
+            equal values make several cuts the same.
+        valid: Boolean mask broadcastable to ``(…, samples)``. Samples with False take no part in
             the fit, and their codes mean nothing.
         layer: Name of the layer, for error messages.
 
     Returns:
-        int64 codes of the shape of ``states``, from 0, larger codes for larger states.
+        int64 codes of the shape of ``states``, from 0; larger states have larger codes.
 
     Raises:
-        TypeError: If ``states`` is not real.
-        ValueError: If an option is unknown, no sample is valid, or a valid state is NaN or
-            infinite: says which layer, step and unit.
+        TypeError: If ``states`` is not real or ``valid`` is not a mask.
+        ValueError: If a shape does not fit, an option is unknown, no sample is valid, or a valid
+            state is NaN or infinite. The message says which layer, step and unit.
 
     Example:
         >>> import torch
@@ -121,19 +119,10 @@ def fit_thresholds(
     valid: Tensor | None = None,
     layer: str | None = None,
 ) -> Thresholds:
-    """The thresholds with which ``discretize`` codes states, for each unit and leading index.
+    """The thresholds of ``discretize``, whose arguments it takes, on the device of the states.
 
-    Args, errors and source as ``discretize``. The host fits, in as many threads as torch uses,
-    also to states on a GPU (which ``"sign"`` leaves there).
-
-    Returns:
-        Thresholds, on the device of the states, that give the states they were fitted to the codes
-        of ``discretize``.
-
-    Example:
-        >>> import torch
-        >>> fit_thresholds(torch.tensor([[0.1], [0.9], [0.2], [1.0]])).cuts
-        tensor([[0.5500]], dtype=torch.float64)
+    The host fits, also states on a GPU, with the number of threads that torch uses. Only with
+    ``"sign"`` the states stay on the GPU.
     """
     check_method(method, levels)
     if not states.is_floating_point():
@@ -159,10 +148,8 @@ def fit_thresholds(
     *leading, samples, units = states.shape
     if method == "sign":
         _check_finite(states, mask, layer)
-        return Thresholds(
-            torch.zeros(*leading, 1, units, dtype=torch.float64, device=states.device)
-        )
-
+        zeros = torch.zeros(*leading, 1, units, dtype=torch.float64, device=states.device)
+        return Thresholds(zeros)
     flat = _at_least_float32(states.cpu()).numpy(force=True).reshape(-1, samples, units)
     flat_mask = mask.numpy(force=True).reshape(-1, samples)
     rounding = _ROUNDING.get(states.dtype, 0) * torch.finfo(states.dtype).eps
@@ -180,7 +167,7 @@ def fit_thresholds(
     threads = min(torch.get_num_threads(), worthwhile)
     if threads < 2:
         list(map(fit, blocks))
-    else:  # threads end with the call, so that the process may fork at any other time
+    else:  # The threads end with the call, so that the process may fork at any other time.
         with ThreadPoolExecutor(threads, "lightning_relay") as pool:
             list(pool.map(fit, blocks))
     if np.isnan(cuts).any():
@@ -206,17 +193,17 @@ def _check_finite(states: Tensor, mask: Tensor, layer: str | None) -> None:
 
 
 def _at_least_float32(states: Tensor) -> Tensor:
-    """The same values, in float32 where they are of less, which NumPy may lack."""
+    """The same values in at least float32: NumPy may lack smaller floating dtypes."""
     return states.detach().to(torch.promote_types(states.dtype, torch.float32))
 
 
 @np.errstate(all="ignore")
 def _cuts(states: Array, mask: Array, method: Method, levels: int, rounding: float) -> Array:
-    """Cuts ``(index, cut, unit)`` fitted to the ``(index, sample, unit)`` states in ``mask``.
+    """Cuts ``(index, cut, unit)`` of the states ``(index, sample, unit)`` in ``mask``.
 
-    They are NaN if a state in ``mask`` is not finite.
+    All cuts are NaN if a state in ``mask`` is not finite.
     """
-    together = np.ascontiguousarray(states)  # faster to transpose than parts of long rows
+    together = np.ascontiguousarray(states)  # Parts of long rows are slow to transpose.
     ordered = np.array(together.swapaxes(1, 2), order="C")
     count = mask.sum(1)[:, np.newaxis, np.newaxis]
     if count.min() == mask.shape[1]:
@@ -257,7 +244,7 @@ def _at(values: Array, places: Array) -> Array:
 
 
 def _between_clusters(ordered: Array, size: Array, count: Array) -> Array:
-    """Sum of squares between the ``size`` lowest samples and the others, for every size."""
+    """Sum of squares between the clusters of the ``size`` lowest samples and of all others."""
     values = ordered.astype(np.float64)
     padding = size > count
     if padding.any():
@@ -274,7 +261,7 @@ def _between_clusters(ordered: Array, size: Array, count: Array) -> Array:
 
 
 def _lowest_best(worth: Array, possible: Array) -> Array:
-    """The lowest of the possible splits that are worth most, ``(index, unit, 1)``."""
+    """The lowest of the best possible splits, ``(index, unit, 1)``."""
     best = np.broadcast_to(worth.argmax(-1, keepdims=True), (*possible.shape[:2], 1))
     if not _at(possible, best).all():
         worth = np.where(possible, worth, -np.inf)
@@ -285,7 +272,7 @@ def _lowest_best(worth: Array, possible: Array) -> Array:
 
 
 def _rounded_down(cuts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cuts in float32 that the same float32 states lie above, so that none is copied to float64."""
+    """Float32 cuts that the same float32 states exceed: states need no copy in float64."""
     if dtype != torch.float32:
         return cuts
     rounded = cuts.float()

@@ -1,4 +1,4 @@
-"""I(X_in; X_out | S) of given sets S: rows grouped by their state of S with a hash table."""
+"""I(X_in; X_out | S) of given sets S of units. A hash table groups the rows by their state of S."""
 
 from __future__ import annotations
 
@@ -13,41 +13,26 @@ from lightning_relay.information.rows import mixed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lightning_relay.information.compiled import Bools, Floats, Ints, Numbers, Words
     from lightning_relay.information.estimators import Psi
     from lightning_relay.information.options import Estimator
     from lightning_relay.information.rows import Rows
 
 
-def information_given(
-    rows: Rows, estimator: Estimator, members: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """I(X_in; X_out | S) in bits of many sets S, float64 ``(sets,)``.
-
-    Args:
-        rows: The counted samples.
-        estimator: How entropies are estimated from counts.
-        members: Which units are in each set, bool ``(sets, units)``.
-    """
+def information_given(rows: Rows, estimator: Estimator, members: Bools) -> Floats:
+    """I(X_in; X_out | S) in bits ``(sets,)`` of sets S with these members ``(sets, units)``."""
     psi = psi_of(estimator, rows.samples)
     return _given(rows.table, rows.by_out, rows.samples, rows.masks(members), psi)
 
 
-def information_along(
-    rows: Rows, estimator: Estimator, chain: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """I(X_in; X_out | S) in bits as the units of a chain join S, float64 ``(units + 1,)``."""
+def information_along(rows: Rows, estimator: Estimator, chain: Ints) -> Floats:
+    """I(X_in; X_out | S) in bits before a chain of units joins S and after each unit."""
     joined = np.arange(len(chain) + 1)[:, np.newaxis] > np.argsort(chain)
     return information_given(rows, estimator, joined)
 
 
 @compiled
-def _given(
-    table: NDArray[np.uint64],
-    by_out: NDArray[np.uint32],
-    samples: int,
-    masks: NDArray[np.uint64],
-    psi: Psi,
-) -> NDArray[np.float64]:
+def _given(table: Words, by_out: Numbers, samples: int, masks: Words, psi: Psi) -> Floats:
     found = np.empty(len(masks), np.float64)
     for place in range(len(masks)):
         found[place] = information_of(table, by_out, samples, masks[place], psi)
@@ -55,17 +40,11 @@ def _given(
 
 
 @compiled
-def information_of(
-    table: NDArray[np.uint64],
-    by_out: NDArray[np.uint32],
-    samples: int,
-    mask: NDArray[np.uint64],
-    psi: Psi,
-) -> float:
+def information_of(table: Words, by_out: Numbers, samples: int, mask: Words, psi: Psi) -> float:
     """I(X_in; X_out | S) in bits, S being the units in a mask.
 
-    Rows come in the order of their labels, so that those alike in S and a label follow each other
-    as far as their state is concerned: the bag that was last begun in a state takes them.
+    Rows come in the order of a label. So within a state, rows with the same label follow each other
+    and belong to the bag that the state began last.
     """
     state, states = number_states(table, mask)
     labels, out = table.shape[1] - 2, np.uint64(2**32 - 1)
@@ -99,10 +78,8 @@ def information_of(
 
 
 @compiled
-def number_states(
-    table: NDArray[np.uint64], mask: NDArray[np.uint64]
-) -> tuple[NDArray[np.int32], int]:
-    """The state of the units in a mask ``(words,)`` in each row, from 0, and how many there are."""
+def number_states(table: Words, mask: Words) -> tuple[NDArray[np.int32], int]:
+    """For each row the number of its state of the units in a mask, and the number of states."""
     slots = 4
     while slots < 2 * len(table):
         slots *= 2

@@ -1,4 +1,4 @@
-"""Entropy, mutual information and relay information: of given units, at every leading index."""
+"""Entropy, mutual information and relay information of given units, at every leading index."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from lightning_relay.information.decoding import decoded_information
 from lightning_relay.information.estimators import constant_of, entropy_of_counts, psi_of
 from lightning_relay.information.given import information_given
 from lightning_relay.information.options import Estimator, SetEstimator, check_estimator
-from lightning_relay.information.rows import Samples
+from lightning_relay.information.rows import Rows, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_relay.information.compiled import Bools, Floats
+
+
 _SETS_AT_ONCE = 64
-"""A thread takes so many sets at a time."""
+"""Number of sets that a thread takes at a time."""
 
 
 def entropy(
@@ -45,11 +47,10 @@ def entropy(
     .. math:: H(Y) = -\sum_y p(y) \log_2 p(y)
 
     Args:
-        hidden: Integer codes of shape ``(…, samples, units)``; any values, any number of levels.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``, of any values.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
-            default: once.
-        estimator: How the entropy is estimated from counts.
+        weights: Times each sample counts (default 1), integers broadcastable to ``(…, samples)``.
+        estimator: Estimator of entropies from counts.
 
     Returns:
         float64 tensor of shape ``(…)``, in bits.
@@ -68,23 +69,19 @@ def entropy(
     """
     check_estimator(estimator)
     samples = _unlabelled(hidden, valid, weights)
-    return samples.shaped(
-        samples.each(
-            lambda rows: (
-                entropy_of_counts(
-                    rows.weight.astype(np.uint32), rows.samples, psi_of(estimator, rows.samples)
-                )
-                + constant_of(estimator, rows.samples)
-            )
-        )
-    )
+
+    def measured(rows: Rows) -> float:
+        sizes, psi = rows.weight.astype(np.uint32), psi_of(estimator, rows.samples)
+        return entropy_of_counts(sizes, rows.samples, psi) + constant_of(estimator, rows.samples)
+
+    return samples.shaped(samples.each(measured))
 
 
 def distinct_states(hidden: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Number of different joint states of the units that occur among the samples.
 
     Args:
-        hidden: Integer codes of shape ``(…, samples, units)``.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``, of any values.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
 
     Returns:
@@ -112,29 +109,28 @@ def mutual_information(
     weights: Tensor | None = None,
     estimator: SetEstimator = "plugin",
 ) -> Tensor:
-    r"""Mutual information of input and output, conditional on units where they are given, in bits.
+    r"""Mutual information of input and output, given the states of some units or of none, in bits.
 
     .. math:: I(X_{in}; X_{out} | Y)
         = H(X_{in}, Y) + H(X_{out}, Y) - H(X_{in}, X_{out}, Y) - H(Y)
 
     Args:
         x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
-        given: Integer codes of the units conditioned on, ``(…, samples, units)``; default: none.
-            With ``"decoder"`` they may be real states.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        given: Integer codes of the units conditioned on, ``(…, samples, units)``; default: no
+            units. With ``estimator="decoder"``, real states are allowed.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
-            default: once.
-        estimator: How entropies are estimated from counts; or ``"decoder"``: by decoders, of the
-            states as they are (``decoded_information``, which says what its value bounds).
+        weights: Times each sample counts (default 1), integers broadcastable to ``(…, samples)``.
+        estimator: Estimator of entropies from counts, or ``"decoder"`` for decoders of the raw
+            states. ``decoded_information`` says what the value of decoders bounds.
 
     Returns:
         float64 tensor of shape ``(…)``, in bits.
 
     Raises:
         TypeError: If labels, codes or weights are not integers.
-        ValueError: If shapes do not fit, a weight is negative, the estimator is unknown, or there
-            is no sample to count.
+        ValueError: If shapes do not fit, a weight is negative, weights are given for
+            ``"decoder"``, the estimator is unknown, or there is no sample to count.
 
     Example:
         >>> import torch
@@ -173,31 +169,30 @@ def relay_information(
     .. math:: I_R = H(X_{in}; X_{out}; Y_R | Y_0)
         = I(X_{in}; X_{out} | Y_0) - I(X_{in}; X_{out} | Y)
 
-    The three-way term is co-information, positive for redundancy: what input, output and R share
-    and the units outside R (Y_0) do not have. It can be negative (synergy) and is not monotone
-    in R; it is never clipped.
+    Relay information is the part of the information shared by input and output that the units in R
+    carry and the units outside R (Y_0) do not. The three-way term is co-information, positive for
+    redundancy. It can be negative (synergy), is not monotone in R, and is never clipped.
 
     Args:
-        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
-            values.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
-        hidden: Integer codes of the units' states, ``(…, samples, units)``; any values, any number
-            of levels and of units. With ``"decoder"`` they may be real states.
-        relay_units: Indices of the units in R; default: all units. Or many sets at once: a bool
-            tensor ``(sets, units)`` in which each line marks the units of one set.
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``, of any values. With
+            ``estimator="decoder"``, real states are allowed.
+        relay_units: Indices of the units in R; default: all units. For many sets at once, a bool
+            tensor ``(sets, units)`` whose lines mark the units of each set.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
-            default: once.
-        estimator: How entropies are estimated from counts; or ``"decoder"``: by decoders, of the
-            states as they are (``decoded_information``, which says what its value bounds).
+        weights: Times each sample counts (default 1), integers broadcastable to ``(…, samples)``.
+        estimator: Estimator of entropies from counts, or ``"decoder"`` for decoders of the raw
+            states. ``decoded_information`` says what the value of decoders bounds.
 
     Returns:
         float64 tensor of shape ``(…)``, in bits; ``(…, sets)`` for many sets.
 
     Raises:
         TypeError: If labels, codes, weights or unit indices are not integers.
-        ValueError: If shapes do not fit, a weight is negative, a unit is out of range or named
-            twice, the estimator is unknown, or there is no sample to count.
+        ValueError: If shapes do not fit, a weight is negative, weights are given for
+            ``"decoder"``, a unit is out of range or named twice, the estimator is unknown, or there
+            is no sample to count.
 
     Example:
         A fair bit and a unit that copies it, beside a unit that is always off:
@@ -249,11 +244,11 @@ def _decoded(
     valid: Tensor | None,
     weights: Tensor | None,
 ) -> Tensor:
-    """I(X_in; X_out | Y_S) in bits by decoders for several sets S, float64 ``(…, sets)``."""
+    """I(X_in; X_out | Y_S) in bits by decoders for several sets S, ``(…, sets)``."""
     if weights is not None:
         raise ValueError(
-            "weights: got some, which estimator='decoder' does not take; repeat the samples with "
-            "repeat_interleave, but then samples held out are also among those learned from"
+            "weights: got some, which estimator='decoder' does not take; leave them out, or repeat "
+            "samples with repeat_interleave, but then decoders are tested on samples they learned"
         )
     check_states(states)
     check_labels("x_in", x_in, states)
@@ -275,10 +270,8 @@ def _decoded(
     return found.reshape(*leading, len(sets))
 
 
-def _given_sets(
-    samples: Samples, estimator: Estimator, known: NDArray[np.bool_]
-) -> list[NDArray[np.float64]]:
-    """I(X_in; X_out | S) of every set of known units, at every index: in threads over either."""
+def _given_sets(samples: Samples, estimator: Estimator, known: Bools) -> list[Floats]:
+    """I(X_in; X_out | S) of every set of known units, at every index; threads share either."""
     if samples.indices > 1:
         return samples.each(lambda rows: information_given(rows, estimator, known))
     rows = samples.rows(0)
@@ -287,8 +280,8 @@ def _given_sets(
     return [np.concatenate(found)]
 
 
-def _checked_sets(relay_units: Sequence[int] | Tensor | None, units: int) -> NDArray[np.bool_]:
-    """Which units are in each set R, bool ``(sets, units)``; raises if this is not clear."""
+def _checked_sets(relay_units: Sequence[int] | Tensor | None, units: int) -> Bools:
+    """The members ``(sets, units)`` of each set R; raises if ``relay_units`` are not clear."""
     if isinstance(relay_units, torch.Tensor) and relay_units.dim() == 2:
         if relay_units.dtype != torch.bool or relay_units.shape[1] != units or not len(relay_units):
             raise ValueError(

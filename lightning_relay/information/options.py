@@ -1,32 +1,32 @@
-"""How relay information is measured: options, said once and checked where they are made."""
+"""Options of the measures, and their checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Method = Literal["kmeans", "median", "sign", "quantile"]
-"""How thresholds are found."""
+"""How thresholds are found; see ``discretize``."""
 
 Estimator = Literal["plugin", "miller_madow", "grassberger", "chao_shen"]
 """How an entropy is estimated from counts.
 
-``"plugin"`` takes the observed frequencies; the others correct its bias to too small entropies:
-``"miller_madow"`` (Miller 1955) adds (states - 1) / (2 samples) nats, ``"grassberger"``
-(Grassberger 2003, arXiv physics/0307138, eq. 28) replaces the logarithm of each count,
-``"chao_shen"`` (Chao and Shen 2003, Environ. Ecol. Stat. 10:429) weighs each state by its chance of
-having been seen and scales the frequencies by the coverage.
+``"plugin"`` takes the observed frequencies, which makes entropies too small on average. The others
+correct this bias. ``"miller_madow"`` (Miller 1955) adds (states - 1) / (2 samples) nats.
+``"grassberger"`` (Grassberger 2003, arXiv physics/0307138, eq. 28) replaces the logarithm of each
+count. ``"chao_shen"`` (Chao and Shen 2003, Environ. Ecol. Stat. 10:429) scales the frequencies by
+the coverage and weights each state by the inverse of its chance of having been seen.
 """
 
 SetEstimator = Estimator | Literal["decoder"]
-"""How the information of a given set of units is estimated: from counts, or by decoders.
+"""How the information of a given set of units is estimated.
 
-``"decoder"`` takes states as they are, without codes: see ``decoded_information``.
+An ``Estimator`` uses counts. ``"decoder"`` takes raw states: see ``decoded_information``.
 """
 
 Direction = Literal["shrink", "grow"]
-"""Which way a greedy order is found: by taking units out of R, or by putting them in."""
+"""Whether a greedy order takes units out of R (``"shrink"``) or adds them (``"grow"``)."""
 
 Within = Literal["states", "everywhere"]
 """Where X_out is permuted: among samples that share a state of Y_0, or among all samples."""
@@ -37,29 +37,32 @@ class RelayMeasure:
     """How relay information is measured.
 
     Attributes:
-        discretization: How states become codes: ``"kmeans"``, ``"median"``, ``"sign"`` or
-            ``"quantile"``, fitted per unit and step.
-        levels: Number of codes; only ``"quantile"`` takes more than 2.
+        discretization: Method that turns states into integer codes, fitted for each unit and step:
+            ``"kmeans"``, ``"median"``, ``"sign"`` or ``"quantile"``.
+        levels: Number of codes of a unit. Only ``"quantile"`` takes more than 2.
         direction: Direction of the greedy order, ``"shrink"`` or ``"grow"``.
-        estimator: How entropies are estimated from counts: ``"plugin"`` (of the source),
+        estimator: Estimator of entropies from counts: ``"plugin"`` (as in the papers),
             ``"miller_madow"``, ``"grassberger"`` or ``"chao_shen"``.
-        min_coverage: Units whose place rests on a condition with a lower coverage are not ranked,
-            fraction of 1.
-        max_gap: Nor are those whose place rests on a condition where the corrected and the plug-in
-            estimate differ by more than this, bits.
-        n_orders: Number of random orders for the relay share of each unit, at least 4; more give
-            smaller errors. A float is the standard error aimed at, in bits. 0: no shares. The
-            orders are the same at all steps. ``estimator="chao_shen"`` gives no shares.
-        n_permutations: Number of permutations of X_out for chance levels of all units and of each
-            alone; 0 for none, and at least 19. Where nothing can be permuted, as while the model
-            gives every sequence the same class, the table says so and there is no warning.
-        n_bootstraps: Number of resamples of the sequences for intervals of information and places;
-            0 for none, and at least 40.
-        seed: Seed of orders, permutations and resamples; no other random state is touched.
+        min_coverage: Lowest coverage of the joint states, as a fraction of 1, at which the place
+            of a unit counts as resolved. Units that are not resolved are not ranked.
+        max_gap: Largest difference in bits between the corrected and the plug-in information at
+            which the place of a unit counts as resolved. Units that are not resolved are not
+            ranked.
+        n_orders: Number of random orders for the relay share of each unit, at least 4; more orders
+            give smaller errors. A float is instead the standard error aimed at, in bits. 0 computes
+            no shares, nor does ``estimator="chao_shen"``. The orders are the same at all steps.
+        n_permutations: Number of permutations of X_out for the chance levels of all units together
+            and of each alone: at least 19, or 0 for no chance levels. Where nothing can be
+            permuted, for example while the model gives every sequence the same class, the table
+            says so and there is no warning.
+        n_bootstraps: Number of resamples of the sequences for intervals of information and places:
+            at least 40, or 0 for no intervals.
+        seed: Seed of orders, permutations and resamples. No other random state is touched.
 
     Raises:
-        TypeError: If ``n_orders`` or an evidence rule is no number.
-        ValueError: If an option is unknown or out of its range; says which.
+        TypeError: If ``n_orders``, ``n_permutations``, ``n_bootstraps``, ``min_coverage``,
+            ``max_gap`` or ``seed`` is not a number of the right kind.
+        ValueError: If an option is unknown or out of its range. The message names it.
 
     Example:
         >>> RelayMeasure(estimator="grassberger", n_permutations=199).direction
@@ -85,32 +88,46 @@ class RelayMeasure:
         if type(self.n_orders) is not int or self.n_orders != 0:
             check_orders(self.n_orders)
         if self.n_permutations != 0:
-            check_permutations(self.n_permutations)
+            checked_permutations("states", self.n_permutations, 0.05)
         if self.n_bootstraps != 0:
             check_resamples(self.n_bootstraps)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed: got {self.seed!r}; it takes an integer")
+        check_type("seed", self.seed, int, "an integer")
 
     @property
     def orders_of_shares(self) -> int | float:
-        """``n_orders``, or 0 where the estimator gives no shares."""
+        """``n_orders``, or 0 if the estimator gives no shares."""
         return self.n_orders if is_additive(self.estimator) else 0
 
     @property
     def all_steps_at_once(self) -> bool:
-        """Whether something is asked for that is not measured in blocks of steps.
+        """Whether a result cannot be computed in blocks of steps.
 
-        An error that is aimed at is one: the number of orders depends on the step that takes most.
+        An aimed-at standard error is such a case: the step with the largest error decides how many
+        orders all steps get.
         """
         draws = self.n_permutations or self.n_bootstraps
         return bool(draws) or isinstance(self.orders_of_shares, float)
 
 
+def check_type(name: str, value: object, kind: Any, takes: str) -> None:
+    """Raise a TypeError unless a value is of a kind; a bool is not a number here."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name}: got {value!r}; it takes {takes}")
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name}: got {value!r}; it takes {_listed(choices)}")
+
+
+def _listed(choices: Any) -> str:
+    *most, last = map(repr, get_args(choices))
+    return f"{', '.join(most)} or {last}"
+
+
 def check_method(method: str, levels: int) -> None:
-    """Raise a ValueError unless ``method`` is known and makes ``levels`` levels."""
-    if method not in get_args(Method):
-        legal = ", ".join(repr(legal) for legal in get_args(Method))
-        raise ValueError(f"discretization: got {method!r}; it takes {legal}")
+    """Raise a ValueError unless ``method`` is known and gives this number of levels."""
+    _check_choice("discretization", method, Method)
     if levels < 2:
         raise ValueError(f"levels: got {levels}; it takes at least 2")
     if levels > 2 and method != "quantile":
@@ -120,35 +137,40 @@ def check_method(method: str, levels: int) -> None:
 
 
 def check_estimator(name: str) -> None:
-    """Raise a ValueError unless there is an estimator called ``name``; lists those there are."""
-    if name not in get_args(Estimator):
-        legal = ", ".join(repr(legal) for legal in get_args(Estimator))
-        if name == "decoder":
-            raise ValueError(
-                "estimator: got 'decoder', which mutual_information and relay_information take for "
-                f"given sets of units; here it takes {legal}. To order wide layers, order with one "
-                "of these and ask relay_information(…, estimator='decoder') about the sets that "
-                "matter"
-            )
-        raise ValueError(f"estimator: got {name!r}; it takes {legal}")
+    """Raise a ValueError unless ``name`` is an estimator from counts."""
+    if name == "decoder":
+        raise ValueError(
+            "estimator: got 'decoder', which only mutual_information and relay_information take; "
+            f"here it takes {_listed(Estimator)}. For wide layers, find the order with one of "
+            "these, then measure the sets that matter by relay_information(…, estimator='decoder')"
+        )
+    _check_choice("estimator", name, Estimator)
 
 
-def is_additive(name: Estimator) -> bool:
+def check_additive(name: str) -> None:
+    """Raise a ValueError unless ``name`` is an additive estimator (see ``is_additive``)."""
+    check_estimator(name)
+    if not is_additive(name):
+        raise ValueError(
+            f"estimator: got {name!r}, which depends on all counts at once; for shares and for all "
+            "subsets it takes 'plugin', 'miller_madow' or 'grassberger'"
+        )
+
+
+def is_additive(name: str) -> bool:
     """Whether the estimate is a constant minus a sum over states of a function of their counts."""
     return name != "chao_shen"
 
 
 def check_direction(direction: str) -> None:
     """Raise a ValueError unless ``direction`` is ``"shrink"`` or ``"grow"``."""
-    if direction not in get_args(Direction):
-        raise ValueError(f"direction: got {direction!r}; it takes 'shrink' or 'grow'")
+    _check_choice("direction", direction, Direction)
 
 
 def check_evidence_rule(min_coverage: float, max_gap: float) -> None:
-    """Raise unless ``min_coverage`` is a fraction and ``max_gap`` not negative."""
-    for name, value in (("min_coverage", min_coverage), ("max_gap", max_gap)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name}: got {value!r}; it takes a number")
+    """Raise unless ``min_coverage`` is a fraction and ``max_gap`` is not negative."""
+    check_type("min_coverage", min_coverage, int | float, "a number")
+    check_type("max_gap", max_gap, int | float, "a number")
     if not 0 <= min_coverage <= 1:
         raise ValueError(f"min_coverage: got {min_coverage!r}; it takes a fraction from 0 to 1")
     if not max_gap >= 0:
@@ -156,31 +178,22 @@ def check_evidence_rule(min_coverage: float, max_gap: float) -> None:
 
 
 def check_orders(n_orders: int | float) -> None:
-    """Raise unless ``n_orders`` is a number of orders from 4, or an error in bits above 0."""
-    if isinstance(n_orders, bool) or not isinstance(n_orders, int | float):
-        raise TypeError(
-            f"n_orders: got {n_orders!r}; it takes a number of orders, an int, or the standard "
-            "error aimed at in bits, a float"
-        )
+    """Raise unless ``n_orders`` is a number of orders from 4, or a standard error above 0 bits."""
+    takes = "a number of orders, an int, or the standard error aimed at in bits, a float"
+    check_type("n_orders", n_orders, int | float, takes)
     if isinstance(n_orders, int) and n_orders < 4:
         raise ValueError(f"n_orders: got {n_orders}; it takes at least 4, so that errors are known")
     if isinstance(n_orders, float) and not n_orders > 0:
         raise ValueError(f"n_orders: got {n_orders}; an error aimed at is above 0 bits")
 
 
-def check_permutations(n_permutations: int) -> None:
-    """Raise unless there are enough permutations for a level of 5 %."""
-    checked_permutations("states", n_permutations, 0.05)
-
-
 def checked_permutations(within: str, n_permutations: int, level: float) -> int:
-    """Number of permutations that may reach a value, itself included, for it to be at ``level``."""
-    if within not in get_args(Within):
-        raise ValueError(f"within: got {within!r}; it takes one of {', '.join(get_args(Within))}")
-    if isinstance(n_permutations, bool) or not isinstance(n_permutations, int):
-        raise TypeError(
-            f"n_permutations: got {n_permutations!r}; it takes a number of permutations, an int"
-        )
+    """Number of permutations, the data included, that may reach a value significant at ``level``.
+
+    Raises if an option is unknown or out of range, or there are too few permutations for the level.
+    """
+    _check_choice("within", within, Within)
+    check_type("n_permutations", n_permutations, int, "a number of permutations, an int")
     if n_permutations < 1:
         raise ValueError(
             f"n_permutations: got {n_permutations}; it takes at least 1, and 200 for a level of 5 %"
@@ -189,7 +202,7 @@ def checked_permutations(within: str, n_permutations: int, level: float) -> int:
         raise ValueError(
             f"level: got {level}; it takes a probability between 0 and 1, such as 0.05"
         )
-    # 0.05 * 20 and its like are whole numbers but for rounding.
+    # The small number undoes rounding: 0.05 * 20, for example, is a whole number.
     exceeding = floor(level * (n_permutations + 1) + 1e-9)
     if exceeding < 1:
         raise ValueError(
@@ -204,8 +217,7 @@ def check_resamples(n_bootstraps: int, confidence: float = 0.95) -> None:
     """Raise unless there are enough resamples for intervals of this confidence."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: got {confidence!r}; it takes a fraction between 0 and 1")
-    if isinstance(n_bootstraps, bool) or not isinstance(n_bootstraps, int):
-        raise TypeError(f"n_bootstraps: got {n_bootstraps!r}; it takes a number of resamples")
+    check_type("n_bootstraps", n_bootstraps, int, "a number of resamples, an int")
     fewest = round(2 / (1 - confidence))
     if n_bootstraps < fewest:
         raise ValueError(

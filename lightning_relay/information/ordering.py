@@ -20,7 +20,7 @@ from lightning_relay.information.counting import (
     room_for_strata,
     split,
 )
-from lightning_relay.information.estimators import Psi, psi_of
+from lightning_relay.information.estimators import TIE, Psi, psi_of
 from lightning_relay.information.given import information_given, information_of
 from lightning_relay.information.options import (
     Direction,
@@ -33,60 +33,55 @@ from lightning_relay.information.rows import Samples
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_relay.information.compiled import Bools, Floats, Ints, Numbers, Words
     from lightning_relay.information.options import Estimator
     from lightning_relay.information.rows import Rows
-
-
-TIE = 1e-9
-"""Candidates whose information differs by no more than this many bits are tied."""
 
 
 @dataclass(frozen=True, eq=False)
 class RelayOrder:
     """A greedy order of the units, for every leading index apart, and the evidence for it.
 
-    It reads the same whichever way it was found: the least important unit comes first, and entry
-    k of ``information`` is the value with the first k units outside R. The *condition* of entry k
-    is what its value was conditioned on: the first k units of a shrinking order, the others of a
-    growing one. What is said of a unit stands at its index.
+    The least important unit comes first, in both directions. Entry k of ``information`` is the
+    information of the set R after the first k units have left it. The *condition* of entry k is the
+    set of units whose states are known: the first k units of a shrinking order, the other units of
+    a growing one. Values of units stand at the unit's index.
 
-    Units that are as good as the one that is chosen at a step, and are in no group yet, are a *tie
-    group* with it. The data do not order them, so they share one place and one score, whatever
-    happens to them later. Groups stand in the order in which they were formed. Where several units
-    could go first at no cost, a group can hold units that do nothing beside units that matter
-    later: ``relay_share`` tells them apart.
+    A *tie group* is the unit chosen at a step and all candidates as good as it, without units that
+    are in a group already. The data do not order a tie group, so its units share one place and one
+    score, whatever happens to them later. Groups stand in the order in which they were formed. A
+    group can hold units that do nothing beside units that matter later, if any of them could go
+    first at no cost; ``relay_share`` tells these apart.
 
     Attributes:
         units: Unit indices in the order in which they leave R, least important first, int64
             ``(…, units)``.
-        information: Bits, float64 ``(…, units + 1)``: entry 0 is that of all units, entry k that
-            of the set that is left when k units have gone.
-        places: Place of each unit, 0 for the least important, the mean over its tie group, float64
-            ``(…, units)``.
-        scores: Aggregated relay information of each unit, the mean over its tie group, as a
-            fraction of the largest, float64 ``(…, units)``; 0 for all units where no unit's sum is
-            positive. Synergy makes some negative, without bound.
-        groups: Tie group of each unit, named by its lowest unit, int64 ``(…, units)``.
+        information: Information of the sets left in R, bits, float64 ``(…, units + 1)``. Entry 0 is
+            that of all units, entry k that of the set without the first k units.
+        places: Place of each unit, 0 for the least important, as the mean over its tie group,
+            float64 ``(…, units)``.
+        scores: Aggregated relay information of each unit, as the mean over its tie group and a
+            fraction of the largest such mean, float64 ``(…, units)``. It is 0 for all units if no
+            unit's sum is positive. Synergy makes some scores negative, without bound.
+        groups: Tie group of each unit, named by the lowest unit in it, int64 ``(…, units)``.
         tied: Whether another candidate was as good when the unit was chosen, bool ``(…, units)``.
         coverage: Good–Turing coverage of the joint states of X_in and condition or of X_out and
-            condition, whichever is lower, as a fraction of 1, float64 ``(…, units + 1)``.
+            condition, whichever is lower, fraction of 1, float64 ``(…, units + 1)``.
         distinct_states: Number of different states of the condition, int64 ``(…, units + 1)``.
         alone: Fraction of the samples that are alone in their state of the condition, float64
             ``(…, units + 1)``.
-        corrected: What ``information`` is by an estimator that corrects for the bias of small
-            samples, bits, float64 ``(…, units + 1)``: Grassberger's for an order by plug-in,
-            otherwise that of the order.
+        corrected: ``information`` by an estimator that corrects for the bias of small samples,
+            bits, float64 ``(…, units + 1)``: Grassberger's for an order by plug-in, otherwise the
+            estimator of the order.
         gap: Corrected minus plug-in estimate of I(X_in; X_out | condition), bits, float64
             ``(…, units + 1)``.
-        resolved: Whether there are samples enough for the place of each unit, bool
-            ``(…, units)``: the conditions from the empty one to that with which the unit was
-            chosen all have ``coverage >= min_coverage`` and ``|gap| <= max_gap``. Ties are another
-            matter (``ambiguous``). The conditions with units that were not chosen are not looked
-            at: beside units of many more states than others, these may have lost for lack of
-            samples.
+        resolved: Whether there are enough samples for the place of each unit, bool ``(…, units)``.
+            All conditions, from the empty one to the one with which the unit was chosen, must have
+            ``coverage >= min_coverage`` and ``|gap| <= max_gap``. A tied unit can be resolved (see
+            ``ambiguous``). Conditions with units that were not chosen are not checked: a unit with
+            many more states than the others may have lost for lack of samples.
     """
 
     units: Tensor
@@ -104,7 +99,7 @@ class RelayOrder:
 
     @property
     def ambiguous(self) -> Tensor:
-        """Whether the data leave the place of each unit open, bool ``(…, units)``."""
+        """Whether each unit's tie group has several units, bool ``(…, units)``."""
         sizes = torch.zeros_like(self.groups)
         sizes = sizes.scatter_add(-1, self.groups, torch.ones_like(self.groups))
         return sizes.gather(-1, self.groups) > 1
@@ -113,12 +108,12 @@ class RelayOrder:
         """How much less the sets of this order relay than the best sets of the same size.
 
         Args:
-            of_all_subsets: Bits of all subsets of the same data, ``(…, 2**units)``, from
-                ``relay_information_of_all_subsets``.
+            of_all_subsets: Result of ``relay_information_of_all_subsets`` for the same data, bits,
+                ``(…, 2**units)``.
 
         Returns:
-            Bits, float64 ``(…, units + 1)``, entry k for the set that is left when k units have
-            gone; 0 where the order is the best.
+            Bits, float64 ``(…, units + 1)``. Entry k is that of the set without the first k units;
+            it is 0 if no set of its size relays more.
 
         Raises:
             ValueError: If the shape does not fit.
@@ -127,8 +122,8 @@ class RelayOrder:
         wanted = (*self.units.shape[:-1], 2**units)
         if tuple(of_all_subsets.shape) != wanted:
             raise ValueError(
-                f"of_all_subsets: got shape {tuple(of_all_subsets.shape)}; it takes {wanted}, from "
-                "relay_information_of_all_subsets of the data that the order is of"
+                f"of_all_subsets: got shape {tuple(of_all_subsets.shape)}; it takes {wanted}: "
+                "give relay_information_of_all_subsets of the data of this order"
             )
         subsets = torch.arange(2**units, device=of_all_subsets.device)
         size = sum((subsets >> unit) & 1 for unit in range(units))
@@ -154,41 +149,40 @@ def relay_order(
 ) -> RelayOrder:
     r"""Greedy order of the units by their contribution to the relay information.
 
-    ``"shrink"`` starts with all units in R and takes out, one after the other, the unit whose
-    removal leaves the largest :math:`I_R = I(X_{in}; X_{out} | Y_0) - I(X_{in}; X_{out} | Y)`.
+    ``"shrink"`` starts with all units in R. At each step it removes the unit whose removal leaves
+    the largest :math:`I_R = I(X_{in}; X_{out} | Y_0) - I(X_{in}; X_{out} | Y)`.
 
-    ``"grow"`` starts with an empty R and adds, one after the other, the unit that lowers
-    :math:`I(X_{in}; X_{out} | Y_R)` most. The units outside R are ignored instead of conditioned
-    on, so ``information`` holds :math:`I(X_{in}; X_{out}) - I(X_{in}; X_{out} | Y_R)`. It
-    ranks the most important units where few samples are left to tell.
+    ``"grow"`` starts with an empty R. At each step it adds the unit that lowers
+    :math:`I(X_{in}; X_{out} | Y_R)` most. It ignores the units outside R instead of conditioning on
+    them, so ``information`` holds :math:`I(X_{in}; X_{out}) - I(X_{in}; X_{out} | Y_R)`. It ranks
+    the most important units even if there are too few samples for all.
 
-    Candidates within 1e-9 bits of the best are tied; the lowest unit index is taken. The score of
-    a unit is the sum of (information of all units - information after the removal) over all
-    removals up to and including its own, its mean over the units that are tied with it, divided by
-    the largest such mean.
+    Candidates within 1e-9 bits of the best are tied, and the lowest unit index is taken. For the
+    score of a unit, (information of all units - information after the removal) is summed over all
+    removals up to and including its own. The mean of these sums over the unit's tie group is
+    divided by the largest such mean.
 
     Args:
-        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
-            values.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
-        hidden: Integer codes of the units' states, ``(…, samples, units)``; any values, any number
-            of levels and of units.
-        direction: ``"shrink"`` (of the source) or ``"grow"``.
-        beam_width: Number of orders that are followed at the same time; those with the largest
-            sum of ``information`` so far (for ``"grow"``: after, not before, each addition) are
-            kept, and the best is returned. 1 is greedy.
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``, of any values.
+        direction: ``"shrink"`` (as in the source) or ``"grow"``.
+        beam_width: Number of orders that are followed at the same time; 1 is greedy. The orders
+            with the largest sum of ``information`` so far are kept, and the best is returned. For
+            ``"grow"`` the sum runs over the values after each addition.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
-            default: once.
-        estimator: How entropies are estimated from counts.
-        min_coverage: A condition with a lower coverage resolves nothing, fraction of 1.
-        max_gap: Nor does one whose corrected and plug-in information differ by more, bits.
+        weights: Times each sample counts (default 1), integers broadcastable to ``(…, samples)``.
+        estimator: Estimator of entropies from counts.
+        min_coverage: Lowest coverage at which a condition counts as resolved, fraction of 1.
+        max_gap: Largest difference between corrected and plug-in information at which a condition
+            counts as resolved, bits.
 
     Returns:
         The order and its evidence, with the leading dimensions of the arguments.
 
     Raises:
-        TypeError: If labels, codes or weights are not integers.
+        TypeError: If labels, codes or weights are not integers, or ``min_coverage`` or ``max_gap``
+            is not a number.
         ValueError: If shapes do not fit, an option is unknown or out of range, a weight is
             negative, or there is no sample to count.
 
@@ -210,7 +204,8 @@ def relay_order(
     check_direction(direction)
     check_estimator(estimator)
     check_evidence_rule(min_coverage, max_gap)
-    _check_beam_width(beam_width)
+    if isinstance(beam_width, bool) or not isinstance(beam_width, int) or beam_width < 1:
+        raise ValueError(f"beam_width: got {beam_width!r}; it takes a number of orders from 1")
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
 
     def ordered(rows: Rows) -> Grown:
@@ -247,24 +242,11 @@ def relay_order(
     return RelayOrder(**{name: samples.shaped(values) for name, values in fields.items()})
 
 
-def _check_beam_width(beam_width: int) -> None:
-    if isinstance(beam_width, bool) or not isinstance(beam_width, int) or beam_width < 1:
-        raise ValueError(f"beam_width: got {beam_width!r}; it takes a number of orders from 1")
+def _in_groups(units: Ints, formed: Ints, information: Floats) -> tuple[Floats, Floats, Ints]:
+    """Place, mean sum of lost information and lowest unit of each unit's tie group, by unit.
 
-
-def _in_groups(
-    units: NDArray[np.int64], formed: NDArray[np.int64], information: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """What the units of a tie group share, by unit, each ``(indices, units)``.
-
-    Args:
-        units: Units in the order in which they leave, int64 ``(indices, units)``.
-        formed: When the tie group of each unit was formed, from 0, likewise.
-        information: Information of the sets that are left, float64 ``(indices, units + 1)``.
-
-    Returns:
-        Their place, in the order in which groups were formed; the mean of their sums of lost
-        information; and the lowest of them.
+    ``units`` are in the order in which they leave, ``formed`` numbers the step at which the tie
+    group of each unit was formed, and ``information`` is that of the sets that are left.
     """
     index = np.arange(len(units))[:, np.newaxis]
     group = index * units.shape[1] + formed
@@ -282,15 +264,11 @@ def _in_groups(
     )
 
 
-def information_of_sets(
-    conditioned: NDArray[np.float64], direction: Direction
-) -> NDArray[np.float64]:
-    """Information of the sets of an order, all units first, from that of its conditions.
+def information_of_sets(conditioned: Floats, direction: Direction) -> Floats:
+    """Information of the sets of an order, all units first.
 
-    Args:
-        conditioned: I(X_in; X_out | S) before the first unit joins S and after each, bits, float64
-            ``(…, units + 1)``.
-        direction: Direction of the order.
+    ``conditioned`` is I(X_in; X_out | S) in bits before the first unit joins S and after each,
+    ``(…, units + 1)``.
     """
     if direction == "shrink":
         return conditioned - conditioned[..., -1:]
@@ -298,29 +276,16 @@ def information_of_sets(
 
 
 class Grown(NamedTuple):
-    """How a condition grew.
+    """How a condition S grew: by unit, or before the first unit joined and after each."""
 
-    Attributes:
-        units: Units in the order in which they joined, int64 ``(units,)``.
-        groups: Tie group of each unit: the step at which it was as good as the one that joined, for
-            the first time, int64 ``(units,)``.
-        tied: Whether each unit was tied when it joined, by unit, bool ``(units,)``.
-        conditioned: I(X_in; X_out | S) before the first joined and after each, bits, float64
-            ``(units + 1,)``.
-        compared: The same by the corrected estimator, or by the plug-in if that is corrected.
-        coverage: Good–Turing coverage of (X_in, S) or (X_out, S), whichever is lower, likewise.
-        alone: Fraction of the samples that are alone in their state of S, likewise.
-        distinct_states: Number of different states of S, int64, likewise.
-    """
-
-    units: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    tied: NDArray[np.bool_]
-    conditioned: NDArray[np.float64]
-    compared: NDArray[np.float64]
-    coverage: NDArray[np.float64]
-    alone: NDArray[np.float64]
-    distinct_states: NDArray[np.int64]
+    units: Ints  # (units,) in the order in which they joined.
+    groups: Ints  # (units,) Tie group of each unit, named by the step at which it was formed.
+    tied: Bools  # (units,) Whether each unit was tied when it joined.
+    conditioned: Floats  # (units + 1,) I(X_in; X_out | S), bits.
+    compared: Floats  # (units + 1,) The same by the estimator that it is compared with.
+    coverage: Floats  # (units + 1,) Coverage of (X_in, S) or (X_out, S), whichever is lower.
+    alone: Floats  # (units + 1,) Fraction of the samples that are alone in their state of S.
+    distinct_states: Ints  # (units + 1,) Number of different states of S.
 
 
 def grow(
@@ -329,57 +294,43 @@ def grow(
     estimator: Estimator,
     *,
     chosen: Sequence[int] = (),
-    priority: NDArray[np.int64] | None = None,
+    priority: Ints | None = None,
 ) -> Grown:
-    """Put the units into the condition: the chosen ones, or each time the best.
+    """Let the units join the condition: in the chosen order, or the best of the rest each time.
 
-    Args:
-        rows: The counted samples.
-        direction: Whether the best leaves the largest information (``"shrink"``) or the smallest.
-        estimator: How entropies are estimated from counts.
-        chosen: Units in the order in which they join; default: the best.
-        priority: All units; of tied ones the first here joins. Default: by index.
+    The best leaves the largest information for ``"shrink"`` and the smallest for ``"grow"``. Of
+    tied units, the first in ``priority`` joins; by default the lowest.
     """
     psi = psi_of(estimator, rows.samples)
     by_sets = not (rows.counted and psi.additive)
     candidates = np.arange(rows.units) if priority is None else priority
-    return Grown(
-        *_grown(
-            rows.table,
-            rows.by_out if by_sets else np.empty(0, dtype=np.uint32),
-            rows.masks(np.eye(rows.units if by_sets else 0, rows.units, dtype=np.bool_)),
-            (rows.outs, rows.samples, rows.planes, 8 * rows.bytes),
-            psi,
-            by_sets,
-            direction == "shrink",
-            np.array(chosen, dtype=np.int64),
-            candidates.astype(np.uint32),
-        )
+    grown: Grown = _grown(
+        rows.table,
+        rows.by_out if by_sets else np.empty(0, dtype=np.uint32),
+        rows.masks(np.eye(rows.units if by_sets else 0, rows.units, dtype=np.bool_)),
+        (rows.outs, rows.samples, rows.planes, 8 * rows.bytes),
+        psi,
+        by_sets,
+        direction == "shrink",
+        np.array(chosen, dtype=np.int64),
+        candidates.astype(np.uint32),
     )
+    return grown
 
 
 @compiled
 def _grown(
-    table: NDArray[np.uint64],
-    by_out: NDArray[np.uint32],
-    masks: NDArray[np.uint64],
+    table: Words,
+    by_out: Numbers,
+    masks: Words,
     sizes: tuple[int, int, int, int],
     psi: Psi,
     by_sets: bool,
     largest: bool,
-    chosen: NDArray[np.int64],
-    candidates: NDArray[np.uint32],
-) -> tuple[
-    NDArray[np.int64],
-    NDArray[np.int64],
-    NDArray[np.bool_],
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.int64],
-]:
-    """Fields of ``Grown``: all candidates are counted at once, or each in a set of its own."""
+    chosen: Ints,
+    candidates: Numbers,
+) -> Grown:
+    """All candidates are counted at once or, with ``by_sets``, each in a set of its own."""
     outs, samples, planes, stride = sizes
     units = len(candidates)
     order = np.empty(units, np.int64)
@@ -394,7 +345,7 @@ def _grown(
     values = np.empty(units, np.float64)
     strata = room_for_strata(table)
     begin_with(table, strata)
-    label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
+    label, bag = room_for_bags(len(table), outs)
     most = list_bags(table, np.uint64(0), np.uint64(len(table)), label, bag)[1]
     counters = room_for_counters(0 if by_sets else most, units, planes)
     parts = np.zeros((0 if by_sets else strata.adds.shape[1], units), np.float64)
@@ -447,13 +398,13 @@ def _grown(
             condition |= masks[unit]
         find_changed(strata, unit, planes, stride)
         split(strata, unit, planes, stride)
-    return order, group, tied, conditioned, compared, coverage, alone, distinct_states
+    return Grown(order, group, tied, conditioned, compared, coverage, alone, distinct_states)
 
 
 def _best_chain(
     rows: Rows, direction: Direction, beam_width: int, estimator: Estimator
 ) -> list[int]:
-    """The units in the order with the largest (growing: smallest) sum of information in a beam."""
+    """The order in a beam with the largest (growing: smallest) sum of I(X_in; X_out | S)."""
     sign = 1.0 if direction == "shrink" else -1.0
     beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for _ in range(rows.units):
@@ -473,6 +424,6 @@ def _best_chain(
 
 
 def _rank(found: tuple[float, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """Best first; sums that are tied in the order of their units."""
+    """Key that sorts the best first, and tied sums by their units."""
     total, order = found
     return -round(total / TIE), order

@@ -1,4 +1,4 @@
-"""Chance level of relay information: what unrelated labels would give, found by permuting X_out."""
+"""Chance level of relay information: its values when X_out is permuted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from lightning_relay.information.arguments import checked_units
 from lightning_relay.information.compiled import compiled, in_threads
-from lightning_relay.information.estimators import psi_of
+from lightning_relay.information.estimators import TIE, psi_of
 from lightning_relay.information.given import number_states
 from lightning_relay.information.options import Within, checked_permutations
 from lightning_relay.information.rows import Samples, mixed, sorted_by
@@ -22,31 +22,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-
-TIE = 1e-9
-"""Values that differ by no more than this many bits are equal."""
+    from lightning_relay.information.compiled import Bools, Floats, Numbers, Words
 
 
 @dataclass(frozen=True, eq=False)
 class ChanceLevel:
-    """What I(X_in; X_out | Y_0) of sets of units is by chance, for every leading index apart.
+    """Chance level of I(X_in; X_out | Y_0) of sets of units, for every leading index apart.
 
     Attributes:
         information: Plug-in I(X_in; X_out | Y_0) of the data, bits, float64 ``(…, sets)``.
-        mean: Its average under permutation, bits, float64 ``(…, sets)``: the bias of the plug-in
-            value where the null hypothesis holds.
-        threshold: Its (1 - level) quantile under permutation, bits, float64 ``(…, sets)``, of each
-            set and index alone: ``information`` is above it (by more than 1e-9) exactly where
-            ``p_values`` is at most ``level``.
+        mean: Mean of the information under permutation, bits, float64 ``(…, sets)``: the bias of
+            the plug-in value if the null hypothesis holds.
+        threshold: The (1 - level) quantile of the information under permutation, of each set and
+            index alone, bits, float64 ``(…, sets)``. ``information`` is above it (by more than
+            1e-9) exactly where ``p_values`` is at most ``level``.
         p_values: Probability of at least this ``information`` by chance, of each set and index
             alone, float64 ``(…, sets)``; never 0.
-        family_p_values: The same, corrected for having tested all sets at all leading indices,
-            float64 ``(…, sets)``; never below ``p_values``.
-        movable: Fraction of the samples that lie in states of Y_0 in which a permutation can
-            change anything, because X_in and X_out both vary there, float64 ``(…, sets)``. With
-            ``within="everywhere"``, X_out need only vary somewhere.
+        family_p_values: Probability of at least this ``information`` by chance, corrected for
+            testing all sets at all leading indices, float64 ``(…, sets)``; never below
+            ``p_values``.
+        movable: Fraction of the samples in states of Y_0 where a permutation can change anything,
+            because X_in and X_out both vary, float64 ``(…, sets)``. With ``within="everywhere"``,
+            X_out need only vary somewhere.
         n_permutations: Number of permutations.
-        level: Probability of an error that ``threshold`` is for.
+        level: Probability of a false finding at ``threshold``.
         seed: Seed of the permutations.
         within: Where X_out was permuted.
     """
@@ -64,7 +63,7 @@ class ChanceLevel:
 
     @property
     def empty(self) -> Tensor:
-        """Whether nothing could be permuted, so that p is 1 whatever the truth, bool ``(…, sets)``.
+        """Whether nothing could be permuted, so that p is 1, bool ``(…, sets)``.
 
         An empty test says that the data cannot tell, not that the set relays nothing.
         """
@@ -88,64 +87,62 @@ def chance_level(
     .. math:: I(X_{in}; X_{out} | Y_0)
         = H(X_{in}, Y_0) + H(X_{out}, Y_0) - H(X_{in}, X_{out}, Y_0) - H(Y_0)
 
-    with Y_0 the joint state of the units outside R. It is the first term of
-    :math:`I_R = I(X_{in}; X_{out} | Y_0) - I(X_{in}; X_{out} | Y)`, and the only one tested. The
-    second term is small in the data because X_out depends on Y. A permutation destroys that
-    dependence, so under permutation the second term would be as large as its bias, and the
-    difference smaller than it is by chance in data such as these: its test would find relays where
-    there are none (it would be anti-conservative).
+    Y_0 is the joint state of the units outside R. Only this first term of
+    :math:`I_R = I(X_{in}; X_{out} | Y_0) - I(X_{in}; X_{out} | Y)` is tested. The second term is
+    small in the data because X_out depends on Y. A permutation destroys that dependence and makes
+    the second term as large as its bias. A test of the difference would therefore compare with
+    values that are too small, and find relays where there are none (it would be anti-conservative).
 
     - ``within="states"`` permutes X_out among the samples that share a state of Y_0. Null
       hypothesis: X_in and X_out are independent given Y_0, so the other units account for all that
       the output knows of the input.
     - ``within="everywhere"`` permutes X_out among all valid samples of a leading index. Null
       hypothesis: X_out is independent of (X_in, Y). A trained network is expected to violate it,
-      whichever set is tested; it is the chance level of an untrained one.
+      whichever set is tested; the result is the chance level of an untrained network.
 
     A p-value is (1 + number of permutations with at least the observed value) / (1 + number of
-    permutations). The test of a set at a leading index alone is exact: under the null hypothesis
-    p <= level has at most the probability ``level``, whatever the number of samples, provided that
-    samples are independent draws.
+    permutations). The test of one set at one leading index is exact if samples are independent
+    draws: under the null hypothesis, p <= level has at most the probability ``level``, whatever the
+    number of samples.
 
     The family-wise p-value compares each standardised value with the largest over all sets and
     leading indices (the maximum statistic of Westfall and Young, in one step). Standardised is
-    (value - mean) / sd with mean and sd over the permutations and the data together, so that the
-    data are treated like a permutation; a set that no permutation moves never is the largest. The
-    same random numbers permute the samples of all sets and indices. Where the samples are all
-    permuted alike (``"everywhere"``, with the same samples valid at all indices) the family-wise
-    p-value is exact. With ``"states"`` the states, and so the permutations, differ between sets;
-    the dependence between sets is then lost and the p-value is approximate, as a rule too large:
+    (value - mean) / sd, with mean and sd over the permutations and the data together, so that the
+    data are treated like a permutation. A set that no permutation changes is never the largest. The
+    same random numbers permute the samples of all sets and indices. The family-wise p-value is
+    exact if all samples are permuted alike: ``"everywhere"``, with the same samples valid at all
+    indices. With ``"states"`` the states, and so the permutations, differ between sets. The
+    dependence between sets is then lost and the p-value is approximate, usually too large, because
     the largest of less dependent values is larger.
 
     Args:
-        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
-            values.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
-        hidden: Integer codes of the units' states, ``(…, samples, units)``; any values, any number
-            of levels and of units.
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``, of any values.
         relay_units: Sets R to test, each a sequence of unit indices; default: each unit alone. The
             empty set is allowed: Y_0 is then all units.
-        within: ``"states"`` or ``"everywhere"``.
+        within: Samples among which X_out is permuted, ``"states"`` or ``"everywhere"``.
         n_permutations: Number of permutations; no p-value is below 1 / (n_permutations + 1).
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        level: Probability of an error that the threshold is for, between 0 and 1.
-        seed: Seed of the permutations, which are the same on every device. No other random number
-            generator is touched.
+        level: Probability of a false finding at the threshold, between 0 and 1.
+        seed: Seed of the permutations, which are the same on every device. No other random state is
+            touched.
 
     Returns:
-        The observed values, what they are by chance, and p-values.
+        The observed values, their chance levels, and p-values.
 
     Raises:
-        TypeError: If labels, codes or unit indices are not integers, or the mask is not one.
+        TypeError: If labels, codes, unit indices or ``n_permutations`` are not integers, or
+            ``valid`` is not a mask.
         ValueError: If shapes do not fit, a unit is out of range or named twice, there is no set or
-            no sample, an option is unknown, or ``level`` takes more permutations.
+            no sample, an option is unknown or out of range, or ``level`` needs more permutations.
 
     Warns:
         UserWarning: If nothing can be permuted for any set at any leading index.
 
     Example:
-        A bit and a unit that copies it, beside a unit that is always off. With the copy among the
-        other units, X_in is the same wherever they are, and nothing can be tested:
+        A bit and a unit that copies it, beside a unit that is always off. If the copy is in Y_0,
+        X_in is constant in every state of Y_0, and nothing can be tested:
 
         >>> import torch
         >>> bit = torch.arange(64) % 2
@@ -166,10 +163,9 @@ def chance_level(
     exceeding = checked_permutations(within, n_permutations, level)
     family = [[unit] for unit in range(samples.units)] if relay_units is None else relay_units
     others = ~_checked_family(family, samples.units)
-
     everywhere = within == "everywhere"
 
-    def tested(index: int) -> list[tuple[NDArray[np.float64], float, bool]]:
+    def tested(index: int) -> list[tuple[Floats, float, bool]]:
         rows, row = samples.merged(index)
         psi = psi_of("plugin", rows.samples).value
         key = np.uint64(seed % 2**64)
@@ -202,33 +198,21 @@ def chance_level(
 
 @compiled
 def _permuted(
-    table: NDArray[np.uint64],
+    table: Words,
     row_of: NDArray[np.int32],
-    mask: NDArray[np.uint64],
-    psi: NDArray[np.float64],
+    mask: Words,
+    psi: Floats,
     samples: int,
     everywhere: bool,
     n_permutations: int,
     key: np.uint64,
-) -> tuple[NDArray[np.float64], float, bool]:
-    """I(X_in; X_out | Y_0) of the data and, behind it, with X_out permuted.
+) -> tuple[Floats, float, bool]:
+    """I(X_in; X_out | Y_0) in bits of the data and of each permutation, ``(1 + permutations,)``.
 
-    Only strata in which a permutation can change something are counted; all others add 0. The
-    samples of a stratum stand in their own order, so that names of labels do not matter.
-
-    Args:
-        table: The rows.
-        row_of: Row of each sample, -1 if it does not count.
-        mask: Bits of the units in Y_0.
-        psi: psi of the plug-in estimate.
-        samples: Number of samples that count.
-        everywhere: Whether X_out is permuted among all samples, not within states.
-        n_permutations: Number of permutations.
-        key: Seed of the random numbers.
-
-    Returns:
-        Bits, float64 ``(1 + permutations,)``; the fraction of the samples that are in strata that
-        are counted; and whether every stratum is a single sample.
+    Y_0 is the units in ``mask``, ``row_of`` the row of each sample or -1, and ``psi`` that of the
+    plug-in. Only strata in which a permutation can change something are counted; all others add 0.
+    The samples of a stratum stand in their own order, so that names of labels do not matter. Also
+    returns the fraction of the samples in counted strata, and whether each stratum is one sample.
     """
     half, low = np.uint64(32), np.uint64(2**32 - 1)
     row_state, states = number_states(table, mask)
@@ -269,7 +253,7 @@ def _permuted(
     by_state = sorted_by(state, states, counted)
     by_in = sorted_by(state, states, sorted_by(x_in, np.int64(x_in.max()) + 1, counted))
     pool = x_out.copy() if everywhere else x_out[by_state]
-    drawn_at = np.arange(samples)  # place of each sample in the pool
+    drawn_at = np.arange(samples)  # the place of each sample in the pool
     if not everywhere:
         for place in range(len(by_state)):
             drawn_at[by_state[place]] = place
@@ -314,8 +298,8 @@ def _permuted(
 
 
 @compiled
-def _shuffle(pool: NDArray[np.uint32], begin: int, end: int, random: np.uint64) -> np.uint64:
-    """Shuffle a part of the pool (Fisher and Yates), and return the next state of the generator."""
+def _shuffle(pool: Numbers, begin: int, end: int, random: np.uint64) -> np.uint64:
+    """Shuffle a part of the pool (Fisher and Yates); returns the next state of the generator."""
     for place in range(end - 1, begin, -1):
         random += np.uint64(0x9E3779B97F4A7C15)
         bits = (random ^ (random >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -326,8 +310,8 @@ def _shuffle(pool: NDArray[np.uint32], begin: int, end: int, random: np.uint64) 
     return random
 
 
-def _family_p_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Family-wise p-values ``(indices, sets)`` of data and permutations ``(…, 1 + number)``."""
+def _family_p_values(values: Floats) -> Floats:
+    """Family-wise p-values ``(indices, sets)`` of the data, which come before the permutations."""
     spread = values.std(-1)
     moved = spread > TIE
     p_values = np.ones(moved.shape)
@@ -342,7 +326,7 @@ def _family_p_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _why_empty(within: Within, *, singletons: bool) -> str:
     if singletons:
-        reason = "strata are singletons: every state of the units outside R occurs once"
+        reason = "every state of the units outside R occurs once (all strata are singletons)"
     elif within == "states":
         reason = "x_in or x_out is constant in every state of the units outside R"
     else:
@@ -353,8 +337,8 @@ def _why_empty(within: Within, *, singletons: bool) -> str:
     )
 
 
-def _checked_family(relay_units: Sequence[Sequence[int]], units: int) -> NDArray[np.bool_]:
-    """Which units are in each set, bool ``(sets, units)``."""
+def _checked_family(relay_units: Sequence[Sequence[int]], units: int) -> Bools:
+    """The members ``(sets, units)`` of each set; raises unless there is a set and all are clear."""
     family = relay_units.tolist() if isinstance(relay_units, torch.Tensor) else relay_units
     members = np.zeros((len(family), units), dtype=np.bool_)
     for number, relays in enumerate(family):

@@ -1,4 +1,4 @@
-"""Samples as weighted rows: equal ones are counted once, and codes are bits of machine words."""
+"""Samples as weighted rows: equal samples are one row, and codes are bits of machine words."""
 
 from __future__ import annotations
 
@@ -25,39 +25,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_relay.information.compiled import Integer, Result
+    from lightning_relay.information.compiled import Bools, Integer, Ints, Numbers, Result, Words
 
 MOST_COUNTED = 8
-"""Units with more levels have binary digits instead of a bit for each level."""
+"""Largest number of levels of a unit at which each level has a bit of its own."""
 
 _FEW = 2**12
-"""Labels from 0 that stay below this are taken as they are; others are numbered."""
+"""Labels from 0 to below this are used as they are. Others are numbered."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The different rows (X_in, X_out, Y) of one leading index, and how often each is there.
+    """The different rows (X_in, X_out, Y) of one leading index, with the number of samples of each.
 
-    Codes are bits. Of two levels, a unit has one bit; of up to 8, one for each level, set where it
-    is the unit's; of more, the binary digits of its code. The bits of one kind of all units, a
-    *plane*, stand side by side, and planes one after the other, each from a full byte on.
+    The codes of a row are bits. A unit of two levels has one bit. A unit of up to 8 levels has a
+    bit for each level, set for the level that it has. A unit of more levels has the binary digits
+    of its code. A *plane* is one bit of every unit, side by side; each plane begins with a byte.
 
-    Attributes:
-        table: One line for each row, uint64 ``(rows, words + 2)``: the bits of its codes; X_in in
-            the upper and X_out in the lower half of a word, both numbered from 0; and the number of
-            samples equal to it. Lines are in rising order of X_in, and within it of X_out.
-        units: Number of units.
-        levels: A number that every code stays below, at least 2.
-        planes: Number of bits of a unit.
-        outs: A number that X_out stays below.
-        samples: Number of samples.
+    A line of ``table`` holds the bits of a row's codes; X_in in the upper and X_out in the lower
+    half of a word, both numbered from 0; and the row's number of samples. Lines are in rising order
+    of X_in, then of X_out.
     """
 
-    table: NDArray[np.uint64]
+    table: Words  # (rows, words + 2)
     units: int
-    levels: int
+    levels: int  # A number above every code, at least 2.
     planes: int
-    outs: int
+    outs: int  # A number above every X_out.
     samples: int
 
     @property
@@ -71,29 +65,25 @@ class Rows:
         return -(-self.units // 8)
 
     @property
-    def weight(self) -> NDArray[np.uint64]:
-        """Number of samples equal to each row, uint64 ``(rows,)``."""
+    def weight(self) -> Words:
+        """Number of samples of each row."""
         return self.table[:, -1]
 
     @cached_property
-    def by_out(self) -> NDArray[np.uint32]:
-        """The rows in rising order of X_out, and within it of X_in, uint32 ``(rows,)``."""
+    def by_out(self) -> Numbers:
+        """The rows in rising order of X_out, then of X_in."""
         x_out = (self.table[:, -2] & np.uint64(2**32 - 1)).astype(np.uint32)
         return sorted_by(x_out, self.outs, np.arange(len(x_out), dtype=np.uint32))
 
-    def masks(self, members: NDArray[np.bool_]) -> NDArray[np.uint64]:
-        """Words in which the bits of the units of each set are set, uint64 ``(sets, words)``.
-
-        Args:
-            members: Which units are in each set, bool ``(sets, units)``.
-        """
+    def masks(self, members: Bools) -> Words:
+        """Words ``(sets, words)`` with all bits of the members ``(sets, units)`` of each set."""
         plane = np.packbits(members, axis=1, bitorder="little")
         masks = np.zeros((len(members), 8 * (self.table.shape[1] - 2)), dtype=np.uint8)
         masks[:, : self.planes * self.bytes] = np.tile(plane, self.planes)
         return masks.view(np.uint64)
 
-    def reweighted(self, weight: NDArray[np.uint64]) -> Rows:
-        """The same rows with other weights ``(rows,)``; those of weight 0 are left out."""
+    def reweighted(self, weight: Words) -> Rows:
+        """The same rows with other weights, without rows of weight 0."""
         kept = np.flatnonzero(weight)
         table = self.table[kept]
         table[:, -1] = weight[kept]
@@ -102,10 +92,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Part:
-    """One argument, with the place of each leading index among its own leading entries."""
+    """One argument: its own leading entries, and which of them each leading index uses."""
 
     values: NDArray[Any]
-    place: NDArray[np.int64]
+    place: Ints
 
     def __getitem__(self, index: int) -> NDArray[Any]:
         found: NDArray[Any] = self.values[self.place[index]]
@@ -114,29 +104,20 @@ class _Part:
 
 @dataclass(frozen=True)
 class Samples:
-    """Checked arguments on the host, whose leading dimensions broadcast.
+    """Checked arguments on the host, whose leading dimensions broadcast to ``leading``.
 
-    Attributes:
-        leading: Shape of the leading dimensions; flattened, it has ``indices`` entries.
-        device: Where the codes came from, and results go.
-        hidden: Codes from 0, uint8 or int32 ``(samples, units)`` of each index.
-        x_in: Labels from 0, uint32 ``(samples,)`` of each index; likewise
-        x_out: labels of the output,
-        weight: how many times each sample counts.
-        levels: A number that every code stays below, at least 2.
-        ins: A number that every label of the input stays below; likewise
-        outs: of the output.
+    Flattened, there are ``indices`` leading indices. Results return to the ``device`` of the codes.
     """
 
     leading: torch.Size
     device: torch.device
-    hidden: _Part
-    x_in: _Part
-    x_out: _Part
-    weight: _Part
-    levels: int
-    ins: int
-    outs: int
+    hidden: _Part  # (samples, units) of each index: codes from 0, uint8 or int32.
+    x_in: _Part  # (samples,) of each index: labels of the input from 0, uint32.
+    x_out: _Part  # (samples,) of each index: labels of the output from 0, uint32.
+    weight: _Part  # (samples,) of each index: how many times each sample counts.
+    levels: int  # A number above every code, at least 2.
+    ins: int  # A number above every label of the input.
+    outs: int  # A number above every label of the output.
 
     @classmethod
     def of(
@@ -147,20 +128,7 @@ class Samples:
         valid: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Samples:
-        """Check the arguments, and bring them to the host.
-
-        Args:
-            x_in: Labels.
-            x_out: Labels.
-            hidden: Codes.
-            valid: Mask, or None.
-            weights: How many times each sample counts, or None.
-
-        Raises:
-            TypeError: If labels, codes or weights are not integers, or the mask is not one.
-            ValueError: If a shape does not fit, a weight is negative, or no sample counts at a
-                leading index.
-        """
+        """Check the arguments of a measure and bring them to the host; raises what it documents."""
         check_codes(hidden)
         check_labels("x_in", x_in, hidden)
         check_labels("x_out", x_out, hidden)
@@ -200,35 +168,25 @@ class Samples:
         return self.leading.numel()
 
     def rows(self, index: int) -> Rows:
-        """The different rows of one flattened leading index."""
+        """The rows of one flattened leading index."""
         return self.merged(index)[0]
 
     def merged(self, index: int) -> tuple[Rows, NDArray[np.int32]]:
-        """The different rows of one flattened leading index.
-
-        Returns:
-            The rows, and the row of each sample, int32 ``(samples,)``; -1 if it does not count.
-        """
+        """The rows of one flattened leading index, and the row of each sample (-1: not counted)."""
         words, planes = _packed(self.hidden[index], self.levels)
-        table, row = _merged(
-            words,
-            self.x_in[index],
-            self.ins,
-            self.x_out[index],
-            self.outs,
-            self.weight[index],
-            planes * -(-self.units // 8),
-        )
+        labels = self.x_in[index], self.ins, self.x_out[index], self.outs
+        used = planes * -(-self.units // 8)
+        table, row = _merged(words, *labels, self.weight[index], used)
         samples = int(table[:, -1].sum())
         rows = Rows(table, self.units, self.levels, planes, self.outs, samples)
         return rows, row
 
     def each(self, function: Callable[[Rows], Result]) -> list[Result]:
-        """Results for the rows of every flattened leading index, computed in threads."""
+        """Results for the rows of every flattened leading index, in threads."""
         return in_threads(lambda index: function(self.rows(index)), range(self.indices))
 
     def shaped(self, values: Sequence[Any] | NDArray[Any]) -> Tensor:
-        """Values of every flattened leading index, arrays ``(…)`` or numbers, as one tensor."""
+        """One tensor of the arrays or numbers of every flattened leading index."""
         together = torch.from_numpy(np.stack(list(values)))
         return together.reshape((*self.leading, *together.shape[1:])).to(self.device)
 
@@ -247,7 +205,7 @@ def _check_some_counted(weight: NDArray[np.int32], leading: torch.Size) -> None:
 
 
 def _codes_from_zero(codes: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """The codes as numbers from 0, uint8 or int32, and a number that they stay below."""
+    """The codes as numbers from 0, uint8 or int32, and a number above all of them."""
     highest = int(codes.max())
     if codes.dtype == np.uint8 and highest < 2:
         return codes, 2
@@ -264,8 +222,8 @@ def _codes_from_zero(codes: NDArray[Any]) -> tuple[NDArray[Any], int]:
     return np.stack([numbers for _, numbers in columns], axis=-1).astype(np.int32), max(2, levels)
 
 
-def _labels_from_zero(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], int]:
-    """The labels as numbers from 0, and a number that they stay below."""
+def _labels_from_zero(labels: NDArray[Any]) -> tuple[Numbers, int]:
+    """The labels as numbers from 0, and a number above all of them."""
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= _FEW:
         values, labels = np.unique(labels, return_inverse=True)
@@ -273,8 +231,8 @@ def _labels_from_zero(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], int]:
     return labels.astype(np.uint32), highest + 1
 
 
-def _packed(codes: NDArray[Any], levels: int) -> tuple[NDArray[np.uint64], int]:
-    """Codes ``(samples, units)`` as words of bits, as in ``Rows``, and the number of planes."""
+def _packed(codes: NDArray[Any], levels: int) -> tuple[Words, int]:
+    """Codes ``(samples, units)`` as the words of ``Rows``, and the number of planes."""
     if levels == 2:
         planes = [codes]
     elif levels <= MOST_COUNTED:
@@ -290,12 +248,12 @@ def _packed(codes: NDArray[Any], levels: int) -> tuple[NDArray[np.uint64], int]:
 
 
 @compiled
-def _pack(bits: NDArray[np.uint8], first: int, words: NDArray[np.uint64]) -> None:
-    """Put the bits ``(samples, units)`` of a plane into words, from a byte of them on."""
+def _pack(bits: NDArray[np.uint8], first: int, words: Words) -> None:
+    """Put the bits ``(samples, units)`` of a plane into words, from their byte ``first`` on."""
     samples, units = bits.shape
     for sample in range(samples):
         for byte in range((units + 7) // 8):
-            eight = np.uint64(0)  # eight bits, each in a byte; a loop of known length loads a word
+            eight = np.uint64(0)  # Eight bits, each in a byte. A loop of fixed length loads a word.
             if 8 * byte + 8 <= units:
                 for place in range(8):
                     eight |= np.uint64(bits[sample, 8 * byte + place]) << np.uint64(8 * place)
@@ -309,27 +267,25 @@ def _pack(bits: NDArray[np.uint8], first: int, words: NDArray[np.uint64]) -> Non
 
 @compiled
 def _merged(
-    words: NDArray[np.uint64],
-    x_in: NDArray[np.uint32],
+    words: Words,
+    x_in: Numbers,
     ins: int,
-    x_out: NDArray[np.uint32],
+    x_out: Numbers,
     outs: int,
     weight: NDArray[np.int32],
     used: int,
-) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """Find equal rows with a hash table, and sort them by their labels.
+) -> tuple[Words, NDArray[np.int32]]:
+    """Merge equal samples with a hash table, and sort the rows by their labels.
 
-    Only the first ``used`` bytes of the words are used.
-
-    Returns:
-        The table of the rows, and the row of each sample, -1 if its weight is 0.
+    Only the first ``used`` bytes of the words hold codes. Returns the table of ``Rows`` and the row
+    of each sample, -1 if its weight is 0.
     """
     samples, width = words.shape
     slots = 4
     while slots < 2 * samples:
         slots *= 2
     last = np.uint64(slots - 1)
-    # What fits into one word is its own key; otherwise rows of equal keys are compared.
+    # A row that fits into one word is its own key. Otherwise, rows with equal keys are compared.
     free = 64 - 8 * used
     is_exact = free >= 0 and ins * outs < 2.0**free
     table = np.full(slots, -1, np.int32)
@@ -389,16 +345,14 @@ def _merged(
 
 @compiled
 def mixed(word: np.uint64) -> np.uint64:
-    """A hash of a word."""
+    """Hash of a word."""
     product = word * np.uint64(0x9E3779B97F4A7C15)
     return product ^ (product >> np.uint64(32))
 
 
 @compiled
-def sorted_by(
-    label: NDArray[np.uint32], labels: Integer, rows: NDArray[np.uint32]
-) -> NDArray[np.uint32]:
-    """Rows in rising order of their label, which is below ``labels``; equal ones as they were."""
+def sorted_by(label: Numbers, labels: Integer, rows: Numbers) -> Numbers:
+    """Rows in rising order of their labels, all below ``labels``; equal ones keep their order."""
     place = np.zeros(labels + 1, np.int64)
     for row in rows:
         place[label[row] + 1] += 1

@@ -1,4 +1,4 @@
-"""The relay share of every unit: its Shapley value in the relay information of all."""
+"""The relay share of every unit: its Shapley value in the relay information of all units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 from math import factorial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,39 +38,37 @@ from lightning_relay.information.estimators import psi_of
 from lightning_relay.information.given import information_given
 from lightning_relay.information.options import (
     Estimator,
-    check_estimator,
+    check_additive,
     check_evidence_rule,
     check_orders,
-    is_additive,
 )
 from lightning_relay.information.rows import MOST_COUNTED, Samples
 from lightning_relay.information.subsets import conditioned_on_all_subsets
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from lightning_relay.information.compiled import Integer
+    from lightning_relay.information.compiled import Bools, Floats, Integer, Ints, Numbers, Words
     from lightning_relay.information.estimators import Psi
     from lightning_relay.information.rows import Rows
 
 _FEW_UNITS = 12
-"""Plain shares of up to so many units come from all subsets."""
+"""Largest number of units at which plain shares come from all subsets."""
 
 _SHIFT = 4
-"""Orders of a block are rotated by so many units, or more."""
+"""Orders of a block are rotated by this many units, or more."""
 
 _FEWEST_BLOCKS = 4
-"""A standard error is taken of at least so many blocks of orders, if there are that many pairs."""
+"""Smallest number of blocks for a standard error, if there are enough orders."""
 
 _SMALL = 64
-"""Means of psi over permutations are kept for strata of fewer samples."""
+"""Means of psi over permutations are kept for strata of fewer samples than this."""
 
 _NOTHING = 1e-18
-"""Numbers of holders that are less likely, relative to the likeliest, add nothing."""
+"""Numbers of holders that are less likely than this, relative to the likeliest, are left out."""
 
 _MOST_ORDERS = 2**14
-"""No error is aimed at with more orders."""
+"""Largest number of orders for the standard error aimed at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,17 +78,16 @@ class RelayShare:
     Attributes:
         share: Relay share by unit index, bits, float64 ``(…, units)``.
         standard_error: Standard error of the share by the choice of orders, bits, float64
-            ``(…, units)``; 0 where all orders were taken. It says nothing about the choice of
-            samples: ``bootstrap`` does.
+            ``(…, units)``; 0 if all orders were used. It says nothing about the choice of samples:
+            ``bootstrap`` does.
         unattributed: Relay information of all units minus the sum of their shares, bits, float64
-            ``(…)``. What the samples do not attribute to any unit; noise can make it slightly
-            negative.
-        resolved: Fraction of the orders in which there were samples enough at the turn of the unit,
-            float64 ``(…, units)``; by the rule of ``relay_order`` for the condition that holds the
-            unit and all before it.
-        n_orders: Number of orders; 0 if all subsets were looked at instead.
-        corrected: Whether the gain of a permuted copy was subtracted.
-        estimator: How entropies were estimated from counts.
+            ``(…)``: what the samples attribute to no unit. Noise can make it slightly negative.
+        resolved: Fraction of the orders in which there were enough samples at the unit's turn,
+            float64 ``(…, units)``. The condition there holds the unit and all units before it, and
+            the rule is that of ``relay_order``.
+        n_orders: Number of orders; 0 if all subsets were used instead.
+        corrected: Whether the loss that a permuted copy would have caused was subtracted.
+        estimator: Estimator of entropies from counts.
         seed: Seed of the orders.
     """
 
@@ -118,54 +115,54 @@ def relay_share(
     max_gap: float = 0.1,
     seed: int = 0,
 ) -> RelayShare:
-    r"""Relay share of every unit: what it takes away when it becomes known, over random orders.
+    r"""Relay share of every unit: the information it takes away when it becomes known, on average.
 
-    The share of a unit is its Shapley value in the game :math:`v(R) = I_R(R)`: the mean, over
-    orders in which the units leave R and join the condition S, of what
-    :math:`I(X_{in}; X_{out} | S)` loses at the unit's own turn. It needs no direction, since units
-    that join R instead give the same values. Copies of one unit have equal shares. The shares add
-    up to the relay information of all units.
+    The share of a unit is its Shapley value in the game :math:`v(R) = I_R(R)`. In an order, the
+    units leave R and join the condition S one after the other. The share is the mean over orders of
+    what :math:`I(X_{in}; X_{out} | S)` loses at the unit's own turn. Units that join R instead give
+    the same values, so there is no direction to choose. Copies of one unit have equal shares. The
+    shares add up to the relay information of all units.
 
-    Units of mere noise, too, lower the plug-in information, because samples run out. So what a
-    copy of the unit would have taken away is subtracted at every turn, a copy permuted among the
-    samples that share a state of S:
+    Units of mere noise, too, lower the plug-in information, because samples run out. So at every
+    turn the loss that a copy of the unit would have caused is subtracted. The copy is permuted
+    among the samples that share a state of S:
 
     .. math:: I(X_{in}; X_{out} | S, \tilde Y_u) - I(X_{in}; X_{out} | S, Y_u)
 
     The first term is the exact mean over all permutations: the number of samples of a bag that have
     a level follows a hypergeometric distribution. A unit that does nothing then has a share of 0 on
-    average, whatever the number of samples. What is left over is ``unattributed``.
+    average, whatever the number of samples. The shares then add up to less, and the rest is
+    ``unattributed``.
 
     Synergy is credited too little as samples run out. A small share in a wide layer means "not told
     by these samples" and not "unimportant": read it beside ``unattributed`` and ``resolved``.
 
-    Orders come in blocks: a random one, the same rotated, and the reverse of each. They are the
-    same for all leading indices, so that steps compare.
+    Orders come in blocks: a random order, its rotations, and the reverse of each. They are the same
+    for all leading indices, so that steps compare.
 
     Args:
-        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
-            values.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
-        hidden: Integer codes of the units' states, ``(…, samples, units)``; any values, any number
-            of levels and of units.
-        n_orders: Number of orders, an int from 4, rounded up to whole blocks. Or the standard error
-            aimed at, a float in bits: orders are added until no unit's is larger. Where there are
-            no more orders than that, all are taken.
-        corrected: Whether to subtract the gain of a permuted copy. Without, shares of up to 12
-            units are exact, from all subsets.
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        hidden: Integer codes of the units' states, ``(…, samples, units)``, of any values.
+        n_orders: Number of orders, an int from 4, rounded up to whole blocks. A float is instead
+            the standard error aimed at, in bits: orders are added until no unit's is larger. If
+            there are no more orders than wanted, all are used.
+        corrected: Whether to subtract the loss that a permuted copy would have caused. With False,
+            shares of up to 12 units are exact, from all subsets.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
-            default: once.
-        estimator: How entropies are estimated from counts; all but ``"chao_shen"``.
-        min_coverage: A condition with a lower coverage resolves nothing, fraction of 1.
-        max_gap: Nor does one whose corrected and plug-in information differ by more, bits.
-        seed: Seed of the orders; no other random state is touched.
+        weights: Times each sample counts (default 1), integers broadcastable to ``(…, samples)``.
+        estimator: Estimator of entropies from counts, any but ``"chao_shen"``.
+        min_coverage: Lowest coverage at which a condition counts as resolved, fraction of 1.
+        max_gap: Largest difference between corrected and plug-in information at which a condition
+            counts as resolved, bits.
+        seed: Seed of the orders. No other random state is touched.
 
     Returns:
         The shares with their errors and evidence, with the leading dimensions of the arguments.
 
     Raises:
-        TypeError: If labels, codes or weights are not integers, or ``n_orders`` is no number.
+        TypeError: If labels, codes or weights are not integers, or ``n_orders``, ``min_coverage``
+            or ``max_gap`` is not a number.
         ValueError: If shapes do not fit, an option is unknown or out of range, a weight is
             negative, or there is no sample to count.
 
@@ -184,23 +181,18 @@ def relay_share(
 
     Source:
         This project's own; Shapley, A value for n-person games (1953). Related: Ghorbani and Zou,
-        Neuron Shapley (2020); Fakhar and Hilgetag, PLoS Comput. Biol. 18:e1010250 (2022), where the
+        Neuron Shapley (2020); Fakhar and Hilgetag, PLoS Comput. Biol. 18:e1010250 (2022), whose
         payoff is performance.
     """
-    check_estimator(estimator)
-    if not is_additive(estimator):
-        raise ValueError(
-            f"estimator: got {estimator!r}, which depends on all counts at once; for shares it "
-            "takes 'plugin', 'miller_madow', 'grassberger'"
-        )
+    check_additive(estimator)
     check_orders(n_orders)
     check_evidence_rule(min_coverage, max_gap)
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
-    rule = _Rule(corrected, estimator, min_coverage, max_gap)
+    limits = min_coverage, max_gap
     blocks = _Blocks(samples.units, n_orders, seed)
     exact = not corrected and samples.units <= _FEW_UNITS
     while True:
-        gains, resolved = _gains(samples, blocks.orders, rule)
+        gains, resolved = _gains(samples, blocks.orders, estimator, corrected, limits)
         means = gains.reshape(samples.indices, blocks.number, -1, samples.units).mean(2)
         error = np.zeros_like(means[:, 0])
         if not blocks.complete:
@@ -226,23 +218,10 @@ def relay_share(
     )
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """How gains are measured and turns resolved."""
-
-    corrected: bool
-    estimator: Estimator
-    min_coverage: float
-    max_gap: float
-
-
 class _Blocks:
-    """Orders of the units in blocks that are alike: a random order, rotated, and all reversed.
+    """Orders of the units, in blocks of a random order, its rotations, and the reverse of each.
 
-    Args:
-        units: Number of units.
-        n_orders: Number of orders, or the error aimed at.
-        seed: Seed of the random orders.
+    ``n_orders`` is the number of orders or the standard error aimed at, as in ``relay_share``.
     """
 
     def __init__(self, units: int, n_orders: int | float, seed: int) -> None:
@@ -260,13 +239,13 @@ class _Blocks:
         self.orders = self._drawn(self.number)
 
     def more(self, error: float) -> bool:
-        """Draw as many orders again if the error is above the one aimed at."""
+        """Double the orders if the error is above the one aimed at; returns whether it did."""
         if self.complete or self._aim is None or error <= self._aim:
             return False
         if 2 * len(self.orders) > _MOST_ORDERS:
             warnings.warn(
                 f"n_orders: the standard error is {error:.3g} bits after {len(self.orders)} "
-                f"orders, above the {self._aim:.3g} aimed at; give more samples, or aim higher",
+                f"orders, above the {self._aim:.3g} aimed at; give more samples or a larger error",
                 stacklevel=3,
             )
             return False
@@ -274,7 +253,7 @@ class _Blocks:
         self.number *= 2
         return True
 
-    def _drawn(self, blocks: int) -> NDArray[np.int64]:
+    def _drawn(self, blocks: int) -> Ints:
         shifts = [round(turn * self._units / self._rotations) for turn in range(self._rotations)]
         drawn = []
         for _ in range(blocks):
@@ -285,21 +264,21 @@ class _Blocks:
 
 
 def _gains(
-    samples: Samples, orders: NDArray[np.int64], rule: _Rule
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What each unit takes away in each order, bits, and in how many of them that is resolved.
+    samples: Samples,
+    orders: Ints,
+    estimator: Estimator,
+    corrected: bool,
+    limits: tuple[float, float],
+) -> tuple[Floats, Floats]:
+    """What each unit takes away in each order, bits ``(indices, orders, units)``.
 
-    Returns:
-        Float64 ``(indices, orders, units)`` and, as a fraction, float64 ``(indices, units)``.
+    Also returns the fraction of the orders in which this is resolved, ``(indices, units)``.
     """
+    means = _small_means(estimator)[: None if corrected else 0]
 
-    def measured(rows: Rows, some: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        psi = psi_of(rule.estimator, rows.samples)
+    def measured(rows: Rows, some: Ints) -> tuple[Floats, Bools]:
         sizes = rows.outs, rows.samples, rows.levels, rows.planes, 8 * rows.bytes
-        limits = rule.min_coverage, rule.max_gap
-        means = _small_means(rule.estimator)
-        if not rule.corrected:
-            means = means[:0]
+        psi = psi_of(estimator, rows.samples)
         return _taken(rows.table, some, sizes, psi, means, limits)
 
     if samples.indices > 1:
@@ -312,8 +291,8 @@ def _gains(
     return gains[np.newaxis], resolved.mean(0)[np.newaxis]
 
 
-def _exact(rows: Rows, estimator: Estimator) -> NDArray[np.float64]:
-    """Plain shares in bits from the information of all subsets, float64 ``(units,)``."""
+def _exact(rows: Rows, estimator: Estimator) -> Floats:
+    """Plain shares in bits ``(units,)`` from the information of all subsets."""
     given = conditioned_on_all_subsets(rows, estimator)
     sets = np.arange(len(given))
     size = np.array([int(number).bit_count() for number in sets])
@@ -330,23 +309,22 @@ def _exact(rows: Rows, estimator: Estimator) -> NDArray[np.float64]:
 
 @compiled
 def _taken(
-    table: NDArray[np.uint64],
-    orders: NDArray[np.int64],
+    table: Words,
+    orders: Ints,
     sizes: tuple[int, int, int, int, int],
     psi: Psi,
-    means: NDArray[np.float64],
+    means: Floats,
     limits: tuple[float, float],
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[Floats, Bools]:
     """What each unit takes away at its turn, bits, and whether the turn is resolved.
 
-    Returns:
-        Float64 and bool ``(orders, units)``.
+    Both are ``(orders, units)``. Empty ``means`` stand for plain gains.
     """
     outs, samples, levels, planes, stride = sizes
     units = orders.shape[1]
     gains = np.zeros(orders.shape, np.float64)
     resolved = np.zeros(orders.shape, np.bool_)
-    label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
+    label, bag = room_for_bags(len(table), outs)
     none, nothing = np.empty(0, np.uint32), np.empty((1, 0), np.float64)
     counters = room_for_counters(0, 0, 1)
     strata = room_for_strata(table)
@@ -390,20 +368,12 @@ def _taken(
 
 @compiled
 def _permuted(
-    bag: NDArray[np.uint32],
-    bags: tuple[int, int],
-    holders: NDArray[np.int64],
-    value: NDArray[np.float64],
-    means: NDArray[np.float64],
+    bag: Numbers, bags: tuple[int, int], holders: Ints, value: Floats, means: Floats
 ) -> float:
-    """What a stratum adds on average when a permuted copy of a unit joins the condition.
+    """What a stratum adds, on average over permutations, when a copy of a unit joins the condition.
 
-    Args:
-        bag: Its bags.
-        bags: Which of them is the stratum, and how many there are.
-        holders: How many samples have each level of the unit, int64 ``(levels,)``.
-        value: psi of counts.
-        means: Its means for few samples.
+    ``bags`` is the result of ``list_bags``, ``holders`` the number of samples with each level of
+    the unit, ``value`` psi, and ``means`` its means for strata of few samples.
     """
     permuted = 0.0
     samples, is_pair = np.int64(bag[SIZE, bags[0]]), len(holders) == 2
@@ -421,13 +391,13 @@ def _permuted(
 
 
 @lru_cache(maxsize=4)
-def _small_means(estimator: Estimator) -> NDArray[np.float64]:
-    """Mean of psi by the number of samples, holders, and those drawn, for few samples."""
+def _small_means(estimator: Estimator) -> Floats:
+    """Mean of psi by the numbers of samples, of holders and of samples drawn, for few samples."""
     return _means_of(psi_of(estimator, _SMALL).value)
 
 
 @compiled
-def _means_of(value: NDArray[np.float64]) -> NDArray[np.float64]:
+def _means_of(value: Floats) -> Floats:
     means = np.zeros((_SMALL, _SMALL, _SMALL))
     for samples in range(_SMALL):
         for held in range(samples + 1):
@@ -438,15 +408,15 @@ def _means_of(value: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @compiled
 def _count_holders(
-    table: NDArray[np.uint64],
+    table: Words,
     first: np.uint64,
     last: np.uint64,
     unit: int,
     planes: int,
     stride: int,
-    holders: NDArray[np.int64],
+    holders: Ints,
 ) -> None:
-    """Count the samples of a stratum that have each level of a unit, int64 ``(levels,)``."""
+    """Write how many samples of a stratum have each level of a unit to ``holders``."""
     one, weights = np.uint64(1), table.shape[1] - 1
     holders[:] = 0
     if planes == 1:
@@ -468,15 +438,11 @@ def _count_holders(
 
 @compiled
 def _expected(
-    value: NDArray[np.float64],
-    samples: Integer,
-    holders: Integer,
-    drawn: Integer,
-    both: bool,
+    value: Floats, samples: Integer, holders: Integer, drawn: Integer, both: bool
 ) -> float:
-    """Mean of psi(c), or psi(c) + psi(drawn - c), for c holders among samples that are drawn.
+    """Mean of psi(c), or with ``both`` psi(c) + psi(drawn - c), for c holders among those drawn.
 
-    c is hypergeometric. The sum runs from its mode to both sides, until nothing is added.
+    c is hypergeometric. The sum runs from its mode to both sides until terms are negligible.
     """
     lowest, highest = max(0, drawn + holders - samples), min(drawn, holders)
     mode = (drawn + 1) * (holders + 1) // (samples + 2)

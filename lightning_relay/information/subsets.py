@@ -31,27 +31,27 @@ from lightning_relay.information.counting import (
     split,
 )
 from lightning_relay.information.estimators import psi_of
-from lightning_relay.information.options import check_estimator, is_additive
+from lightning_relay.information.options import check_additive
 from lightning_relay.information.rows import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from lightning_relay.information.compiled import Floats, Ints, Words
     from lightning_relay.information.estimators import Psi
     from lightning_relay.information.options import Estimator
     from lightning_relay.information.rows import Rows
 
-MOST_UNITS = 24
-"""More units have more subsets than anyone waits for."""
+_MOST_UNITS = 24
+"""Largest number of units: more have more subsets than anyone waits for."""
 
 _TOGETHER = 4
-"""So many units of two levels are looked at in all combinations at once."""
+"""Number of units of two levels whose combinations are all computed at once."""
 
 _TASKS = 6
-"""All sets that are alike in so many units are the work of one thread."""
+"""A thread computes all sets that agree in this many units."""
 
 
 def relay_information_of_all_subsets(
@@ -67,25 +67,23 @@ def relay_information_of_all_subsets(
     r"""Relay information I_R of every set R of units, in bits.
 
     Args:
-        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``; any
-            values.
-        x_out: Integer labels of the output, of a shape like that of ``x_in``.
+        x_in: Integer labels of the input, ``(samples,)`` or broadcastable to ``(…, samples)``.
+        x_out: Integer labels of the output, ``(samples,)`` or broadcastable to ``(…, samples)``.
         hidden: Integer codes of the units' states, ``(…, samples, units)``, at most 24 units.
         valid: Boolean mask broadcastable to ``(…, samples)``; a sample with False is not counted.
-        weights: How many times each sample counts, integers broadcastable to ``(…, samples)``;
-            default: once.
-        estimator: How entropies are estimated from counts; all but ``"chao_shen"``.
+        weights: Times each sample counts (default 1), integers broadcastable to ``(…, samples)``.
+        estimator: Estimator of entropies from counts, any but ``"chao_shen"``.
         progress: Whether to show a progress bar.
 
     Returns:
-        float64 tensor of shape ``(…, 2**units)``, in bits: entry k is I_R of the set that holds
-        unit u exactly when bit u of k is set. So entry 0 (no unit) is 0, the last one is that of
-        all units.
+        float64 tensor of shape ``(…, 2**units)``, in bits. Entry k is I_R of the set that holds
+        unit u exactly when bit u of k is set. So entry 0 (no unit) is 0, and the last entry is that
+        of all units.
 
     Raises:
         TypeError: If labels, codes or weights are not integers.
         ValueError: If shapes do not fit, a weight is negative, there are more than 24 units, the
-            estimator is unknown or has no fast sum, or there is no sample to count.
+            estimator is unknown or ``"chao_shen"``, or there is no sample to count.
 
     Example:
         Two copies of a fair bit relay it only together:
@@ -99,25 +97,18 @@ def relay_information_of_all_subsets(
     Source:
         Hintze and Adami, Entropy 25(3):401 (2023).
     """
-    check_estimator(estimator)
-    if not is_additive(estimator):
-        raise ValueError(
-            f"estimator: got {estimator!r}, which depends on all counts at once; for all subsets "
-            "it takes 'plugin', 'miller_madow', 'grassberger'"
-        )
+    check_additive(estimator)
     samples = Samples.of(x_in, x_out, hidden, valid, weights)
     units = hidden.shape[-1]
-    if units > MOST_UNITS:
+    if units > _MOST_UNITS:
         memory = samples.indices * 2.0 ** (units - 27)
         raise ValueError(
             f"hidden: got {units} units, so 2**{units} subsets, whose results alone would take "
-            f"{memory:.3g} GiB; it takes at most {MOST_UNITS} units: select the units that "
+            f"{memory:.3g} GiB; it takes at most {_MOST_UNITS} units: select the units that "
             "relay_order finds important, or give relay_order a beam_width"
         )
-    bar = tqdm(
-        total=samples.indices * 2**units, unit=" sets", unit_scale=True, disable=not progress
-    )
-    with bar:
+    total = samples.indices * 2**units
+    with tqdm(total=total, unit=" sets", unit_scale=True, disable=not progress) as bar:
         parts = [
             conditioned_on_all_subsets(samples.rows(index), estimator, bar.update)
             for index in range(samples.indices)
@@ -127,23 +118,18 @@ def relay_information_of_all_subsets(
 
 def conditioned_on_all_subsets(
     rows: Rows, estimator: Estimator, done: Callable[[int], Any] = int
-) -> NDArray[np.float64]:
-    """I(X_in; X_out | S) in bits of every set S of units, float64 ``(2**units,)``.
+) -> Floats:
+    """I(X_in; X_out | S) in bits of every set S of units, ``(2**units,)``.
 
-    Args:
-        rows: The counted samples.
-        estimator: An additive estimator.
-        done: Is told how many sets have been looked at since it was last called.
-
-    Returns:
-        Entry k is that of the set that holds unit u exactly when bit u of k is set.
+    Entry k is that of the set that holds unit u exactly when bit u of k is set. ``done`` is called
+    with the number of sets that are finished since its last call.
     """
     together = min(rows.units, _TOGETHER) if rows.planes == 1 else 0
     alike = min(rows.units - together, _TASKS)
     low = rows.units - alike
     psi = psi_of(estimator, rows.samples)
 
-    def part(high: int) -> NDArray[np.float64]:
+    def part(high: int) -> Floats:
         alike_in = [low + unit for unit in range(alike) if high >> unit & 1]
         units = np.array(alike_in, dtype=np.int64)
         sizes = rows.outs, rows.planes, 8 * rows.bytes
@@ -156,22 +142,16 @@ def conditioned_on_all_subsets(
 
 @compiled
 def _with_subsets_of(
-    table: NDArray[np.uint64],
-    known: NDArray[np.int64],
-    units: int,
-    together: int,
-    sizes: tuple[int, int, int],
-    psi: Psi,
-) -> NDArray[np.float64]:
-    """N I(X_in; X_out | S) of every S of some known units and any of the first units.
+    table: Words, known: Ints, units: int, together: int, sizes: tuple[int, int, int], psi: Psi
+) -> Floats:
+    """N I(X_in; X_out | S) of every S that holds the known units and any of the first ``units``.
 
-    The sets of all but the first ``together`` of these come in the order of binary numbers. The
-    strata of a set follow by one split from those of the set without its lowest unit, which are
-    kept at the place of that set's lowest unit. What the first units add comes from the numbers of
-    samples with each combination of their codes: with sums over each code, a cube of side 3.
-
-    Returns:
-        float64 ``(2**units,)``; bit u of the index says whether unit u is in S.
+    Bit u of an index of the result, ``(2**units,)``, says whether unit u is in S. Sets of the units
+    from ``together`` on come in the order of binary numbers. The strata of a set follow by one
+    split from those of the set without its lowest unit; for each unit, the strata of the last set
+    with this lowest unit are kept. The units before ``together`` split nothing: the samples with
+    each combination of their codes are counted, and sums over codes make the counts a cube of side
+    3.
     """
     outs, planes, stride = sizes
     top = units - together
@@ -187,7 +167,7 @@ def _with_subsets_of(
         find_changed(first, unit, planes, stride)
         split(first, unit, planes, stride)
     copy(first, Strata(tables[start], about[start], varies[start], first.adds, tallies[start]))
-    label, bag = np.empty(len(table) + 2, np.uint64), room_for_bags(len(table), outs)
+    label, bag = room_for_bags(len(table), outs)
     combinations = 1 << together
     counts = np.empty((2 * len(table) + 3, combinations), np.int64)
     corner, summed, without = _cube(together)
@@ -256,13 +236,12 @@ def _lowest_bit(number: int) -> int:
 
 
 @compiled
-def _cube(sides: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The places of a cube with sides 0, 1 and their sum, the first side's the lowest digit.
+def _cube(sides: int) -> tuple[Ints, Ints, Ints]:
+    """Places of a cube with sides 0, 1 and their sum, the first side being the lowest digit.
 
-    Returns:
-        The place of each combination of zeros and ones; all other places, each with the two that it
-        is the sum of, those first that others need; and for each place the units whose codes are
-        not summed over, as bits.
+    Returns the place of each combination of zeros and ones; all other places, each with the two
+    that it is the sum of, in an order in which sums can be formed; and for each place, as bits, the
+    units whose codes are not summed over.
     """
     corner = np.zeros(1 << sides, np.int64)
     for pattern in range(1 << sides):

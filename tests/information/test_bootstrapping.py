@@ -1,8 +1,8 @@
-import pytest
 import torch
 from torch import Tensor
 
 from lightning_relay.information import bootstrap, relay_information, relay_order
+from tests.support.refusals import refusals_of
 
 
 def noisy_relay(samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +28,6 @@ def test_intervals_hold_the_estimate_of_a_large_sample_and_shrink() -> None:
 
 
 def test_resamples_are_orders_and_information_of_the_drawn_samples() -> None:
-    """With as many resamples as asked, quantiles at the ends are those of single resamples."""
     x_in, x_out, hidden = noisy_relay(50, seed=3)
     found = bootstrap(x_in, x_out, hidden, n_bootstraps=40, seed=5)
     generator = torch.Generator().manual_seed(5)
@@ -90,18 +89,16 @@ def test_a_step_that_few_have_is_in_every_resample() -> None:
 
 def test_bad_options_are_refused() -> None:
     bit = torch.tensor([0, 1])
-    arguments = bit, bit, bit[:, None]
-    with pytest.raises(ValueError, match=r"confidence: got 1; it takes a fraction between"):
-        bootstrap(*arguments, confidence=1)
-    with pytest.raises(ValueError, match=r"n_bootstraps: got 10; for a confidence of 0.95 it take"):
-        bootstrap(*arguments, n_bootstraps=10)
-    with pytest.raises(TypeError, match=r"n_bootstraps: got 100.0; it takes a number"):
-        bootstrap(*arguments, n_bootstraps=100.0)
+    refused = refusals_of(bootstrap, x_in=bit, x_out=bit, hidden=bit[:, None])
+    refused(ValueError, "confidence: got 1; it takes a fraction between 0 and 1", confidence=1)
+    refused(ValueError, "for a confidence of 0.95 it takes at least 40, so that", n_bootstraps=10)
+    refused(TypeError, "n_bootstraps: got 100.0; it takes a number of resamp", n_bootstraps=100.0)
+    refused(ValueError, "direction: got 'up'; it takes 'shrink' or 'grow'", direction="up")
+    refused(ValueError, "estimator: got 'bayes'; it takes 'plugin', ", estimator="bayes")
 
 
 def test_steps_that_no_resample_has_are_refused_instead_of_drawn_for_ever() -> None:
-    x_in, x_out, _ = noisy_relay(60, seed=6)
     hidden = torch.zeros(40, 60, 1, dtype=torch.long)
-    valid = torch.eye(40, 60, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"valid: got leading indices with so few samples that"):
-        bootstrap(x_in, x_out, hidden, n_bootstraps=40, valid=valid)
+    refused = refusals_of(bootstrap, x_in=hidden[0, :, 0], x_out=hidden[0, :, 0], hidden=hidden)
+    match = "valid: got .* with so few samples that only 0 of 800 resamples have .*; leave out"
+    refused(ValueError, match, valid=torch.eye(40, 60, dtype=torch.bool), n_bootstraps=40)

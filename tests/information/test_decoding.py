@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_relay.information.decoding import decoded_information
+from tests.support.refusals import refusals_of
 
 RELAYS = [0, 1, 2]
 NOISE = list(range(3, 48))
@@ -224,31 +225,21 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.Monkey
 
 def test_what_it_cannot_take_is_refused() -> None:
     bit, states = coins(20), coins(20, 2).double()
-    with pytest.raises(TypeError, match=r"x_in: got torch.float32; it takes integers"):
-        decoded_information(bit.float(), bit, states, [0])
-    with pytest.raises(TypeError, match=r"states: got list; it takes a tensor of numbers"):
-        decoded_information(bit, bit, [[0.0]], [0])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"states: got torch.complex64; it takes real numbers"):
-        decoded_information(bit, bit, states.to(torch.complex64), [0])
-    with pytest.raises(ValueError, match=r"states: got shape \(20,\); it takes \(samples, units\)"):
-        decoded_information(bit, bit, states[:, 0], [0])
-    with pytest.raises(
-        ValueError, match=r"x_out: got shape \(19,\) for states \(20, 2\); it takes"
-    ):
-        decoded_information(bit, bit[1:], states, [0])
-    with pytest.raises(ValueError, match=r"units: got 2; hidden has 2 units, so it takes 0"):
-        decoded_information(bit, bit, states, [2])
-    with pytest.raises(ValueError, match=r"units: unit 0 is named twice; name each unit onc"):
-        decoded_information(bit, bit, states, [0, 0])
-    with pytest.raises(TypeError, match=r"units: got 0.0; it takes unit indices, not a m"):
-        decoded_information(bit, bit, states, [0.0])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"folds: got 2; it takes at least 3"):
-        decoded_information(bit, bit, states, [0], folds=2)
-    with pytest.raises(ValueError, match=r"folds: got 21 for 20 samples; it takes at most"):
-        decoded_information(bit, bit, states, [0], folds=21)
-    with pytest.raises(TypeError, match=r"seed: got float; it takes an integer"):
-        decoded_information(bit, bit, states, [0], seed=0.5)  # type: ignore[arg-type]
+    refused = refusals_of(decoded_information, x_in=bit, x_out=bit, states=states, units=[0])
+    refused(TypeError, r"x_in: got torch.float32; it takes integers", x_in=bit.float())
+    refused(ValueError, r"x_out: got shape \(19,\) for states \(20, 2\); it takes", x_out=bit[1:])
+    refused(TypeError, r"states: got list; it takes a tensor of numbers", states=[[0.0]])
+    refused(TypeError, r"states: got torch.complex128; it takes real numbers", states=states * 1j)
+    refused(
+        ValueError, r"states: got shape \(20,\); it takes \(samples, units\)", states=states[:, 0]
+    )
+    refused(ValueError, r"units: got 2; hidden has 2 units, so it takes 0 to 1", units=[2])
+    refused(ValueError, r"units: unit 0 is named twice; name each unit once", units=[0, 0])
+    refused(TypeError, r"units: got 0.0; it takes unit indices, not a mask", units=[0.0])
+    refused(ValueError, r"folds: got 2; it takes at least 3", folds=2)
+    refused(ValueError, r"folds: got 21 for 20 samples; it takes at most 20", folds=21)
+    refused(TypeError, r"folds: got 3.0; it takes an integer", folds=3.0)
+    refused(TypeError, r"seed: got 0.5; it takes an integer", seed=0.5)
     states[3, 1] = math.nan
     assert math.isfinite(decoded_information(bit, bit, states, [0]))
-    with pytest.raises(ValueError, match=r"states: got a state .* not finite; .* leave out those"):
-        decoded_information(bit, bit, states, [0, 1])
+    refused(ValueError, r"states: got a state .* not finite; .* leave out those", units=[0, 1])

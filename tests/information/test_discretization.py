@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lightning_relay.information import discretization
 from lightning_relay.information.discretization import Thresholds, discretize, fit_thresholds
 from lightning_relay.information.options import Method
+from tests.support.refusals import refusals_of
 
 FEW_VALUES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
 METHODS: list[Method] = ["kmeans", "median", "quantile"]
@@ -111,8 +113,11 @@ def test_units_and_steps_are_fitted_apart_and_padding_not_at_all(
         for unit in range(5):
             alone = discretize(states[step, valid[step], unit].unsqueeze(1), method, levels=levels)
             assert torch.equal(together[step, valid[step], unit], alone.squeeze(1))
-    monkeypatch.setattr("lightning_relay.information.discretization._ELEMENTS_AT_ONCE", 1)
-    assert torch.equal(discretize(spoilt, method, levels=levels, valid=valid), together)
+    expected = fit_thresholds(spoilt, method, levels=levels, valid=valid).cuts
+    for elements in (1, 60, 200):
+        monkeypatch.setattr(discretization, "_ELEMENTS_AT_ONCE", elements)
+        found = fit_thresholds(spoilt, method, levels=levels, valid=valid).cuts
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -178,19 +183,9 @@ def test_splits_that_are_as_good_up_to_rounding_go_to_the_lowest() -> None:
     assert codes([1.0, 4, 1, -2, 2, 2, 2, 1, 0, 3]) == [1, 1, 1, 0, 1, 1, 1, 1, 0, 1]
 
 
-def test_thresholds_fitted_in_small_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    states, valid = random_states()
-    expected = fit_thresholds(states, valid=valid).cuts
-    for elements in (1, 60, 200):
-        monkeypatch.setattr(
-            "lightning_relay.information.discretization._ELEMENTS_AT_ONCE", elements
-        )
-        assert torch.equal(fit_thresholds(states, valid=valid).cuts, expected)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_threads_fit_the_same_as_one(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_relay.information.discretization._ELEMENTS_AT_ONCE", 100)
+    monkeypatch.setattr(discretization, "_ELEMENTS_AT_ONCE", 100)
     states = torch.randn(7, 30, 20, generator=torch.Generator().manual_seed(0))
     found = []
     for threads in (1, 4):
@@ -254,22 +249,14 @@ def test_states_that_are_not_finite_are_located() -> None:
 
 
 def test_bad_arguments_say_what_is_taken() -> None:
-    states = torch.zeros(3, 1)
-    with pytest.raises(ValueError, match=r"discretization: got 'mean'; it takes 'kmeans', 'medi"):
-        discretize(states, "mean")
-    with pytest.raises(ValueError, match=r"levels: got 4 with 'kmeans', which makes two; use 'qua"):
-        discretize(states, levels=4)
-    with pytest.raises(ValueError, match=r"levels: got 1; it takes at least 2"):
-        discretize(states, "quantile", levels=1)
-    with pytest.raises(TypeError, match=r"states: got torch.int64; it takes real states"):
-        discretize(states.long())
-    with pytest.raises(ValueError, match=r"states: got shape \(3, 0\)"):
-        discretize(torch.zeros(3, 0))
-    with pytest.raises(TypeError, match=r"valid: got torch.int64; it takes a mask of torch.bool"):
-        discretize(states, valid=torch.ones(3).long())
-    with pytest.raises(ValueError, match=r"states: got shape \(3,\)"):
-        discretize(states[:, 0])
-    with pytest.raises(ValueError, match=r"valid: got shape \(2,\) for states \(3, 1\)"):
-        discretize(states, valid=torch.ones(2).bool())
-    with pytest.raises(ValueError, match=r"valid: no sample is valid at a leading index"):
-        discretize(states, valid=torch.zeros(3).bool())
+    states, mask = torch.zeros(3, 1), torch.zeros(3).bool()
+    refused = refusals_of(discretize, states=states)
+    refused(ValueError, r"discretization: got 'mean'; it takes 'kmeans', 'medi", method="mean")
+    refused(ValueError, r"levels: got 4 with 'kmeans', which makes two; use 'qua", levels=4)
+    refused(ValueError, r"levels: got 1; it takes at least 2", levels=1)
+    refused(TypeError, r"states: got torch.int64; it takes real states", states=states.long())
+    refused(ValueError, r"states: got shape \(3, 0\); it takes .* one unit", states=states[:, :0])
+    refused(ValueError, r"states: got shape \(3,\); it takes \(…, samples", states=states[:, 0])
+    refused(TypeError, r"valid: got torch.int64; it takes a mask of torch.bool", valid=mask.long())
+    refused(ValueError, r"valid: got shape \(2,\) for states \(3, 1\); it takes", valid=mask[:2])
+    refused(ValueError, r"valid: no sample is valid at a leading index; leave that", valid=mask)

@@ -4,6 +4,7 @@ from hypothesis import given
 
 from lightning_relay.information import distinct_states, entropy
 from tests.support.brute_force import joint_entropy, rows_of
+from tests.support.refusals import refusals_of
 from tests.support.strategies import Data, discrete_data
 
 
@@ -46,32 +47,19 @@ def test_codes_at_the_ends_of_their_dtype_do_not_overflow() -> None:
 
 
 def test_bad_arguments_say_what_is_taken() -> None:
-    with pytest.raises(ValueError, match=r"estimator: got 'bayes'; it takes 'plugin'"):
-        entropy(torch.zeros(3, 1).long(), estimator="bayes")
-    with pytest.raises(ValueError, match=r"hidden: got shape \(0, 2, 2\)"):
-        entropy(torch.zeros(0, 2, 2).long())
-    with pytest.raises(TypeError, match=r"hidden: got torch.uint64; it takes integers \(or bool\)"):
-        entropy(torch.zeros(3, 1, dtype=torch.uint64))
-    with pytest.raises(
-        TypeError, match=r"hidden: got torch.float32; it takes integers .*: discret"
-    ):
-        entropy(torch.zeros(3, 1))
-    with pytest.raises(TypeError, match=r"hidden: got list; it takes a tensor of integers"):
-        entropy([[0]])
-    with pytest.raises(ValueError, match=r"hidden: got shape \(3,\); it takes \(…, samples, unit"):
-        entropy(torch.zeros(3).long())
-    with pytest.raises(ValueError, match=r"with at least one sample and one unit"):
-        entropy(torch.zeros(3, 0).long())
-    with pytest.raises(ValueError, match=r"hidden: got shape \(0, 2\)"):
-        entropy(torch.zeros(0, 2).long())
-    with pytest.raises(TypeError, match=r"valid: got torch.int64; it takes a mask of torch.bool"):
-        entropy(torch.zeros(3, 1).long(), valid=torch.ones(3).long())
-    with pytest.raises(ValueError, match=r"valid: got shape \(2,\) for hidden \(3, 1\)"):
-        entropy(torch.zeros(3, 1).long(), valid=torch.ones(2).bool())
+    codes = torch.zeros(2, 2, 1, dtype=torch.long)
     mask = torch.tensor([[True, True], [False, False]])
-    with pytest.raises(ValueError, match=r"no sample is counted at leading index \(1,\)"):
-        entropy(torch.zeros(2, 2, 1).long(), valid=mask)
-    with pytest.raises(ValueError, match=r"valid, weights: no sample is counted; leave that"):
-        entropy(torch.zeros(2, 1).long(), valid=mask[1])
-    with pytest.raises(ValueError, match=r"valid: got shape \(3, 2\), which does not broadcast"):
-        entropy(torch.zeros(2, 2, 1).long(), valid=torch.ones(3, 2).bool())
+    refused = refusals_of(entropy, hidden=codes)
+    refused(TypeError, r"hidden: got torch.uint64; it takes int", hidden=codes.to(torch.uint64))
+    refused(TypeError, r"float32; it takes integers \(or bool\): discret", hidden=codes.float())
+    refused(TypeError, r"hidden: got list; it takes a tensor of integers", hidden=[[0]])
+    refused(ValueError, r"got shape \(2,\); it takes \(…, samples, units\)", hidden=codes[0, :, 0])
+    refused(ValueError, r"\(2, 2, 0\); .* at least one sample and one unit", hidden=codes[..., :0])
+    refused(ValueError, r"hidden: got shape \(2, 0, 1\); it takes .* at least", hidden=codes[:, :0])
+    refused(ValueError, r"hidden: got shape \(0, 2, 1\); it takes .* at least", hidden=codes[:0])
+    refused(ValueError, r"estimator: got 'bayes'; it takes 'plugin', 'mill", estimator="bayes")
+    refused(TypeError, r"valid: got torch.int64; it takes a mask of torch.bool", valid=mask.long())
+    refused(ValueError, r"valid: got .* for hidden \(2, 2, 1\); .* 2 samples", valid=mask[:, :1])
+    refused(ValueError, r"\(3, 2\), which does not broadcast", valid=mask[[0, 0, 0]])
+    refused(ValueError, r"no sample is counted at leading index \(1,\); leave that", valid=mask)
+    refused(ValueError, r"weights: no sample is counted; leave", hidden=codes[0], valid=mask[1])

@@ -64,12 +64,7 @@ def test_information_is_made_of_four_entropies(name: Estimator, data: Data) -> N
     x_in, x_out, hidden = data.x_in.unsqueeze(1), data.x_out.unsqueeze(1), data.hidden
     h = [
         float(entropy(torch.cat(parts, dim=1), estimator=name))
-        for parts in (
-            (x_in, hidden),
-            (x_out, hidden),
-            (x_in, x_out, hidden),
-            (hidden,),
-        )
+        for parts in ((x_in, hidden), (x_out, hidden), (x_in, x_out, hidden), (hidden,))
     ]
     information = mutual_information(*data, estimator=name)
     assert float(information) == pytest.approx(h[0] + h[1] - h[2] - h[3], abs=1e-10)
@@ -131,8 +126,3 @@ def test_chao_shen_of_samples_that_are_all_alone_is_finite() -> None:
     )
     order = relay_order(states[:, 0] % 2, states[:, 0] % 2, states, estimator="chao_shen")
     assert bool(order.information.isfinite().all())
-
-
-def test_an_unknown_estimator_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"estimator: got 'bayes'; it takes 'plugin', 'miller_mad"):
-        entropy(torch.zeros(3, 1).long(), estimator="bayes")

@@ -4,6 +4,7 @@ from hypothesis import given
 
 from lightning_relay.information import entropy, mutual_information
 from tests.support.brute_force import conditional_information, rows_of
+from tests.support.refusals import refusals_of
 from tests.support.strategies import Data, discrete_data
 
 
@@ -41,17 +42,13 @@ def test_large_sparse_codes_are_sorted_instead_of_tabulated() -> None:
 
 
 def test_labels_that_do_not_fit_are_refused() -> None:
-    hidden = torch.zeros(2, 3, 1).long()
     labels = torch.zeros(3).long()
-    with pytest.raises(ValueError, match=r"x_out: got shape \(4,\) for hidden \(2, 3, 1\)"):
-        mutual_information(labels, torch.zeros(4).long(), hidden)
-    with pytest.raises(ValueError, match=r"x_in: got shape \(5, 3\), which does not broadcast"):
-        mutual_information(labels.expand(5, 3), labels, hidden)
-    with pytest.raises(
-        TypeError, match=r"x_in: got torch.float32; it takes integers .*: give class"
-    ):
-        mutual_information(labels.float(), labels, hidden)
-    with pytest.raises(TypeError, match=r"x_in: got list; it takes a tensor of integers"):
-        mutual_information([0, 1], labels)
-    with pytest.raises(ValueError, match=r"x_in: got a single label; it takes \(…, samples\)"):
-        mutual_information(labels[0], labels[0])
+    refused = refusals_of(
+        mutual_information, x_in=labels, x_out=labels, given=torch.zeros(2, 3, 1).long()
+    )
+    refused(ValueError, r"x_out: got shape \(2,\) for hidden \(2, 3, 1\); it", x_out=labels[:2])
+    refused(ValueError, r"x_in: .*\(5, 3\), which does not broadcast", x_in=labels.expand(5, 3))
+    refused(TypeError, r"x_in: got torch.float32; .*: give class labels", x_in=labels.float())
+    refused(TypeError, r"x_in: got list; it takes a tensor of integers", x_in=[0, 1])
+    refused(ValueError, r"x_in: got a single label; it takes \(…, samples", x_in=labels[0])
+    refused(ValueError, r"x_out: got a single label; it takes \(…, samples", x_out=labels[0])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lightning_relay.information.options import Within
 from lightning_relay.information.permutation import ChanceLevel, chance_level
 from tests.support import brute_force as reference
+from tests.support.refusals import refusals_of
 from tests.support.strategies import Data, discrete_data
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def test_an_empty_relay_set_conditions_on_all_units() -> None:
 
 @pytest.mark.parametrize("within", WITHIN)
 def test_more_units_than_a_machine_word_has_bits(within: Within) -> None:
-    """Seventy units of which the last tells states apart, and the first 64 could be packed."""
+    """There are seventy units, and the last one tells states apart. A word holds 64."""
     data = random_data(samples=80, units=2, seed=29)
     hidden = torch.zeros(80, 70, dtype=torch.uint8)
     hidden[:, 0], hidden[:, 69] = data.hidden[0, :, 0], data.hidden[0, :, 1]
@@ -307,7 +308,9 @@ def test_the_seed_decides_and_no_other_generator_is_touched() -> None:
 def test_states_that_occur_once_leave_nothing_to_permute() -> None:
     data = random_data(samples=32, units=1, seed=41)
     states = (torch.arange(32).unsqueeze(1) >> torch.arange(6)) & 1
-    with pytest.warns(UserWarning, match=r"strata are singletons.*nothing can be perm") as caught:
+    with pytest.warns(
+        UserWarning, match=r"strata are singletons\), so nothing can be perm"
+    ) as caught:
         chance = chance_level(data.x_in, data.x_out, states, [[5]])
     assert caught[0].filename == __file__
     assert "more samples or fewer levels" in str(caught[0].message)
@@ -387,14 +390,12 @@ def test_the_value_alone_follows_the_samples_when_they_are_reordered(
     torch.testing.assert_close(reordered.movable, expected.movable, rtol=0, atol=0)
 
 
-def refused(error: type[Exception], match: str, *family: Any, **options: Any) -> None:
-    bit = torch.tensor([0, 1, 0, 1])
-    with pytest.raises(error, match=match):
-        chance_level(bit, bit, torch.stack([bit, bit], dim=1), *family, **options)
+BIT = torch.tensor([0, 1, 0, 1])
+refused = refusals_of(chance_level, x_in=BIT, x_out=BIT, hidden=torch.stack([BIT, BIT], dim=1))
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    refused(ValueError, r"within: got 'state'; it takes one of states, everywhere", within="state")
+    refused(ValueError, r"within: got 'state'; it takes 'states' or 'everywhere'", within="state")
     refused(ValueError, r"n_permutations: got 0; it takes at least 1", n_permutations=0)
     for number in (10.0, True):
         refused(TypeError, r"n_permutations: got .*an int", n_permutations=number)
@@ -417,18 +418,18 @@ def test_a_level_out_of_reach_is_refused_with_what_it_takes(level: float, needed
 
 
 def test_sets_that_are_not_sets_of_units_are_refused() -> None:
-    refused(ValueError, r"relay_units: got no set; .*leave it out", [])
-    refused(TypeError, r"relay_units: got 0 for a set; it takes sets .*\[\[0\], \[1, 2\]\]", [0, 1])
-    refused(TypeError, r"relay_units: got 'ab' for a set", ["ab"])
-    refused(
-        ValueError,
-        r"relay_units: got 2 in set 1; hidden has 2 units, so it takes 0 to 1",
-        [[0], [2]],
-    )
-    refused(ValueError, r"relay_units: got -1 in set 0", [[-1]])
-    refused(ValueError, r"relay_units: unit 1 is named twice in set 0", [[1, 1]])
-    for mask in ([[True, False]], [[0.0]], [torch.tensor([True])]):
-        refused(TypeError, r"relay_units: got .* in set 0; it takes unit indices, not a mask", mask)
+    for family, error, match in (
+        ([], ValueError, "relay_units: got no set; .*leave it out"),
+        ([0, 1], TypeError, r"relay_units: got 0 for a set; it takes sets .*\[\[0\], \[1, 2\]\]"),
+        (["ab"], TypeError, "relay_units: got 'ab' for a set"),
+        ([[0], [2]], ValueError, "relay_units: got 2 in set 1; hidden has 2 units, so it"),
+        ([[-1]], ValueError, "relay_units: got -1 in set 0"),
+        ([[1, 1]], ValueError, "relay_units: unit 1 is named twice in set 0"),
+        ([[True, False]], TypeError, "relay_units: got True in set 0; it .* indices, not a mask"),
+        ([[0.0]], TypeError, "relay_units: got 0.0 in set 0; it takes unit indices, not a mask"),
+        ([torch.tensor([True])], TypeError, "relay_units: got True in set 0; .*, not a mask"),
+    ):
+        refused(error, match, relay_units=family)
 
 
 def test_sets_may_be_tensors() -> None:
@@ -440,23 +441,15 @@ def test_sets_may_be_tensors() -> None:
 
 
 def test_arguments_are_checked_by_name() -> None:
-    bit = torch.tensor([0, 1, 0])
-    hidden = bit.unsqueeze(1)
-    with pytest.raises(TypeError, match=r"hidden: got torch\.float32"):
-        chance_level(bit, bit, hidden.float())
-    with pytest.raises(TypeError, match=r"x_out: got torch\.float32"):
-        chance_level(bit, bit.float(), hidden)
-    with pytest.raises(ValueError, match=r"x_in: got shape \(2,\)"):
-        chance_level(bit[:2], bit, hidden)
-    with pytest.raises(TypeError, match=r"valid: got torch\.int64"):
-        chance_level(bit, bit, hidden, valid=bit)
-    with pytest.raises(ValueError, match=r"valid, weights: no sample is counted; leave"):
-        chance_level(bit, bit, hidden, valid=bit > 1)
+    bit, hidden = torch.tensor([0, 1, 0]), torch.tensor([[0], [1], [0]])
     valid = torch.tensor([[True] * 3, [False] * 3])
-    with pytest.raises(
-        ValueError, match=r"valid, weights: no sample is counted at leading index \(1,\)"
-    ):
-        chance_level(bit, bit, hidden, valid=valid)
+    refused = refusals_of(chance_level, x_in=bit, x_out=bit, hidden=hidden)
+    refused(TypeError, r"hidden: got torch\.float32; it takes integers", hidden=hidden.float())
+    refused(TypeError, r"x_out: got torch\.float32; it takes integers", x_out=bit.float())
+    refused(ValueError, r"x_in: got shape \(2,\) for hidden \(3, 1\); it takes", x_in=bit[:2])
+    refused(TypeError, r"valid: got torch\.int64; it takes a mask of torch.bool", valid=bit)
+    refused(ValueError, r"valid, weights: no sample is counted; leave that", valid=bit > 1)
+    refused(ValueError, r"no sample is counted at leading index \(1,\); leave that", valid=valid)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -11,9 +11,11 @@ from lightning_relay.information import (
     mutual_information,
     relay_information,
     relay_order,
+    relay_share,
 )
 from tests.support import brute_force as reference
 from tests.support.brute_force import all_states
+from tests.support.refusals import refusals_of
 from tests.support.strategies import Data, discrete_data
 
 
@@ -85,14 +87,7 @@ def test_two_copies_relay_only_together() -> None:
     assert relayed(bit, bit, copies, 0, 1) == 1.0
 
 
-def test_each_unit_of_an_xor_relays_all_of_it() -> None:
-    states = all_states(2)
-    parity = states.sum(1) % 2
-    assert relayed(parity, parity, states, 0) == 1.0
-    assert relayed(parity, parity, states, 1) == 1.0
-
-
-@pytest.mark.parametrize("bits", [3, 5])
+@pytest.mark.parametrize("bits", [2, 3, 5])
 def test_any_unit_of_a_parity_relays_all_of_it(bits: int) -> None:
     states = all_states(bits)
     parity = states.sum(1) % 2
@@ -136,21 +131,16 @@ def test_time_steps_are_computed_apart_and_masks_respected() -> None:
         assert float(together[step]) == pytest.approx(float(alone), abs=1e-12)
 
 
-def test_a_unit_that_is_not_there_is_refused() -> None:
+def test_units_that_are_not_there_are_refused() -> None:
     bit = torch.tensor([0, 1])
-    hidden = bit.unsqueeze(1)
-    with pytest.raises(ValueError, match=r"relay_units: got 1; hidden has 1 units, so it takes 0"):
-        relay_information(bit, bit, hidden, [1])
-    with pytest.raises(ValueError, match=r"relay_units: got -1"):
-        relay_information(bit, bit, hidden, [-1])
+    refused = refusals_of(relay_information, x_in=bit, x_out=bit, hidden=bit.unsqueeze(1))
+    refused(ValueError, "relay_units: got 1; hidden has 1 units, so it takes 0", relay_units=[1])
+    refused(ValueError, "relay_units: got -1; hidden has 1 units, so", relay_units=[-1])
+    refused(ValueError, "unit 0 is named twice; name each unit once", relay_units=[0, 0])
+    refused(TypeError, "relay_units: got 0; it takes unit indices, a list of them", relay_units=0)
     for mask in ([True], [0.0], torch.tensor([True])):
-        with pytest.raises(
-            TypeError, match=r"relay_units: got .*; it takes unit indices, not a mas"
-        ):
-            relay_information(bit, bit, hidden, mask)
-    assert float(relay_information(bit, bit, hidden, torch.tensor([0]))) == 1.0
-    with pytest.raises(ValueError, match=r"relay_units: unit 0 is named twice"):
-        relay_information(bit, bit, hidden, [0, 0])
+        refused(TypeError, "relay_units: got .*; .* indices, not a mask", relay_units=mask)
+    assert float(relay_information(bit, bit, bit.unsqueeze(1), torch.tensor([0]))) == 1.0
 
 
 def test_decoders_find_exact_relays_beside_more_noise_than_samples_can_count() -> None:
@@ -177,32 +167,27 @@ def test_decoders_take_real_states_of_every_step_apart() -> None:
     assert found[1] > 0.9
     nothing = mutual_information(bit, bit, estimator="decoder")
     assert float(nothing) == pytest.approx(1.0, abs=0.02)
-    with pytest.raises(ValueError, match=r"weights: got some, which estimator='decoder' does no"):
-        relay_information(bit, bit, states, weights=bit, estimator="decoder")
-    with pytest.raises(TypeError, match=r"hidden: got torch.float32; it takes integers"):
-        relay_information(bit, bit, states)
-    with pytest.raises(ValueError, match=r"got 'decoder', which mutual_information and relay_inf"):
-        entropy(states.long(), estimator="decoder")
+    refused = refusals_of(relay_information, x_in=bit, x_out=bit, hidden=states)
+    match = r"weights: got some, which estimator='decoder' does not take; leave them out, or repeat"
+    refused(ValueError, match, weights=bit, estimator="decoder")
+    refused(TypeError, r"hidden: got torch.float32; it takes integers")
+    match = r"got 'decoder', which only mutual_information and relay_information take; here it"
+    refusals_of(entropy, hidden=states.long())(ValueError, match, estimator="decoder")
 
 
 def test_labels_that_do_not_fit_each_other_are_refused_by_every_function() -> None:
     hidden = torch.zeros(4, 1).long()
     x_in, x_out = torch.zeros(2, 4).long(), torch.zeros(3, 4).long()
-    for function in (relay_information, relay_order, chance_level, bootstrap):
-        with pytest.raises(
-            ValueError, match=r"hidden, x_in, x_out: got shapes whose leading dim.* x_in \(2, 4\), "
-        ):
-            function(x_in, x_out, hidden)
-    with pytest.raises(ValueError, match=r"got leading dimensions \(0,\) without an entry"):
-        relay_information(x_in[:0], x_in[0], hidden)
-    with pytest.raises(TypeError, match=r"valid: got list; it takes a mask"):
-        relay_information(x_in[0], x_in[0], hidden, valid=[True])
-    with pytest.raises(TypeError, match=r"hidden: got ndarray; it takes a tensor of integers"):
-        relay_information(x_in[0], x_in[0], hidden.numpy(), [0])
-    with pytest.raises(TypeError, match=r"relay_units: got 0; it takes unit indices, a list"):
-        relay_information(x_in[0], x_in[0], hidden, 0)
-    with pytest.raises(ValueError, match=r"weights: got a sum of 7.04e\+13; it takes at most"):
-        relay_information(x_in[0], x_in[0], hidden, weights=torch.full((4,), 2**44))
+    for function in (relay_information, relay_order, relay_share, chance_level, bootstrap):
+        match = r"hidden, x_in, x_out: got shapes whose leading dim.* x_in \(2, 4\), x_out \(3, 4\)"
+        refusals_of(function, x_in=x_in, x_out=x_out, hidden=hidden)(ValueError, match)
+    refused = refusals_of(relay_information, x_in=x_in[0], x_out=x_in[0], hidden=hidden)
+    refused(ValueError, r"got leading dimensions \(0,\) without an entry", x_in=x_in[:0])
+    refused(TypeError, r"valid: got list; it takes a mask, a bool tensor", valid=[True])
+    refused(TypeError, r"hidden: got ndarray; it takes a tensor of int", hidden=hidden.numpy())
+    refused(TypeError, r"takes a tensor of real", hidden=hidden * 1j, estimator="decoder")
+    many = torch.full((4,), 2**44)
+    refused(ValueError, r"weights: got a sum of 7.04e\+13; it takes at most 67108864", weights=many)
 
 
 def test_many_labels_and_many_codes_are_not_cut() -> None:
@@ -214,14 +199,9 @@ def test_many_labels_and_many_codes_are_not_cut() -> None:
     assert float(mutual_information(label, label, hidden)) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "sets",
-    [torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(0, 3, dtype=torch.bool)],
-)
-def test_many_sets_are_marked_in_a_mask(sets: Tensor) -> None:
-    label = torch.tensor([0, 1])
-    with pytest.raises(
-        ValueError,
-        match=r"relay_units: got a tensor .*; many sets at once take torch.bool \(sets, 3\)",
-    ):
-        relay_information(label, label, torch.zeros(2, 3, dtype=torch.int64), sets)
+def test_many_sets_are_marked_in_a_mask() -> None:
+    label, hidden = torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int64)
+    refused = refusals_of(relay_information, x_in=label, x_out=label, hidden=hidden)
+    match = r"relay_units: got a tensor .*; many sets at once take torch.bool \(sets, 3\)"
+    for sets in (torch.ones(2, 3), torch.ones(2, 4).bool(), torch.ones(0, 3).bool()):
+        refused(ValueError, match, relay_units=sets)

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_relay.information import mutual_information, relay_information, relay_share
+from lightning_relay.information.estimators import psi_of
+from lightning_relay.information.share import _expected
 from tests.support import brute_force as reference
 from tests.support.brute_force import all_states
+from tests.support.refusals import refusals_of
 from tests.support.strategies import Data, discrete_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
 
 ESTIMATORS = ["plugin", "miller_madow", "grassberger"]
 
@@ -111,7 +113,7 @@ def test_the_gain_of_a_permuted_copy_is_the_mean_over_all_permutations(
         torch.tensor([0, 1, 1, 1, 2]),
         torch.randint(levels, (5, 3), generator=generator),
     )
-    data.hidden[0] = levels - 1  # there are as many levels
+    data.hidden[0] = levels - 1  # The highest level occurs.
     found = relay_share(*data, n_orders=6, estimator=estimator)
     assert found.n_orders == 6
     expected = [0.0] * 3
@@ -264,9 +266,6 @@ def test_the_error_aimed_at_is_reached_or_said() -> None:
 
 
 def test_the_hypergeometric_mean_is_that_of_its_definition() -> None:
-    from lightning_relay.information.estimators import psi_of
-    from lightning_relay.information.share import _expected
-
     psi = psi_of("grassberger", 200).value
     for samples, holders, drawn in [
         (9, 4, 3),
@@ -287,14 +286,10 @@ def test_the_hypergeometric_mean_is_that_of_its_definition() -> None:
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-def refused(error: type[Exception], match: str, **options: Any) -> None:
-    bit: Tensor = torch.tensor([0, 1, 0, 1])
-    with pytest.raises(error, match=match):
-        relay_share(bit, bit, bit[:, None], **options)
-
-
 def test_options_that_make_no_sense_are_refused() -> None:
-    refused(ValueError, r"n_orders: got 3; it takes at least 4", n_orders=3)
+    bit = torch.tensor([0, 1, 0, 1])
+    refused = refusals_of(relay_share, x_in=bit, x_out=bit, hidden=bit[:, None])
+    refused(ValueError, r"n_orders: got 3; it takes at least 4, so that errors", n_orders=3)
     refused(ValueError, r"n_orders: got 0.0; an error aimed at is above 0 bits", n_orders=0.0)
     for wrong in ("many", True, None):
         refused(TypeError, r"n_orders: got .*; it takes a number of orders, an int", n_orders=wrong)

@@ -10,6 +10,7 @@ from lightning_relay.information import (
     relay_order,
 )
 from tests.support import brute_force as reference
+from tests.support.refusals import refusals_of
 from tests.support.strategies import Data, discrete_data
 
 
@@ -102,10 +103,12 @@ def test_a_beam_finds_what_greedy_misses() -> None:
 
 def test_too_much_is_refused_with_what_it_would_take() -> None:
     label = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"hidden: got 30 units, .* 8 GiB; it takes at most 24"):
-        relay_information_of_all_subsets(label, label, torch.zeros(2, 30).long())
-    with pytest.raises(ValueError, match=r"estimator: got 'chao_shen', which depends on all"):
-        relay_information_of_all_subsets(label, label, label[:, None], estimator="chao_shen")
-    order = relay_order(label, label, label[:, None])
-    with pytest.raises(ValueError, match=r"of_all_subsets: got shape \(4,\); it takes \(2,\)"):
-        order.shortfall(torch.zeros(4))
+    hidden = label[:, None]
+    subsets = relay_information_of_all_subsets
+    refused = refusals_of(subsets, x_in=label, x_out=label, hidden=hidden)
+    match = r"hidden: got 30 units, so 2\*\*30 .* 8 GiB; it takes at most 24 units: select"
+    refused(ValueError, match, hidden=hidden.repeat(1, 30))
+    refused(ValueError, r"estimator: got 'chao_shen', which depends on all", estimator="chao_shen")
+    refused = refusals_of(relay_order(label, label, hidden).shortfall)
+    match = r"of_all_subsets: got shape \(4,\); it takes \(2,\): give relay_information_of_all"
+    refused(ValueError, match, of_all_subsets=torch.zeros(4))
