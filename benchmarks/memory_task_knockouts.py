@@ -17,12 +17,12 @@ sign test over the seeds, a difference of 0 counting against; significant where 
 correction over the three cells, is at most .05. Of main interest are the growing order and units
 held at 0, the usual knock-out. As 0 may be a state that a unit never has in its sequences, the
 same is done with units held at the mean of their states; and with the shrinking order, that of the
-source. Both are reported in the same way, and no correction is made for looking at several. The
-size of the effect is the mean difference with a 95 % interval, from bootstrap resamples of the
-seeds.
+source, and with relay shares, which were added later. All are reported in the same way, and no
+correction is made for looking at several. The size of the effect is the mean difference with a 95 %
+interval, from bootstrap resamples of the seeds.
 
-Where units are tied in an order, which one is in a top set is arbitrary; so the numbers of tied
-units in the top sets are printed, and everything is done with the first unit of an order alone too
+Ties are broken at random; so the numbers of units in the top sets whose places the data leave open
+are printed, and everything is done with the first unit of an order alone too
 ("top 1"), compared with the mean over all 20 units. At last, the rank correlation of the unit
 scores with the damage to the bit by each unit alone, mean over the bits that any unit damages.
 Every run counts, whatever accuracy it reached.
@@ -47,7 +47,7 @@ from lightning_relay import (
     EveryUnit,
     KnockoutCallback,
     KnockoutReport,
-    LayerRelay,
+    KnockoutSet,
     Mean,
     RelayInformationCallback,
     RelayMeasure,
@@ -55,11 +55,14 @@ from lightning_relay import (
 )
 from lightning_relay.ablation.damage import rank_correlation
 from lightning_relay.ablation.selection import Selection
-from lightning_relay.information.options import Direction
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
-DIRECTIONS: tuple[Direction, ...] = ("grow", "shrink")
+RANKINGS: dict[str, RelayMeasure] = {
+    "grow": RelayMeasure(direction="grow", n_orders=0),
+    "shrink": RelayMeasure(n_orders=0),
+    "share": RelayMeasure(),
+}
 VALUES: dict[str, float | Mean] = {"zero": 0.0, "mean": Mean()}
 TOP = 3
 RANDOM_SETS = 20
@@ -109,15 +112,16 @@ class Run:
 
     Attributes:
         accuracy: Of the pattern, on the test sequences.
-        tied: Number of units of a top set whose place is a tie, mean over the bits, by direction.
-        distinct: Number of different units in the top sets of all bits, by direction.
-        found: By direction and value.
+        tied: Number of units of a top set whose place the data leave open, mean over the bits, by
+            ranking.
+        distinct: Number of different units in the top sets of all bits, by ranking.
+        found: By ranking and value.
     """
 
     accuracy: float
-    tied: dict[Direction, float]
-    distinct: dict[Direction, int]
-    found: dict[tuple[Direction, str], Found]
+    tied: dict[str, float]
+    distinct: dict[str, int]
+    found: dict[tuple[str, str], Found]
 
 
 def trained(cell: Cell, seed: int, epochs: int) -> Run:
@@ -126,48 +130,51 @@ def trained(cell: Cell, seed: int, epochs: int) -> Run:
     task = MemoryTask(bits=3, delay=10, seed=seed)
     model = RecurrentClassifier(cell, task.input_size, task.num_classes)
     relays = {
-        direction: RelayInformationCallback(
+        ranking: RelayInformationCallback(
             concepts=task.concepts,
             inputs_end=task.inputs_end,
             every_n_epochs=epochs,
-            prefix=f"relay_{direction}",
-            measure=RelayMeasure(direction=direction),
+            prefix=f"relay_{ranking}",
+            measure=measure,
         )
-        for direction in DIRECTIONS
+        for ranking, measure in RANKINGS.items()
     }
     trainer(list(relays.values()), epochs).fit(model, task)
-    cases = list(product(DIRECTIONS, VALUES))
+    cases = list(product(RANKINGS, VALUES))
     knockouts = {
-        (direction, value, units): KnockoutCallback(
+        (ranking, value, units): KnockoutCallback(
             which,
-            relay=relays[direction].reports[-1],
+            relay=relays[ranking].reports[-1],
             concepts=task.concepts,
             value=VALUES[value],
             seed=seed,
-            prefix=f"{units}_{direction}_{value}",
+            prefix=f"{units}_{ranking}_{value}",
         )
-        for direction, value in cases
+        for ranking, value in cases
         for units, which in SETS.items()
     }
     trainer(list(knockouts.values())).test(model, task, verbose=False)
-    layers = {direction: relays[direction].reports[-1].layers["rnn.l0"] for direction in DIRECTIONS}
+    tops = {ranking: top_sets(knockouts[ranking, "zero", "concept"]) for ranking in RANKINGS}
     whole = knockouts["grow", "zero", "each"].reports[-1].damage_of("accuracy").baseline
     return Run(
         accuracy=float(whole),
-        tied={direction: tied_units(layer) for direction, layer in layers.items()},
+        tied={
+            ranking: statistics.mean(len(some.ambiguous) for some in own)
+            for ranking, own in tops.items()
+        },
         distinct={
-            direction: len(np.unique(np.stack([top_units(layer, bit) for bit in task.concepts])))
-            for direction, layer in layers.items()
+            ranking: len({unit for some in own for unit in some.units["rnn.l0"]})
+            for ranking, own in tops.items()
         },
         found={
-            (direction, value): Found(
+            (ranking, value): Found(
                 {
-                    TOP: of_sets(knockouts[direction, value, "concept"].reports[-1]),
-                    1: of_units(knockouts[direction, value, "each"].reports[-1], layers[direction]),
+                    TOP: of_sets(knockouts[ranking, value, "concept"].reports[-1]),
+                    1: of_units(knockouts[ranking, value, "each"].reports[-1], tops[ranking]),
                 },
-                correlation(knockouts[direction, value, "each"].reports[-1]),
+                correlation(knockouts[ranking, value, "each"].reports[-1]),
             )
-            for direction, value in cases
+            for ranking, value in cases
         },
     )
 
@@ -185,17 +192,10 @@ def trainer(callbacks: Sequence[Callback], epochs: int | None = None) -> Trainer
     )
 
 
-def top_units(layer: LayerRelay, bit: str) -> NDArray[np.int64]:
-    """The units that relay most of a bit at the last step."""
-    return layer.concepts[bit].units[-1, -TOP:]
-
-
-def tied_units(layer: LayerRelay) -> float:
-    """Number of the units of a top set that are tied with others, mean over the bits."""
-    tied = [
-        relay.ambiguous[-1, top_units(layer, bit)].sum() for bit, relay in layer.concepts.items()
-    ]
-    return float(np.mean(tied))
+def top_sets(callback: KnockoutCallback) -> list[KnockoutSet]:
+    """The units that relay most of each bit at the last step, most first."""
+    report = callback.reports[-1]
+    return [report.sets[place] for place in report.places("concept")]
 
 
 def of_sets(report: KnockoutReport) -> Contrast:
@@ -206,10 +206,10 @@ def of_sets(report: KnockoutReport) -> Contrast:
     return contrast(damage[places], damage[report.places("concept_random")])
 
 
-def of_units(report: KnockoutReport, layer: LayerRelay) -> Contrast:
-    """The first unit of each order beside all units."""
+def of_units(report: KnockoutReport, tops: Sequence[KnockoutSet]) -> Contrast:
+    """The first unit of each top set beside all units."""
     damage = damage_to_bits(report)
-    return contrast(damage[[top_units(layer, bit)[-1] for bit in report.concepts]], damage)
+    return contrast(damage[[some.units["rnn.l0"][0] for some in tops]], damage)
 
 
 def correlation(report: KnockoutReport) -> float:
@@ -263,11 +263,11 @@ def mean_with_interval(differences: Sequence[float]) -> str:
 
 
 def print_comparison(
-    runs: dict[Cell, list[Run]], direction: Direction, value: str, units: int, reference: str
+    runs: dict[Cell, list[Run]], ranking: str, value: str, units: int, reference: str
 ) -> None:
     """One comparison, for all cells."""
     found = {
-        cell: [run.found[direction, value].contrasts[units] for run in own]
+        cell: [run.found[ranking, value].contrasts[units] for run in own]
         for cell, own in runs.items()
     }
     own = {cell: [one.own for one in some] for cell, some in found.items()}
@@ -281,7 +281,7 @@ def print_comparison(
         some = differences[cell]
         positive = sum(difference > 0 for difference in some)
         print(
-            f"{direction:<8}{value:<6}{units:>3}  {reference:<8}{cell:<6}"
+            f"{ranking:<8}{value:<6}{units:>3}  {reference:<8}{cell:<6}"
             f"{statistics.median(own[cell]):8.3f}{statistics.median(beside[cell]):8.3f}"
             f"{statistics.median(some):+9.3f}   {mean_with_interval(some)}"
             f"{f'{positive}/{len(some)}':>8}{p:9.5f}{corrected:9.5f}"
@@ -319,11 +319,11 @@ def main() -> None:
 def print_tables(runs: dict[Cell, list[Run]]) -> None:
     """Comparisons and correlations over all runs."""
     print(f"\nTop sets of {TOP} units of each of 3 bits, means over the runs")
-    print("order   cell  tied units of 3  different units of 9")
-    for direction, cell in product(DIRECTIONS, CELLS):
-        tied = statistics.mean(run.tied[direction] for run in runs[cell])
-        distinct = statistics.mean(run.distinct[direction] for run in runs[cell])
-        print(f"{direction:<8}{cell:<6}{tied:15.2f}{distinct:22.2f}")
+    print("ranking cell  open units of 3  different units of 9")
+    for ranking, cell in product(RANKINGS, CELLS):
+        tied = statistics.mean(run.tied[ranking] for run in runs[cell])
+        distinct = statistics.mean(run.distinct[ranking] for run in runs[cell])
+        print(f"{ranking:<8}{cell:<6}{tied:15.2f}{distinct:22.2f}")
 
     print(
         "\nDamage to the own bit beside that by random units (random), and to other bits (others):"
@@ -333,26 +333,26 @@ def print_tables(runs: dict[Cell, list[Run]]) -> None:
         f"medians over {count} runs; difference: median, mean [95 %], runs in which it is positive"
     )
     print(
-        "order   value top  beside  cell      own  beside   median   mean difference [95 %]    "
+        "ranking value top  beside  cell      own  beside   median   mean difference [95 %]    "
         "   runs        p   Holm p"
     )
-    for units, direction, value, reference in product(
-        (TOP, 1), DIRECTIONS, VALUES, ("random", "others")
+    for units, ranking, value, reference in product(
+        (TOP, 1), RANKINGS, VALUES, ("random", "others")
     ):
-        print_comparison(runs, direction, value, units, reference)
+        print_comparison(runs, ranking, value, units, reference)
 
     print("\nRank correlation of unit scores with the damage by single units, mean over the bits;")
     print("over the runs")
-    print("order   value cell   median   lowest  highest   mean [95 %]              positive")
-    for direction, value, cell in product(DIRECTIONS, VALUES, CELLS):
-        found = [run.found[direction, value].correlation for run in runs[cell]]
+    print("ranking value cell   median   lowest  highest   mean [95 %]              positive")
+    for ranking, value, cell in product(RANKINGS, VALUES, CELLS):
+        found = [run.found[ranking, value].correlation for run in runs[cell]]
         found = [one for one in found if not math.isnan(one)]
         if not found:
-            print(f"{direction:<8}{value:<6}{cell:<6}   none: no bit was damaged by a single unit")
+            print(f"{ranking:<8}{value:<6}{cell:<6}   none: no bit was damaged by a single unit")
             continue
         positive = sum(one > 0 for one in found)
         print(
-            f"{direction:<8}{value:<6}{cell:<6}{statistics.median(found):+7.2f}{min(found):+9.2f}"
+            f"{ranking:<8}{value:<6}{cell:<6}{statistics.median(found):+7.2f}{min(found):+9.2f}"
             f"{max(found):+9.2f}   {mean_with_interval(found)}{positive:6}/{len(found)}"
         )
 

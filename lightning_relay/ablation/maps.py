@@ -126,8 +126,8 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     draw.text((4, 3), title, INK, FONT)
     some = ""
     if len(sets) < len(report.sets):
-        kind = "worst" if len(sets) < changing.sum() else "changing"
-        some = f", {kind} {len(sets)} of {len(report.sets)}"
+        kind = "worst" if len(sets) < changing.sum() else "those that change it"
+        some = f"; {len(sets)} of {len(report.sets)} sets, {kind}"
     layer = f"{report.layers[0]}: " if len(report.layers) == 1 else ""
     of = f" of {report.layers[0]}" if layer else ""
     unit = "" if groups[0].apart else ", fraction of 1"

@@ -25,6 +25,9 @@ FORMAT = 2
 ACCURACY = "accuracy"
 """Name of the accuracy of the class labels among the measures."""
 
+ORDERS = ("most_first", "least_first", "random_first")
+"""Groups of sets that follow an order of units."""
+
 _PARTS = ("accuracy", "class_accuracy", "concept_accuracy")
 
 

@@ -333,6 +333,8 @@ def _deletions(orders: Sequence[_Order], count: int | None) -> Sets:
 
 def _first_units(order: _Order, row: int, units: tuple[int, ...]) -> KnockoutSet:
     which = f" {row}" if order.direction == "random_first" else f" of {order.concept}"
+    if len(order.units) > 1 and order.direction != "random_first":
+        which += f", ties {row}"
     return KnockoutSet(
         f"{order.layer}: {len(units)} {order.direction.replace('_', ' ')}{which}",
         order.direction,

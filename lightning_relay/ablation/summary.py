@@ -34,7 +34,10 @@ def summary(report: KnockoutReport) -> str:
 def _lines(report: KnockoutReport) -> Iterator[str]:
     if report.sets_left_out:
         yield f"{report.sets_left_out} sets were left out"
+    alone = report.accuracy is not None and len(report.concepts) == 1
     for measure in report.measures:
+        if alone and measure in report.concepts:
+            continue  # its accuracy is next to that of the classes
         yield f"{measure}: {_worst(report, measure)}"
     for layer, concept in dict.fromkeys((curve.layer, curve.concept) for curve in report.curves):
         areas = [
@@ -65,8 +68,9 @@ def _worst(report: KnockoutReport, measure: str) -> str:
     if not beyond:
         name, damage = report.sets[worst[0]].name, found.damage[worst[0]]
         return f"{without}; no damage differs from 0; the largest: {damage:.3g} by {name}"
-    some = ", ".join(f"{found.damage[at]:.3g} by {report.sets[at].name}" for at in worst[:_TOP])
-    return f"{without}; {beyond} sets change it; largest damages: {some}"
+    telling = [at for at in worst if found.beyond_zero[at]][:_TOP]
+    some = ", ".join(f"{found.damage[at]:.3g} by {report.sets[at].name}" for at in telling)
+    return f"{without}; damage of {beyond} of {len(finite)} sets differs from 0, such as {some}"
 
 
 def dataframe(report: KnockoutReport) -> DataFrame:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_relay.ablation.curves import agreement_image, deletion_image
 from lightning_relay.ablation.maps import damage_image, step_damage_image
+from lightning_relay.ablation.report import ORDERS
 from lightning_relay.ablation.table import knockout_table
 
 if TYPE_CHECKING:
@@ -27,16 +28,19 @@ def write_knockout_report(
     Args:
         writer: TensorBoard's writer.
         report: The report.
-        prefix: First part of the tags. They are ``{prefix}/damage`` and, for the table,
-            ``{prefix}/knockout_table``; ``{prefix}/{layer}/{concept}/deletion`` where units went
-            one after the other, ``{prefix}/{layer}/{concept}/agreement`` where shares and damage
-            were compared, and ``{prefix}/{layer}/{measure}/step_damage`` where single units were
-            knocked out at single steps.
+        prefix: First part of the tags. They are ``{prefix}/knockout_table`` for the table and
+            ``{prefix}/damage``, unless all sets follow orders;
+            ``{prefix}/{layer}/{concept}/deletion`` where units went one after the other,
+            ``{prefix}/{layer}/{concept}/agreement`` where shares and damage were compared, and
+            ``{prefix}/{layer}/{measure}/step_damage`` where single units were knocked out at
+            single steps.
         global_step: The step they are written at.
         suffix: Last part of the tags.
     """
     epoch = "" if report.epoch is None else f", epoch {report.epoch}"
-    images = {"damage": damage_image(report, f"knock-outs{epoch}")}
+    images = {}
+    if not report.sets or any(some.group not in ORDERS for some in report.sets):
+        images["damage"] = damage_image(report, f"knock-outs{epoch}")
     for layer, concept in dict.fromkeys((some.layer, some.concept) for some in report.curves):
         title = f"{layer}: {concept}{epoch}"
         images[f"{layer}/{concept}/deletion"] = deletion_image(report, layer, concept, title)

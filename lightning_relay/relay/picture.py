@@ -166,7 +166,8 @@ def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     shrinks = report.measure.direction == "shrink"
     legend = [("told", "told by a growing set, most telling first")]
     legend += [("left", "relayed by the units that leave last")] * shrinks
-    legend.append(("enough", f"90 %: {len(relay.smallest_set())} units"))
+    needed = len(relay.smallest_set())
+    legend.append(("enough", f"90 % of what all units tell: {needed} unit{'s' * (needed != 1)}"))
     bottom = _TOP + _CURVES_HEIGHT
     canvas = _Canvas.of(
         _title(report, layer, concept), LEFT + PANEL_WIDTH, bottom + 2 * LINE + 4, legend, columns=1

@@ -233,6 +233,7 @@ def test_units_are_ranked_by_their_shares_which_are_open_within_two_standard_err
 def test_ties_are_broken_at_random_in_as_many_orders_as_random_ones() -> None:
     report = with_shares([0.0, 0.3, 0.0, 0.0], 0.0)
     sets = along_orders(report, {LAYER: 4}, n_random=12)
+    names_of(sets)
     most, least, _ = sets.deletions
     assert most.units.shape == (12, 4)
     assert (most.units[:, 0] == 1).all()

@@ -32,8 +32,8 @@ def test_a_report_is_printed_as_the_sets_that_do_most_damage() -> None:
     )
     assert lines[1:4] == [
         "7 sets were left out",
-        f"accuracy: 0.875 without knock-out; 2 sets change it; largest damages: 0.5 by {LAYER}: 1, "
-        f"0.25 by {LAYER}: 3, 0.1 by {LAYER}: 0",
+        "accuracy: 0.875 without knock-out; damage of 2 of 4 sets differs from 0, such as "
+        f"0.5 by {LAYER}: 1, 0.25 by {LAYER}: 3",
         f"loss: 2 without knock-out; no damage differs from 0; the largest: 0.5 by {LAYER}: 2",
     ]
     areas = [f"{curve.area.mean():.3f}" for curve in report.curves]

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_relay.ablation.curves import agreement_image, deletion_image
 from lightning_relay.ablation.maps import damage_image, step_damage_image
-from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.ablation.report import KnockoutReport, KnockoutSet
 from lightning_relay.ablation.table import knockout_table
 from lightning_relay.ablation.tensorboard import write_knockout_report
 from tests.support.images import decoded
@@ -18,6 +18,18 @@ def written(path: Path, report: KnockoutReport) -> EventAccumulator:
     with SummaryWriter(str(path)) as writer:
         write_knockout_report(writer, report, "knockout", 7, suffix="/dataloader_1")
     return EventAccumulator(str(path)).Reload()
+
+
+def test_sets_along_orders_have_no_map(tmp_path: Path) -> None:
+    sets = [
+        KnockoutSet(f"{LAYER}: {size} most first", "most_first", {LAYER: tuple(range(size))})
+        for size in range(1, 4)
+    ]
+    with SummaryWriter(str(tmp_path)) as writer:
+        write_knockout_report(writer, small_knockouts(sets), "knockout", 7)
+    images = EventAccumulator(str(tmp_path)).Reload().Tags()["images"]
+    assert "knockout/damage" not in images
+    assert f"knockout/{LAYER}/joint/deletion" in images
 
 
 def test_images_and_the_table_are_written_as_drawn(tmp_path: Path) -> None:
