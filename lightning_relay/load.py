@@ -12,7 +12,7 @@ from lightning_relay.reports.files import kind_of
 
 @dataclass(frozen=True, eq=False)
 class RunReports:
-    """Reports of a run, in the order of the optimizer steps at which they were made.
+    """Reports of a run, by optimizer step, those of testing after those of validation.
 
     Attributes:
         relay: Reports of ``RelayInformationCallback``.
@@ -59,7 +59,9 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
             f"log_dir: no report {pattern!r} under {str(log_dir)!r}; callbacks save reports in "
             "their dirpath, or beside the logs of the Trainer's first logger"
         )
-    return RunReports(
-        tuple(sorted(relay, key=lambda report: report.global_step or 0)),
-        tuple(sorted(knockout, key=lambda report: report.global_step or 0)),
-    )
+    return RunReports(tuple(sorted(relay, key=_order)), tuple(sorted(knockout, key=_order)))
+
+
+def _order(report: RelayReport | KnockoutReport) -> tuple[int, bool]:
+    """Reports of testing come after those of the validation at the same step."""
+    return report.global_step or 0, report.stage == "test"

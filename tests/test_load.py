@@ -12,21 +12,22 @@ from tests.support.reports import assert_equal, small_report
 def test_reports_of_a_run_come_in_the_order_of_its_steps(tmp_path: Path) -> None:
     relay, knockout = small_report(), small_knockouts()
     (tmp_path / "relay_reports").mkdir()
-    for step in (100, 20, 3):
-        dated = dataclasses.replace(relay, global_step=step)
-        dated.save(tmp_path / "relay_reports" / f"relay-validate-epoch=0-step={step}.npz")
+    for step, stage in ((100, "test"), (100, "validate"), (20, "validate"), (3, "validate")):
+        dated = dataclasses.replace(relay, global_step=step, stage=stage)
+        dated.save(tmp_path / "relay_reports" / f"relay-{stage}-epoch=0-step={step}.npz")
     relay.save(tmp_path / "other-validate-epoch=0-step=7.npz")
     knockout.save(tmp_path / "knockout-test-epoch=0-step=9.npz")
     np.savez(tmp_path / "relay-arrays.npz", header=np.zeros(2))
     np.savez(tmp_path / "relay-more.npz", values=np.zeros(2))
     (tmp_path / "relay-text.npz").write_text("text")
     found = load_reports(tmp_path)
-    assert [report.global_step for report in found.relay] == [None, 3, 20, 100]
+    assert [report.global_step for report in found.relay] == [None, 3, 20, 100, 100]
+    assert [report.stage for report in found.relay[3:]] == ["validate", "test"]
     assert_equal(found.relay[0], relay)
     assert len(found.knockout) == 1
     assert_equal(found.knockout[0], knockout)
     found = load_reports(str(tmp_path), "relay")
-    assert [report.global_step for report in found.relay] == [3, 20, 100]
+    assert [report.global_step for report in found.relay] == [3, 20, 100, 100]
     assert found.knockout == ()
 
 

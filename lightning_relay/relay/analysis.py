@@ -15,12 +15,12 @@ from lightning_relay.information import (
     chance_level,
     entropy,
     mutual_information,
-    relay_information,
     relay_order,
     relay_share,
 )
 from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.information.discretization import fit_thresholds
+from lightning_relay.information.each import given_each_unit
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import Concepts, concept_codes
 from lightning_relay.recurrent.layers import StateKey
@@ -309,7 +309,7 @@ def _measured(
             # One for all steps where all sequences reach them.
             "mutual_information": information.expand(len(hidden)),
             **{part.name: getattr(order, part.name) for part in dataclasses.fields(order)},
-            **_of_sets(growing, labels, hidden, counted, measure),
+            **_of_sets(growing, information, labels, hidden, counted, measure),
         }
         relays[name] = {part: values.cpu().numpy() for part, values in found.items()}
         if measure.orders_of_shares and not isinstance(measure.orders_of_shares, float):
@@ -320,22 +320,21 @@ def _measured(
 
 def _of_sets(
     growing: RelayOrder,
+    information: Tensor,
     labels: tuple[Tensor, Tensor],
     hidden: Tensor,
     valid: Tensor | None,
     measure: RelayMeasure,
 ) -> dict[str, Tensor]:
     """What each unit tells alone and beyond all others, and what a growing set of units tells."""
-    alone = torch.eye(hidden.shape[-1], dtype=torch.bool)
-    sets = torch.cat([alone, ~alone])
-    relayed = relay_information(*labels, hidden, sets, valid=valid, estimator=measure.estimator)
-    irreplaceable, without = relayed.chunk(2, dim=-1)
+    alone, others = given_each_unit(*labels, hidden, valid=valid, estimator=measure.estimator)
+    shared = information.unsqueeze(-1)
     told = growing.information.flip(-1)
     telling = growing.units.flip(-1)
     complete = told[..., :-1] >= told[..., -1:] - TIE
     return {
-        "tells": told[..., -1:] - without,
-        "irreplaceable": irreplaceable,
+        "tells": shared - alone,
+        "irreplaceable": others - (shared - told[..., -1:]),
         "telling": telling.masked_fill(complete.cumsum(-1) > 0, -1),
         "telling_tied": growing.tied,
         "telling_resolved": growing.resolved,

@@ -74,6 +74,7 @@ def test_loops_stay_within_their_arrays(tmp_path: Path) -> None:
     code = """
 import torch
 from lightning_relay.information import *
+from lightning_relay.information.each import given_each_unit
 generator = torch.Generator().manual_seed(0)
 for samples, units, levels in ((1, 1, 2), (40, 9, 2), (40, 4, 3), (30, 3, 12), (400, 5, 2)):
     label = torch.randint(4, (samples,), generator=generator)
@@ -83,6 +84,7 @@ for samples, units, levels in ((1, 1, 2), (40, 9, 2), (40, 4, 3), (30, 3, 12), (
     for direction in ("shrink", "grow"):
         relay_order(label, answer, hidden, direction=direction, weights=weights)
     relay_order(label, answer, hidden, estimator="chao_shen")
+    given_each_unit(label, answer, hidden)
     relay_share(label, answer, hidden, n_orders=8, weights=weights)
     relay_information_of_all_subsets(label, answer, hidden, weights=weights, progress=False)
     if samples > 1:
