@@ -1,4 +1,4 @@
-"""All reports of a run, from the files that the callbacks saved."""
+"""All reports of a run, read from the files that the callbacks saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_relay.reports.files import kind_of
 
 @dataclass(frozen=True, eq=False)
 class RunReports:
-    """Reports of a run, by optimizer step, those of testing after those of validation.
+    """Reports of a run by optimizer step, those of testing after those of validation.
 
     Attributes:
         relay: Reports of ``RelayInformationCallback``.
@@ -24,18 +24,18 @@ class RunReports:
 
 
 def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
-    """All reports under a directory, such as that of a logger or the callbacks' ``dirpath``.
+    """All reports under a directory, such as the log directory or ``dirpath`` of a callback.
 
     Args:
-        log_dir: The directory; its subdirectories are searched, too.
-        prefix: Take only reports of callbacks with this prefix; default: all.
+        log_dir: Directory to search, with its subdirectories.
+        prefix: Prefix of the callbacks whose reports are read. Default: any.
 
     Returns:
-        The reports. Files that hold no report are passed over.
+        The reports. Files that hold no report are skipped.
 
     Raises:
-        FileNotFoundError: If there is no such directory, or no report in it.
-        ValueError: If a report is of another version of the file format.
+        FileNotFoundError: If the directory does not exist or holds no report.
+        ValueError: If a report has another version of the file format.
 
     Example:
         >>> runs = load_reports("lightning_logs/version_0")  # doctest: +SKIP
@@ -46,18 +46,13 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
     if not directory.is_dir():
         raise FileNotFoundError(f"log_dir: no directory {str(log_dir)!r}")
     pattern = "*.npz" if prefix is None else f"{prefix}-*.npz"
-    relay: list[RelayReport] = []
-    knockout: list[KnockoutReport] = []
-    for path in sorted(directory.rglob(pattern)):
-        kind = kind_of(path)
-        if kind == "relay":
-            relay.append(RelayReport.load(path))
-        elif kind == "knock-out":
-            knockout.append(KnockoutReport.load(path))
+    kinds = {path: kind_of(path) for path in sorted(directory.rglob(pattern))}
+    relay = [RelayReport.load(path) for path, kind in kinds.items() if kind == "relay"]
+    knockout = [KnockoutReport.load(path) for path, kind in kinds.items() if kind == "knock-out"]
     if not relay and not knockout:
         raise FileNotFoundError(
-            f"log_dir: no report {pattern!r} under {str(log_dir)!r}; callbacks save reports in "
-            "their dirpath, or beside the logs of the Trainer's first logger"
+            f"log_dir: no report {pattern!r} under {str(log_dir)!r}; name the directory of the "
+            "Trainer's first logger, or the callback's dirpath"
         )
     return RunReports(tuple(sorted(relay, key=_order)), tuple(sorted(knockout, key=_order)))
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,5 +35,10 @@ def test_reports_of_a_run_come_in_the_order_of_its_steps(tmp_path: Path) -> None
 def test_where_there_is_no_report_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"log_dir: no directory '.*nothing'"):
         load_reports(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match=r"log_dir: no report 'relay-\*.npz' under"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no report 'relay-\*.npz' under .*; name the dire"
+    ):
+        load_reports(tmp_path, "relay")
+    np.savez(tmp_path / "relay-old.npz", header=np.array(json.dumps({"format": 1})))
+    with pytest.raises(ValueError, match=r"relay-old.npz' is of another format than 5; load it wi"):
         load_reports(tmp_path, "relay")

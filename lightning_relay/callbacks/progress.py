@@ -1,4 +1,4 @@
-"""How long runs with knock-outs take: said beforehand, and shown beside the Trainer's own bar."""
+"""Estimated time and progress bar of the runs with knock-outs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from tqdm import tqdm
 
 _LONG = 10.0
-"""Evaluations whose runs take longer than this, in seconds, are announced and have a bar."""
+"""Seconds of runs from which an evaluation is announced and has a bar."""
 
 _MEASURED = 1.0
-"""The estimate rests on the runs of so many seconds."""
+"""Seconds of runs that the estimate rests on."""
 
 
 class Progress:
-    """Counts the runs of an evaluation, announces long ones and shows a bar.
+    """Counts the runs of an evaluation; if they take long, announces it and shows a bar.
 
-    Args:
-        trainer: The Trainer, whose own bar decides whether there is one, and of which kind.
-        say: Says something once in a run of the Trainer.
+    The bar is of the kind of the Trainer's own bar; a Trainer without a bar has none here either.
     """
 
     def __init__(self, trainer: Trainer, say: Callable[[str], None]) -> None:
@@ -36,12 +34,7 @@ class Progress:
         self._remove: Callable[[], Any] | None = None
 
     def advance(self, sets: int, batches: float) -> None:
-        """A run has ended.
-
-        Args:
-            sets: Number of sets that every batch is run again with, besides once without.
-            batches: Number of batches; infinite where it is not known.
-        """
+        """Count a run; each of the batches (infinite if unknown) is run ``sets + 1`` times."""
         if self._advance is not None:
             self._advance()
         if self._runs == 0:
@@ -50,7 +43,7 @@ class Progress:
         seconds = time.monotonic() - self._begun
         if not self._estimated and self._runs > 1 and seconds >= _MEASURED:
             self._estimated = True
-            self._announce(seconds / (self._runs - 1), sets, batches)  # the first began the clock
+            self._announce(seconds / (self._runs - 1), sets, batches)  # the first started the clock
 
     def close(self) -> None:
         """Remove the bar."""
@@ -67,7 +60,7 @@ class Progress:
         where = f"{batches:g} batches" if known else "every batch"
         self._say(
             f"Knock-outs: {sets} sets on {where} take about {seconds:.0f} s in an evaluation; "
-            "max_batches=, every_n_epochs= and max_sets= of the selection make it less."
+            "max_batches=, every_n_epochs= and max_sets= of the selection reduce that."
         )
         self._show(runs)
 
@@ -88,5 +81,5 @@ class Progress:
             shown = bar.progress
             task = shown.add_task("Knock-outs", total=runs, completed=self._runs)
             self._advance = lambda: shown.advance(task)
-            # Lightning finds its own bars by their place, so none may be taken away.
+            # Lightning finds its own bars by their index, so none may be removed.
             self._remove = lambda: shown.update(task, visible=False)

@@ -44,77 +44,82 @@ from lightning_relay.sampling.sample import SequenceSample
 class RelayInformationCallback(ReportingCallback[RelayReport]):
     """Measures and logs, in every evaluation epoch, what each recurrent unit relays.
 
-    While the model's own ``validation_step`` or ``test_step`` runs, forward hooks record the
-    hidden states and the class scores; the class labels are read off the batch. At the end of the
-    epoch the states are discretized and, for every layer, step and concept, the relay information
-    of all units, their greedy order and their relay shares are computed, logged and kept. The
-    model, its training, its random streams and its own logs are what they are without the callback;
-    between evaluations there is no hook on the model.
+    Relay information is the label information in the prediction that a set of units carries and
+    the other units do not. While the model's own ``validation_step`` or ``test_step`` runs, forward
+    hooks record the hidden states and the class scores; the class labels are read from the batch.
+    At the end of the epoch the callback discretizes the states. For every layer, step and concept
+    it computes, logs and keeps the relay information of all units, their greedy order and their
+    relay shares. The model, its training, its random streams and its own logs are what they are
+    without the callback. Between evaluations there is no hook on the model.
 
-    Logged scalars, under ``{prefix}/`` (``{prefix}_test/`` in testing), followed by
-    ``/dataloader_{i}`` where there are several dataloaders. Means run over the steps at which all
-    inputs had been presented, weighted with the number of sequences long enough for each:
+    Scalars are logged under ``{prefix}/`` (``{prefix}_test/`` in testing). Several dataloaders are
+    told apart by ``/dataloader_{i}`` at the end. A mean runs over the steps at which all inputs
+    had been presented; each step is weighted with the number of sequences that are long enough for
+    it. The last step is step -1, the last of each sequence, if it was analysed, and otherwise the
+    step with the largest index. A backward layer ends with the smallest index.
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
     - ``{layer}/{concept}/largest_share_last``, with shares: the largest relay share of a unit at
       the last step, bits.
     - ``{layer}/{concept}/unattributed``, with shares: mean of I_R of all units minus the sum of
-      their relay shares, bits: what is in no unit's share.
-    - ``{layer}/{concept}/units_needed_last``: size of the set of units that tells 90 % of what all
-      units tell at the last step; see ``ConceptRelay.smallest_set``.
+      their relay shares, bits; this part is in no unit's share.
+    - ``{layer}/{concept}/units_needed_last``: number of units in a small set that tells 90 % of
+      what all units tell at the last step; see ``ConceptRelay.smallest_set``.
     - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
       X_out, whichever is lower, fraction of 1.
     - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
       exceeds by chance with the probability .05, bits.
     - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units that relay,
       beyond chance, what no other unit does; see ``ConceptRelay.beyond_chance``.
-    - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of their orders
-      with that of all sequences.
+    - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of the orders of
+      the resamples with the order of all sequences.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
-    - ``{layer}/threshold_agreement``, where thresholds were fitted to the first sequences only:
-      fraction of the codes of a fair sample that thresholds fitted to it would give too, at the
-      step and of the unit where it is lowest.
+    - ``{layer}/threshold_agreement``, if thresholds were fitted to the first sequences only:
+      fraction of the codes of a fair sample that thresholds fitted to this sample would give too,
+      at the step and of the unit where it is lowest.
 
     A TensorBoardLogger also gets, for each layer and concept, the images ``…/relay_share`` (bits by
-    step and unit), ``…/greedy_order`` and ``…/units_needed`` and the table ``…/relay_table``; and,
-    where there are several layers, the image ``{concept}/layers`` of what each relays at each step.
+    step and unit), ``…/greedy_order`` and ``…/units_needed`` and the table ``…/relay_table``. A
+    model with several layers also has the image ``{concept}/layers``: bits by layer and step.
 
     Args:
-        modules: Dotted names of the recurrent modules; default: all there are.
-        layers: The ``"last"`` layer of each module, or ``"all"``; ``recurrent_layers(model)`` lists
-            them.
-        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
+        modules: Dotted names of the recurrent modules to analyse. Default: all recurrent modules.
+        layers: ``"last"`` layer of each recurrent module, or ``"all"`` layers.
+            ``recurrent_layers(model)`` lists them.
+        states: States to analyse: ``"hidden"``, ``"cell"`` (of LSTMs), or both.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
-            a function of it. Default: the only integer tensor ``(batch,)`` in the batch.
-        prediction: X_out: the name of the submodule whose output is the class scores, or a
-            function that is given what the step returned and gives class scores
-            ``(batch, classes)`` or classes ``(batch,)``. Default: the scores are found among the
-            outputs of the step's module calls.
+            a function of the batch. Default: the only integer tensor ``(batch,)`` in the batch.
+        prediction: X_out, the predicted class of each sequence: the name of the submodule that
+            outputs class scores, or a function of what the step returned that gives class scores
+            ``(batch, classes)`` or classes ``(batch,)``. Default: the class scores are found among
+            the outputs of the modules that the step calls.
         lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
-            of it. Needed for sequences that are padded at their end and not packed; padded steps
-            never count. For packed sequences they are compared with those of the packing.
-        concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
-            of the class label by name, called with an int.
-        inputs_end: Step at which the last input was presented, a negative one counted from each
-            sequence's own end; for modules with steps of their own, such as a decoder, a mapping
-            from module names to steps. Earlier steps are marked and left out of the means.
-        measure: How relay information is measured; default: as of ``RelayMeasure``.
-        sample: Which sequences and steps are analysed; default: as of ``SequenceSample``.
-        every_n_epochs: In fitting, analyse the validation of every n-th epoch.
-        stages: Which of ``"validate"`` and ``"test"`` to analyse.
+            of the batch. Needed for sequences that are padded at their end and not packed; padded
+            steps never count. The lengths of packed sequences are checked against it.
+        concepts: What is asked of the class label: ``"joint"`` (which class it is), ``"per_class"``
+            (for each class, whether it is this one), or a mapping from names to functions of the
+            class label, an int.
+        inputs_end: Step at which the last input was presented. A negative step counts back from
+            each sequence's own end. A mapping from module names to steps, if modules have steps of
+            their own, such as a decoder. Earlier steps are marked and left out of the means.
+        measure: How relay information is measured. Default: ``RelayMeasure()``.
+        sample: Which sequences and steps are analysed. Default: ``SequenceSample()``.
+        every_n_epochs: In fitting, the validation of every n-th epoch is analysed.
+        stages: Evaluations to analyse: ``"validate"``, ``"test"``, or both.
         prefix: First part of all tags.
-        dirpath: Where reports are saved; default: ``relay_reports`` in the directory of the
-            Trainer's first logger. Without that and a logger, and in a ``fast_dev_run``, nothing is
-            saved.
+        dirpath: Directory to save reports in. Default: ``relay_reports`` in the directory of the
+            Trainer's first logger. Without ``dirpath`` and logger, and in a ``fast_dev_run``,
+            nothing is saved.
 
     Attributes:
-        reports: The reports so far, the newest last.
+        reports: Reports so far, the newest last.
 
     Raises:
-        TypeError: If the module is not one of ``lightning.pytorch``, or labels are not integers.
+        TypeError: If the module is not a ``lightning.pytorch.LightningModule``, or labels are not
+            integers.
         ValueError: If an argument is out of its range, or something cannot be found in model,
-            batch or step; says what there is and which argument decides.
+            batch or step; the message lists what there is and the argument to set.
 
     Example:
         >>> from lightning_relay import RelayInformationCallback
@@ -156,8 +161,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
             raise TypeError(
-                f"inputs_end: got {inputs_end!r}; it takes a step index, or one for each module "
-                "name"
+                f"inputs_end: got {inputs_end!r}; it takes a step index, or a mapping from module "
+                "names to step indices"
             )
         self.modules = modules
         self.layers = layers
@@ -180,11 +185,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self._capture: EvaluationCapture | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the names of modules, and that hooks will be heard, before any training."""
+        """Check before any training that the modules exist and that hooks on them will run."""
         if self.every_n_epochs > 1 and ignores_new_hooks(pl_module):
             raise ValueError(
-                f"every_n_epochs: got {self.every_n_epochs} with compiled modules, which leave out "
-                "hooks that are set after an evaluation without them; it takes 1, or any number "
+                f"every_n_epochs: got {self.every_n_epochs} with compiled modules, which ignore "
+                "hooks that are set after an evaluation without hooks; it takes 1, or any number "
                 f"once you set {HOOK_GUARDS} before training"
             )
         with self._new_capture(pl_module, None):
@@ -192,7 +197,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
 
     @property
     def state_key(self) -> str:
-        """Name of this callback's state in a checkpoint, made of what it measures and where."""
+        """Name of this callback's state in a checkpoint, made of its prefix and options."""
         return self._key
 
     def _new_capture(
@@ -240,7 +245,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         for dataloader, buffer in capture.buffers.items():
             states = buffer.states
             if trainer.sanity_checking and capture.steps.keys() != states.keys():
-                continue  # Of sequences of different lengths these may all be short.
+                continue  # Lengths differ, and the first sequences may all be short.
             with naming_the_sanity_check(trainer):
                 report = self._analysed(capture, dataloader, states)
                 scalars = relay_scalars(report)
@@ -274,7 +279,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
-        """Say what was taken for X_in and X_out, and what is doubtful, once in a run."""
+        """Say once in a run where X_in and X_out were found, and warn of what is doubtful."""
         for x_in, x_out in capture.sources.values():
             self._say(f"Relay information: X_in is {x_in}, X_out is {x_out}.", rank_zero_info)
         for buffer in capture.buffers.values():
@@ -295,7 +300,6 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             if len(steps) > 1:
                 self._say(
                     f"the batches given to {layer!r} have from {min(steps)} to {max(steps)} steps. "
-                    "If shorter sequences in them are padded, name lengths=, or else the padding "
-                    "is counted",
+                    "If they hold padded sequences, name lengths=; otherwise padding is counted",
                     rank_zero_warn,
                 )

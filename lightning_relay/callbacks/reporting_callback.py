@@ -1,4 +1,4 @@
-"""What the callbacks have in common: they follow an evaluation and make a report of it."""
+"""Base class of the callbacks: they follow an evaluation and make a report."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.callbacks.evaluations import (
-    Report,
     check_schedule,
     check_trainer,
     check_validation_set,
     check_was_evaluated,
-    prefix_of,
     report_directory,
     unused_path,
 )
+from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
 
-ReportT = TypeVar("ReportT", bound=Report)
+ReportT = TypeVar("ReportT", RelayReport, KnockoutReport)
 
 
 class ReportingCallback(Callback, ABC, Generic[ReportT]):
     """Callback that follows evaluations and keeps, logs and saves a report of each."""
 
     analysis: ClassVar[str]
-    """What it is called in messages."""
+    """Name of the analysis in messages."""
 
     directory: ClassVar[str]
-    """Where reports are saved, in the directory of the Trainer's first logger."""
+    """Name of the directory of reports, beside the logs of the Trainer's first logger."""
 
     reports: list[ReportT]
     _report: type[ReportT]
@@ -56,7 +56,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._said: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what the Trainer brings."""
+        """Check the Trainer, its module and the prefixes of its callbacks."""
         self._stop()
         check_trainer(trainer, pl_module, self.analysis)
         for other in trainer.callbacks:  # type: ignore[attr-defined]
@@ -70,16 +70,16 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._said.clear()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before the first epoch that there will be something to analyse."""
+        """Check before the first epoch that there is something to analyse."""
         if "validate" in self.stages:
             check_validation_set(trainer, self.analysis)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Begin to follow an evaluation."""
         self._begin(trainer, pl_module, "validate")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Begin to follow an evaluation."""
         self._begin(trainer, pl_module, "test")
 
     def on_validation_batch_start(
@@ -90,19 +90,10 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at the batch before the step can change it."""
+        """Read the batch before the step can change it."""
         self._before_step(batch, dataloader_idx)
 
-    def on_test_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the batch before the step can change it."""
-        self._before_step(batch, dataloader_idx)
+    on_test_batch_start = on_validation_batch_start
 
     def on_validation_batch_end(
         self,
@@ -113,45 +104,33 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in what the step gave."""
+        """Read the outputs of the step."""
         self._after_step(outputs, batch_idx, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in what the step gave."""
-        self._after_step(outputs, batch_idx, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report and log."""
+        """Make the report and log it."""
         self._finish(trainer, pl_module, "validate")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report and log."""
+        """Make the report and log it."""
         self._finish(trainer, pl_module, "test")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the model."""
+        """Stop following the evaluation."""
         self._stop()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the model."""
-        self._stop()
+    on_test_end = on_validation_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the model."""
+        """Stop following the evaluation."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the model; an evaluation that was asked for and had no batch is an error."""
+        """Stop following; refuse an evaluation that was to be analysed but had no batch."""
         self._stop()
         check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
@@ -164,7 +143,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the newest report of a checkpoint before those to come; keep those there are."""
+        """Take the newest report of a checkpoint, unless there are reports already."""
         if "newest_report" in state_dict and not self.reports:
             saved = state_dict["newest_report"].cpu().numpy().tobytes()
             self.reports[:] = [self._report.load(BytesIO(saved))]
@@ -176,23 +155,23 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     @abstractmethod
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        """Begin to follow an evaluation, where it is due."""
+        """Begin to follow an evaluation if it is due."""
 
     @abstractmethod
     def _before_step(self, batch: Any, dataloader: int) -> None:
-        """Look at a batch before the module's own step."""
+        """Read a batch before the module's own step."""
 
     @abstractmethod
     def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
-        """Take in what the step gave."""
+        """Read the outputs of the step."""
 
     @abstractmethod
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        """Report, log and leave the model."""
+        """Make the report, log it and stop."""
 
     @abstractmethod
     def _stop(self) -> None:
-        """Leave the model as it was; again and again does no harm."""
+        """Leave the model as it was. Idempotent."""
 
     def _log(
         self,
@@ -203,17 +182,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         write: Callable[..., None],
         suffix: str,
     ) -> None:
-        """Log, save and keep a report.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: Its module, which logs the scalars.
-            report: The report.
-            scalars: Its scalars by name.
-            write: Writes its images and tables with TensorBoard's writer.
-            suffix: Last part of the tags.
-        """
-        prefix = prefix_of(self.prefix, report.stage)
+        """Log, save and keep a report; ``write`` writes its images and tables to TensorBoard."""
+        prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
         for name, value in scalars.items():
             pl_module.log(f"{prefix}/{name}{suffix}", value)
         for logger in trainer.loggers:
@@ -226,7 +196,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self.reports.append(report)
 
     def _say(self, message: str, how: Callable[[str], None], *, about: str | None = None) -> None:
-        """Say something once in a run of the Trainer, or once about something."""
+        """Say a message once in a run of the Trainer, or once for each ``about``."""
         if (about or message) not in self._said:
             self._said.add(about or message)
             how(message)

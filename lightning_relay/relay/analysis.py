@@ -1,10 +1,11 @@
-"""From recorded states and labels to a report: discretize, measure, order."""
+"""From recorded states and labels to a relay report."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,13 +43,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_relay.information import RelayOrder
-    from lightning_relay.information.options import Direction
     from lightning_relay.recurrent.states import LayerStates
 
     Arrays = dict[str, Any]
 
 InputsEnd = int | Mapping[str, int]
-"""Step at which the last input was presented: of all modules, or by module name."""
+"""Step at which the last input was presented, for all modules or by module name."""
 
 _CODES_AT_ONCE = 2**22
 """Steps are analysed in blocks of about this many codes."""
@@ -56,7 +56,7 @@ _CODES_AT_ONCE = 2**22
 _INTERVALS = ("lower", "upper", "rank_lower", "rank_upper", "rank_stability")
 
 _LOWER_AGREEMENT = 0.1
-"""A warning comes where thresholds agree less than expected by this much."""
+"""Thresholds that agree less than expected by more than this fraction are warned of."""
 
 
 def relay_report(
@@ -76,34 +76,37 @@ def relay_report(
     Needs no Lightning: the states may come from a ``HiddenStateRecorder`` around any forward pass.
 
     Args:
-        states: Hidden states by layer key, ``(batch, step, unit)`` each; integers are taken for
-            codes, made of the states with the ``discretization`` and ``levels`` of ``measure``.
+        states: Hidden states by layer key, ``(batch, step, unit)`` each. Integers are codes, made
+            from the states with the ``discretization`` and ``levels`` of ``measure``.
         x_in: Class label of each input sequence, int64 ``(batch,)``.
-        x_out: Class label that the model gave each sequence, int64 ``(batch,)``.
-        concepts: ``"joint"``, ``"per_class"``, or functions of the class label by name.
-        num_classes: Number of classes, for ``"per_class"``; default: the labels that occur.
-        measure: How it is measured; default: as of ``RelayMeasure``.
-        time_steps: Steps to analyse; a negative one counts back from each sequence's own end. A
-            step that no sequence of a layer has is left out of it with a warning, unless none is
-            left. Default: every step up to the end of the longest sequence and, where the
-            sequences are of different lengths, -1: the last step of each.
-        inputs_end: Step at which the last input was presented; a negative one counts back from
-            each sequence's own end. Where modules have steps of their own, such as a decoder, a
-            mapping from module names to steps; modules without are not marked. Steps at which the
-            states of some sequence had not seen all input are marked in the report, because there
-            X_out depends on more than the states. The backward direction of a first layer has seen
-            all input at step 0 only.
-        samples_seen: Number of sequences there were before some were left out; default: all
-            there are.
+        x_out: Class that the model predicts for each sequence, int64 ``(batch,)``.
+        concepts: What is asked of the class label: ``"joint"``, ``"per_class"``, or functions of
+            the class label by name.
+        num_classes: Number of classes for ``"per_class"``. Default: the labels that occur.
+        measure: How relay information is measured. Default: ``RelayMeasure()``.
+        time_steps: Steps to analyse. A negative step counts back from each sequence's own end. A
+            step that no sequence of a layer has is left out with a warning; it is an error if no
+            step is left. Default: every step up to the end of the longest sequence and, if lengths
+            differ, -1, the last step of each.
+        inputs_end: Step at which the last input was presented. A negative step counts back from
+            each sequence's own end. A mapping from module names to steps, if modules have steps of
+            their own, such as a decoder; modules that are not named are not marked. A step is
+            marked in the report if the states of some sequence had not seen all input, because
+            X_out then depends on more than the states. The backward direction of a first layer has
+            seen all input at step 0 only.
+        samples_seen: Number of sequences seen before some were left out. Default: the number of
+            labels.
 
     Returns:
-        The report. At each step only the sequences that are long enough are counted.
+        The report, information in bits. At each step only the sequences that are long enough are
+        counted.
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If numbers of sequences differ, a key of ``states`` is no
-            layer key, codes were made in another way than said, a step lies outside every
-            sequence, or a state is NaN or infinite; says which.
+        ValueError: If ``states`` is empty or a key is not a layer key, labels are not
+            ``(batch,)``, numbers of sequences and labels differ, codes were made with other
+            options than those of ``measure``, a step is outside every sequence, ``inputs_end``
+            names an unknown module, or a state is NaN or infinite.
 
     Example:
         >>> import torch
@@ -124,7 +127,7 @@ def relay_report(
         if len(layer_states) != len(x_in) or len(x_in) != len(x_out):
             raise ValueError(
                 f"states, x_in, x_out: got {len(layer_states)} sequences of {layer!r}, "
-                f"{len(x_in)} and {len(x_out)} labels; they take as many of each"
+                f"{len(x_in)} and {len(x_out)} labels; they take equal numbers"
             )
     _check_ends(inputs_end, states)
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
@@ -213,12 +216,11 @@ def _labels(name: str, labels: Tensor) -> Tensor:
 
 
 def _check_ends(inputs_end: InputsEnd | None, states: Mapping[str, LayerStates]) -> None:
-    modules = {StateKey.parse(layer).module for layer in states}
-    unknown = set(inputs_end) - modules if isinstance(inputs_end, Mapping) else set()
-    if unknown:
+    modules = sorted({StateKey.parse(layer).module for layer in states})
+    named = sorted(inputs_end) if isinstance(inputs_end, Mapping) else []
+    if unknown := ", ".join(repr(name) for name in named if name not in modules):
         raise ValueError(
-            f"inputs_end: no recorded module {', '.join(map(repr, sorted(unknown)))}; there are: "
-            f"{', '.join(map(repr, sorted(modules)))}"
+            f"inputs_end: no recorded module {unknown}; it takes {', '.join(map(repr, modules))}"
         )
 
 
@@ -228,24 +230,24 @@ def _check_codes(layer: str, states: KeptStates, measure: RelayMeasure) -> None:
         return
     raise ValueError(
         f"discretization, levels: got {measure.discretization!r}, {measure.levels}, but the codes "
-        f"kept of {layer!r} were made with {states.discretization!r}, {states.levels}; name these"
+        f"of {layer!r} were made with {states.discretization!r}, {states.levels}; use these"
     )
 
 
 def _warn_of_thresholds(report: RelayReport) -> None:
-    mend = (
-        "see threshold_agreement and beyond_thresholds of the report; shuffle the sequences once, "
+    remedy = (
+        "see threshold_agreement and beyond_thresholds of the report; shuffle the sequences once "
         "with a fixed seed, raise fit_samples, or keep states instead of codes "
         "(SequenceSample(storage='states'))"
     )
     first = f"the first {report.samples_fitted} sequences, to which thresholds were fitted"
     for layer, agreement in report.threshold_agreement.items():
         if agreement < report.expected_agreement[layer] - _LOWER_AGREEMENT:
-            warnings.warn(f"{layer!r}: {first}, are not like the others; {mend}", stacklevel=3)
+            warnings.warn(f"{layer!r}: {first}, are not like the others; {remedy}", stacklevel=3)
         if report.beyond_thresholds[layer]:
             warnings.warn(
                 f"{layer!r}: some sequences have steps that too few of {first}, have; these steps "
-                f"are left out; {mend}",
+                f"are left out; {remedy}",
                 stacklevel=3,
             )
 
@@ -259,19 +261,19 @@ def _steps(layer: str, states: LayerStates, time_steps: Sequence[int] | None) ->
         return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
     present = [step for step in wanted if states.has(step)]
     if not present:
-        states.at(wanted[0])  # says why there is none
+        states.at(wanted[0])  # raises and says why
     absent = [step for step in wanted if step not in present]
     if absent:
         warnings.warn(
             f"time_steps: no sequence of {layer!r} has the steps {absent}, or none of them was "
-            "kept; left out",
+            "kept; they are left out",
             stacklevel=3,
         )
     return present
 
 
 def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenStates]]:
-    """States at the steps, a few steps at a time."""
+    """States at the steps, in blocks of a few steps."""
     first = states.at(steps[0])
     at_once = max(1, _CODES_AT_ONCE // max(1, first.values.numel()))
     for start in range(0, len(steps), at_once):
@@ -279,7 +281,7 @@ def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenSt
 
 
 def _narrow(codes: Tensor) -> Tensor:
-    """The same codes in one byte each, if they are such."""
+    """The same codes, in one byte each if they fit."""
     small = int(codes.min()) >= 0 and int(codes.max()) < 2**8
     return codes.to(torch.uint8) if small else codes
 
@@ -289,24 +291,21 @@ def _measured(
 ) -> tuple[NDArray[np.int64], dict[str, Arrays]]:
     """Numbers of distinct states, and results by concept, of codes ``(step, batch, unit)``."""
     relays, counted = {}, None if bool(valid.all()) else valid
-
-    def ordered(direction: Direction) -> RelayOrder:
-        return relay_order(
+    for name, labels in codes.items():
+        ordered = partial(
+            relay_order,
             *labels,
             hidden,
-            direction=direction,
             valid=counted,
             estimator=measure.estimator,
             min_coverage=measure.min_coverage,
             max_gap=measure.max_gap,
         )
-
-    for name, labels in codes.items():
-        order = ordered(measure.direction)
-        growing = order if measure.direction == "grow" else ordered("grow")
+        order = ordered(direction=measure.direction)
+        growing = order if measure.direction == "grow" else ordered(direction="grow")
         information = mutual_information(*labels, valid=counted, estimator=measure.estimator)
         found = {
-            # One for all steps where all sequences reach them.
+            # A scalar if all sequences reach all steps.
             "mutual_information": information.expand(len(hidden)),
             **{part.name: getattr(order, part.name) for part in dataclasses.fields(order)},
             **_of_sets(growing, information, labels, hidden, counted, measure),
@@ -326,7 +325,7 @@ def _of_sets(
     valid: Tensor | None,
     measure: RelayMeasure,
 ) -> dict[str, Tensor]:
-    """What each unit tells alone and beyond all others, and what a growing set of units tells."""
+    """Arrays of what single units and growing sets tell, by their names in ``ConceptRelay``."""
     alone, others = given_each_unit(*labels, hidden, valid=valid, estimator=measure.estimator)
     shared = information.unsqueeze(-1)
     told = growing.information.flip(-1)
@@ -367,11 +366,7 @@ def _shares(
 def _drawn(
     labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
 ) -> Arrays:
-    """All that is drawn for all steps at once, of codes ``(step, batch, unit)``.
-
-    Permutations are tested together, one draw of the sequences must do for the shortest and the
-    longest of them, and orders that are added until errors are small are the same at all steps.
-    """
+    """Everything with random draws that all steps share, of codes ``(step, batch, unit)``."""
     drawn: Arrays = {}
     if isinstance(measure.orders_of_shares, float):
         drawn |= _shares(labels, hidden, valid, measure)
@@ -394,11 +389,11 @@ def _drawn(
 def _chance(
     labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
 ) -> Arrays:
-    """Chance levels of all units and of each alone, by the names that they have in the report."""
+    """Chance levels of all units and of each alone, by their names in ``ConceptRelay``."""
     steps, _, units = hidden.shape
     if not any(_varies(labels, step) for step in valid):
-        # Nothing can be permuted, as with a class that does not occur, or a model that always
-        # gives the same. movable says so; a warning in every epoch would not say more.
+        # Nothing can be permuted: a class does not occur, or the model predicts one class only.
+        # movable is 0 then; a warning in every epoch would not say more.
         nothing = np.zeros((steps, units + 1))
         return {
             "chance_level": nothing,
@@ -436,8 +431,8 @@ def _inputs_ended(
 ) -> Tensor:
     """Whether the states of all counted sequences have seen all inputs at each step, ``(step,)``.
 
-    A backward layer on the input reads from the end: it has seen all inputs at step 0 only. Layers
-    above a bidirectional one have seen all inputs at every step.
+    A first backward layer has seen all inputs at step 0 only, layers above a bidirectional one have
+    seen them at every step.
     """
     key = StateKey.parse(layer)
     if isinstance(inputs_end, Mapping):
@@ -449,7 +444,7 @@ def _inputs_ended(
     if not -longest <= inputs_end < longest:
         raise StepError(
             f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps in "
-            f"{layer!r}; where modules have steps of their own, give a mapping "
+            f"{layer!r}; if modules have steps of their own, give a mapping "
             f"{{{key.module!r}: step, …}}"
         )
     others = [StateKey.parse(other) for other in states]

@@ -1,4 +1,4 @@
-"""One pass over evaluation batches: from the user's own steps to buffers of labelled sequences."""
+"""Hidden states and labels of all sequences of an evaluation, gathered around the user's steps."""
 
 from __future__ import annotations
 
@@ -29,30 +29,18 @@ class EvaluationCapture:
     """Context manager that gathers hidden states, X_in and X_out while a model is evaluated.
 
     Call ``before_step`` and ``after_step`` around each of the model's own steps. Hooks are on the
-    model only inside the block.
-
-    Args:
-        model: The model that is evaluated.
-        modules: Dotted names of the recurrent modules; default: all there are.
-        target: Where the class labels stand in a batch; default: found.
-        prediction: Where the class scores come from; default: found.
-        lengths: Where the lengths of the sequences stand in a batch, for padded sequences that
-            are not packed.
-        new_buffer: Makes a buffer for the sequences of a dataloader.
-        layers: Which layers of each module.
-        states: Which states of LSTMs.
-        num_batches: Number of batches to come from each dataloader, for the estimate of memory;
-            infinite or None where it is not known.
+    model only inside the block. ``num_batches`` is the number of batches of each dataloader, if
+    known; the buffers estimate their memory from it.
 
     Attributes:
-        buffers: The sequences gathered so far, by dataloader.
-        num_classes: Number of classes that had a score, by dataloader; None where only classes
-            are known.
+        buffers: Sequences gathered so far, by dataloader.
+        num_classes: Number of classes that have a score, by dataloader; None if there are no
+            scores.
         sources: Where X_in and X_out were found, in words, by dataloader.
-        presorted: Layers that were given packed sequences that had been sorted by length, and whose
-            order could not be checked because no lengths were named.
-        steps: Numbers of steps of the batches whose lengths are not known, because they were not
-            packed and no lengths were named, by layer key.
+        presorted: Layers whose packed sequences had been sorted by length, and whose order could
+            not be checked because ``lengths`` is not named.
+        steps: Numbers of steps of the batches with unknown lengths, by layer key. Lengths are
+            unknown if sequences are not packed and ``lengths`` is not named.
     """
 
     def __init__(
@@ -101,13 +89,7 @@ class EvaluationCapture:
         self._hooks.close()
 
     def before_step(self, batch: Any, dataloader: int = 0) -> None:
-        """Read labels and lengths off a batch, before the step can change it.
-
-        Args:
-            batch: The batch.
-            dataloader: Index of the dataloader that it came from; the step may do something else
-                with the batches of each.
-        """
+        """Read labels and lengths from a batch before the step can change it."""
         self._recorder.clear()
         self._reader.clear()
         if dataloader != self._dataloader:
@@ -125,11 +107,7 @@ class EvaluationCapture:
             self._lengths = lengths.detach().clone()
 
     def after_step(self, outputs: Any) -> None:
-        """Take in what the step made of the batch.
-
-        Args:
-            outputs: What the step returned.
-        """
+        """Add the sequences of a batch, after a step that returned ``outputs``."""
         if self._target is None or self._dataloader is None:
             raise RuntimeError("capture: after_step was called without before_step")
         target = self._target
@@ -146,7 +124,7 @@ class EvaluationCapture:
         self._reader.clear()
 
     def _expected(self, sequences: int) -> int | None:
-        """Number of sequences to come from the dataloader, if all its batches are of one size."""
+        """Number of sequences of the whole dataloader if all batches have this size."""
         if self._num_batches is None or self._dataloader is None:
             return None
         batches = self._num_batches[self._dataloader]
@@ -160,17 +138,17 @@ class EvaluationCapture:
                     "call torch.compiler.reset() too"
                 )
                 raise ValueError(
-                    f"modules: layer {layer!r} was not called in this step; name the modules that "
-                    "are called in every step with modules="
+                    f"modules: layer {layer!r} was not called in this step; name only modules that "
+                    "every step calls"
                     f"{compiled if is_compiled(self._model) else ''}"
                 )
             if batches > 1:
                 raise ValueError(
                     f"modules: layer {layer!r} was given {batches} batches of sequences in one "
-                    "step; it takes one: a call with whole sequences, calls that go on from the "
-                    "very state that the call before returned, or a cell called once for every "
-                    "step. Name the modules of which that is true with modules=. A callback that "
-                    "calls the model must stand after the relay callback"
+                    "step; it takes one: a call with whole sequences, calls that each continue "
+                    "from the state that the call before returned, or a cell called once for every "
+                    "step. Name only such modules. A callback that calls the model must stand "
+                    "after the relay callback"
                 )
         states = self._recorder.states
         for layer, layer_states in states.items():
@@ -178,8 +156,8 @@ class EvaluationCapture:
             if sequences != labels:
                 raise ValueError(
                     f"target: got {labels} labels for {sequences} sequences of {layer!r}; it "
-                    "takes one class label for each sequence. If the batch is another dimension of "
-                    "its states, check batch_first, or the adapter of its class"
+                    "takes one class label for each sequence. If the states have the batch in "
+                    "another dimension, check batch_first, or the adapter of the module's class"
                 )
             states[layer] = self._within_lengths(layer, layer_states)
             states[layer].check_finite(layer)
@@ -197,7 +175,7 @@ class EvaluationCapture:
         if layer in packed and not torch.equal(named.lengths, states.lengths):
             raise ValueError(
                 f"lengths: the packed sequences given to {layer!r} have other lengths than named, "
-                "so they stand in another order than the batch; let the packing sort them "
+                "so their order is not that of the batch; let the packing sort them "
                 "(enforce_sorted=False) instead of sorting them before"
             )
         return named

@@ -1,4 +1,4 @@
-"""A relay report as pandas and xarray objects."""
+"""A relay report as a pandas frame and an xarray tree."""
 
 from __future__ import annotations
 
@@ -26,19 +26,16 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "told": ("step", "taken"),
     **dict.fromkeys(["chance_level", "chance_p_values", "movable"], ("step", "set")),
 }
-"""Dimensions of the arrays of ``ConceptRelay``; of those that are not here, step and unit."""
-
-_OF_STEPS = ("mutual_information", "unattributed")
-_OF_LAYERS = ("samples", "inputs_ended", "distinct_states")
+"""Dimensions of the arrays of ``ConceptRelay``; all others have step and unit."""
 
 
 def dataframe(report: RelayReport) -> DataFrame:
-    """A row for each layer, concept, step and unit."""
+    """See ``RelayReport.to_dataframe``."""
     try:
         import pandas
     except ImportError as error:
         raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-    about = {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+    about = _evaluation(report)
     return pandas.concat(
         [
             pandas.DataFrame({**about, "layer": key, "concept": concept, **_columns(layer, relay)})
@@ -53,9 +50,10 @@ def _columns(layer: LayerRelay, relay: ConceptRelay) -> dict[str, Any]:
     steps, units = relay.units.shape
     of_steps = {
         "step": relay.time_steps,
-        **{name: getattr(layer, name) for name in _OF_LAYERS},
+        **{name: getattr(layer, name) for name in ("samples", "inputs_ended", "distinct_states")},
         "information": relay.information[:, 0],
-        **{name: getattr(relay, name) for name in _OF_STEPS},
+        "mutual_information": relay.mutual_information,
+        "unattributed": relay.unattributed,
     }
     of_units = {
         name: values for name, values in _arrays(relay) if dimensions(name) == ("step", "unit")
@@ -68,14 +66,14 @@ def _columns(layer: LayerRelay, relay: ConceptRelay) -> dict[str, Any]:
 
 
 def datatree(report: RelayReport) -> DataTree:
-    """A dataset for each layer, with a dimension for the concepts."""
+    """See ``RelayReport.to_xarray``."""
     try:
         import xarray
     except ImportError as error:
         raise ImportError("to_xarray needs xarray: pip install xarray") from error
-    about = {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+    about = {name: value for name, value in _evaluation(report).items() if value is not None}
     return xarray.DataTree(
-        xarray.Dataset(attrs={name: value for name, value in about.items() if value is not None}),
+        xarray.Dataset(attrs=about),
         children={
             key: xarray.DataTree(_dataset(layer, xarray)) for key, layer in report.layers.items()
         },
@@ -83,13 +81,13 @@ def datatree(report: RelayReport) -> DataTree:
 
 
 def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
-    names = [name for name, _ in _arrays(next(iter(layer.concepts.values())))]
+    relays = list(layer.concepts.values())
     data = {
         name: (
             ("concept", *dimensions(name)),
-            np.stack([getattr(relay, name) for relay in layer.concepts.values()]),
+            np.stack([getattr(relay, name) for relay in relays]),
         )
-        for name in names
+        for name, _ in _arrays(relays[0])
     }
     for name in ("samples", "inputs_ended"):
         data[name] = (("step",), getattr(layer, name))
@@ -98,14 +96,14 @@ def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
 
 
 def dimensions(name: str) -> tuple[str, ...]:
-    """Names of the dimensions of one of the arrays of ``ConceptRelay``."""
+    """Names of the dimensions of an array of ``ConceptRelay``."""
     return DIMENSIONS.get(name, ("step", "unit"))
 
 
+def _evaluation(report: RelayReport) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+
+
 def _arrays(relay: ConceptRelay) -> list[tuple[str, Any]]:
-    parts = ((part.name, getattr(relay, part.name)) for part in fields(relay))
-    return [
-        (name, values)
-        for name, values in parts
-        if isinstance(values, np.ndarray) and name != "time_steps"
-    ]
+    parts = [(part.name, getattr(relay, part.name)) for part in fields(relay)]
+    return [pair for pair in parts if isinstance(pair[1], np.ndarray) and pair[0] != "time_steps"]

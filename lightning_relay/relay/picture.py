@@ -47,38 +47,23 @@ _RAMP = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)
 _NEGATIVE = np.array([(250, 250, 245), (230, 120, 40)], dtype=np.float64)
 
 _STRIPED_CELL = 4
-"""Cells of this many pixels or more are striped where unresolved; smaller ones are grey."""
+"""Unresolved cells of at least this many pixels are striped; smaller ones are all grey."""
 
 Colour = tuple[int, int, int]
 
 
 def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
-    """Picture of the relay shares of a layer, in bits, by step and unit.
+    """Relay shares of a layer in bits by step and unit, RGB ``(height, width, 3)``.
 
-    Above, a bar for each step is what all units relay: blue the sum of their shares, pale on top
-    what is in no unit's share, under a line at I(X_in; X_out). Grey bars are steps at which the
-    states had not seen all input. A black tick is the corrected value, a vertical line the
-    bootstrap interval, a dashed line the chance level of I(X_in; X_out). Where sequences differ in
-    length, a second row of bars is the number of sequences at each step. Below, a cell for each
-    step and unit is the share of the unit, orange below 0. Bars and colours go up to H(X_in), so
-    pictures of different epochs can be compared; colours follow the square root of the share.
-
-    Args:
-        report: The report.
-        layer: Key of the layer.
-        concept: Name of the concept.
-
-    Returns:
-        Array of shape ``(height, width, 3)``, RGB, 350 pixels wide up to 300 steps.
-
-    Raises:
-        KeyError: If the report has no such layer or concept.
-        ValueError: If shares were not measured.
+    Bars are what all units relay at each step; cells below are the shares. Both end at H(X_in), so
+    pictures of different epochs can be compared. Up to 300 steps it is 350 pixels wide.
     """
     results = report[layer]
     relay = results[concept]
     if relay.share is None or relay.unattributed is None:
-        raise ValueError("report: relay shares were not measured (n_orders of RelayMeasure is 0)")
+        raise ValueError(
+            "report: relay shares were not measured; measure them with RelayMeasure(n_orders=16)"
+        )
     most = max(report.input_entropy[concept], 1e-3)
     differ = bool((results.samples != results.samples[0]).any())
     top = _TOP + _BARS_HEIGHT + _GAP + differ * (_SEQUENCES_HEIGHT + _GAP)
@@ -100,22 +85,9 @@ def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
 
 
 def order_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
-    """Picture of the greedy order of a layer by step and unit.
+    """Place of each unit in the greedy order by step and unit, RGB ``(height, width, 3)``.
 
-    A cell is the place of the unit: white leaves first and matters least, dark blue leaves last.
-    Units that are tied have one place, so one shade. Grey stripes lie over places for which there
-    are too few sequences; cells under 4 pixels are plain grey instead.
-
-    Args:
-        report: The report.
-        layer: Key of the layer.
-        concept: Name of the concept.
-
-    Returns:
-        Array of shape ``(height, width, 3)``, RGB.
-
-    Raises:
-        KeyError: If the report has no such layer or concept.
+    Grey stripes lie over places for which there are too few sequences.
     """
     results = report[layer]
     relay = results[concept]
@@ -140,23 +112,9 @@ def order_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
 
 
 def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
-    """Picture of how many units suffice at the last step.
+    """Bits at the last step against the number of units, RGB ``(height, 350, 3)``.
 
-    A blue line is what a growing set of units tells, which takes the unit that adds most each time.
-    In a report of the shrinking order an orange line is what the units that are left in R
-    relay. Lines are pale where there are too few sequences. A dotted line is 90 % of what
-    all units tell.
-
-    Args:
-        report: The report.
-        layer: Key of the layer.
-        concept: Name of the concept.
-
-    Returns:
-        Array of shape ``(height, 350, 3)``, RGB.
-
-    Raises:
-        KeyError: If the report has no such layer or concept.
+    One line is what a growing set tells; in a shrinking order another is what the set R relays.
     """
     results = report[layer]
     relay = results[concept]
@@ -205,21 +163,9 @@ def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
 
 
 def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]:
-    """Picture of what all units of each layer relay of a concept, in bits, by layer and step.
+    """Bits that all units of each layer relay, by layer and step, RGB ``(height, width, 3)``.
 
-    Layers with steps of their own have rows of their own length. Colours go up to H(X_in), as in
-    ``share_image``.
-
-    Args:
-        report: The report.
-        _: Not used: all layers are drawn.
-        concept: Name of the concept.
-
-    Returns:
-        Array of shape ``(height, width, 3)``, RGB.
-
-    Raises:
-        KeyError: If a layer has no such concept.
+    A layer is grey at steps that it does not have.
     """
     most = max(report.input_entropy[concept], 1e-3)
     steps = sorted({int(step) for layer in report.layers.values() for step in layer.time_steps})
@@ -244,7 +190,7 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
 
 
 Picture = Literal["relay_share", "greedy_order", "units_needed", "layers"]
-"""Name of a picture, which is the last part of its tag."""
+"""Name of a picture, the last part of its tag."""
 
 PICTURES: Mapping[str, Callable[[RelayReport, str, str], NDArray[np.uint8]]] = {
     "relay_share": share_image,
@@ -256,7 +202,7 @@ PICTURES: Mapping[str, Callable[[RelayReport, str, str], NDArray[np.uint8]]] = {
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the cells of steps and units lie, in pixels."""
+    """Place and size of the cells of steps and units, in pixels."""
 
     steps: int
     units: int
@@ -315,7 +261,7 @@ def _epoch(report: RelayReport) -> str:
 
 
 def _marks(layer: LayerRelay, relay: ConceptRelay) -> list[tuple[str, str]]:
-    """Symbols of the bars and what they mean."""
+    """Symbols of the bars and their texts in the legend."""
     marks = [("limit", "I(in; out)"), ("corrected", "corrected")]
     if relay.chance_level is not None:
         marks.append(("chance", "chance level of I(in; out)"))
@@ -329,7 +275,7 @@ def _marks(layer: LayerRelay, relay: ConceptRelay) -> list[tuple[str, str]]:
 def _axis(
     draw: ImageDraw.ImageDraw, values: list[float], panel: tuple[int, int], right: int
 ) -> Callable[[float], int]:
-    """Draw a vertical axis over the values; gives the height in the picture of a value."""
+    """Draw a vertical axis that holds the values; gives the function from bits to pixels."""
     top, height = panel
     highest, lowest = max(1e-3, *values), min(0.0, *values)
 
@@ -374,7 +320,7 @@ def _draw_bars(
 
 
 def _draw_sequences(draw: ImageDraw.ImageDraw, layer: LayerRelay, grid: _Grid, top: int) -> None:
-    """Bars for the numbers of sequences behind the steps."""
+    """Bars for the number of sequences at each step."""
     most = int(layer.samples.max())
     draw.text((4, top - 17), f"sequences, up to {most}", INK, FONT)
     bottom = top + _SEQUENCES_HEIGHT
@@ -392,7 +338,7 @@ def _draw_grid(
     *,
     hidden: NDArray[np.bool] | None = None,
 ) -> None:
-    """Cells of colours ``(step, unit, 3)``, with the names of units and steps."""
+    """Cells of colours ``(step, unit, 3)``, labelled with units and steps."""
     pixels = in_pixels(colours.swapaxes(0, 1), grid.cell_width, grid.cell_height)
     if hidden is not None:
         pixels = _hidden(pixels, in_pixels(hidden.T, grid.cell_width, grid.cell_height), grid)
@@ -409,7 +355,7 @@ def _draw_grid(
 def _hidden(
     pixels: NDArray[np.generic], hidden: NDArray[np.generic], grid: _Grid
 ) -> NDArray[np.generic]:
-    """Pixels with grey stripes over those that are hidden, or all grey in small cells."""
+    """Pixels with grey stripes over hidden cells, or small hidden cells all grey."""
     covered = hidden.astype(bool)
     if min(grid.cell_width, grid.cell_height) >= _STRIPED_CELL:
         rows, columns = np.indices(covered.shape)
@@ -420,7 +366,7 @@ def _hidden(
 
 
 def _draw_scale(canvas: _Canvas, grid: _Grid, most: float) -> None:
-    """A colour bar with labels, below the steps."""
+    """A colour bar with labels below the steps."""
     y = grid.bottom + LINE + 8
     width = 120
     canvas.draw.text((LEFT - 4, y), "bits 0", INK, FONT)
@@ -434,7 +380,7 @@ def _draw_scale(canvas: _Canvas, grid: _Grid, most: float) -> None:
 
 
 def _draw_symbol(canvas: _Canvas, symbol: str, x: int, y: int) -> None:
-    """One symbol of a legend, 14 pixels wide, beside a text at ``y``."""
+    """Symbol of a legend, 14 pixels wide, beside a text at ``y``."""
     draw = canvas.draw
     if symbol == "unresolved":
         cell = np.broadcast_to(_RAMP[0], (10, 14, 3))
@@ -467,7 +413,7 @@ _PALE: dict[str, Colour] = {"told": _UNATTRIBUTED, "left": (247, 214, 184)}
 
 
 def _of_shares(bits: NDArray[np.float64], most: float) -> NDArray[np.float64]:
-    """Colours of bits, orange below 0, ``(…, 3)``; small shares are spread, large ones pressed."""
+    """Colours of the square root of bits, ``(…, 3)``; orange below 0."""
     position = np.sqrt(np.abs(bits) / most).clip(0, 1)
     colours = ramp(_RAMP, position)
     colours[bits < 0] = ramp(_NEGATIVE, position[bits < 0])

@@ -1,4 +1,4 @@
-"""The results of a relay analysis: which units relayed what, at which step; saved and loaded."""
+"""Results of a relay analysis: which units relay what, at which step; saved and loaded."""
 
 from __future__ import annotations
 
@@ -25,21 +25,17 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 FORMAT = 5
-"""Version of the file format; a file of another one is refused."""
+"""Version of the file format; files of other versions are refused."""
 
 CHANCE_LEVEL = 0.05
-"""Probability of an error that chance levels are for."""
+"""Probability of exceeding a chance level by chance."""
 
 TIE = 1e-9
-"""Differences of this many bits or fewer are none."""
+"""Values up to this many bits apart count as equal."""
 
 
 def place_of(step: int, time_steps: NDArray[np.int64], *, backward: bool) -> int:
-    """Index of a step among the analysed ones, -1 being the one that the layer computes last.
-
-    Raises:
-        ValueError: If the step was not analysed.
-    """
+    """See ``ConceptRelay.place``."""
     if step == -1 and backward:
         return int(np.lexsort((time_steps, time_steps < 0))[0])
     if step == -1:
@@ -58,76 +54,80 @@ class ConceptRelay:
     """What one layer relays of one concept, at every analysed step.
 
     Every array about units is indexed by unit, except ``units`` and ``telling``, which list units.
+    I_R of a set of units is their relay information: I(X_in; X_out | all other units) minus
+    I(X_in; X_out | all units). The greedy order takes one unit after the other out of the set R.
+    The *condition* of an entry is the set of units that are known there: those that have left a
+    shrinking order, or those that are in a growing one.
 
     Attributes:
-        time_steps: The analysed steps, int64 ``(step,)``; a negative one counts back from each
+        time_steps: Analysed steps, int64 ``(step,)``. A negative step counts back from each
             sequence's own end.
         backward: Whether the layer reads the sequences from their end.
-        information: Bits, float64 ``(step, unit + 1)``: entry 0 is I_R of all units, entry k that
-            of the set that is left when k units have gone.
+        information: Relay information, bits, float64 ``(step, unit + 1)``. Entry 0 is I_R of all
+            units, entry k is I_R of the set that is left when k units have gone.
         units: Unit indices in the order in which they leave the set, least important first, int64
             ``(step, unit)``.
-        places: Place of each unit in the order, 0 for the least important, the mean over its tie
-            group, float64 ``(step, unit)``.
-        scores: Aggregated relay information of each unit, the mean over its tie group, as a
-            fraction of the largest at the step, float64 ``(step, unit)``.
+        places: Place of each unit in the order, float64 ``(step, unit)``: 0 is the least
+            important. Units of a tie group share the mean of their places.
+        scores: Aggregated relay information of each unit, as a fraction of the largest at the
+            step, float64 ``(step, unit)``. Units of a tie group share the mean of their scores.
         groups: Tie group of each unit, named by its lowest unit, int64 ``(step, unit)``. The data
             do not order the units of a group.
         tied: Whether another unit was as good when the unit was chosen, bool ``(step, unit)``.
         mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64
             ``(step,)``.
         corrected: ``information`` by an estimator that corrects for the bias of small samples,
-            bits, float64 ``(step, unit + 1)``: Grassberger's where the report's is the plug-in,
-            otherwise the report's.
+            bits, float64 ``(step, unit + 1)``: Grassberger's if the report's estimator is the
+            plug-in, otherwise the report's.
         gap: Corrected minus plug-in I(X_in; X_out | condition), bits, float64
-            ``(step, unit + 1)``; the condition of a place are the units that it takes as known.
-        coverage: Good–Turing coverage of the joint states of X_in, or of X_out, and the condition,
+            ``(step, unit + 1)``.
+        coverage: Good–Turing coverage of the joint states of the condition and X_in or X_out,
             whichever is lower, fraction of 1, float64 ``(step, unit + 1)``.
         distinct_states: Number of different states of the condition, int64 ``(step, unit + 1)``.
         alone: Fraction of the sequences that are alone in their state of the condition, float64
             ``(step, unit + 1)``.
-        resolved: Whether there are sequences enough for the place of each unit, bool
+        resolved: Whether there are enough sequences for the place of each unit, bool
             ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of ``RelayMeasure``.
-        tells: What the state of each unit alone tells, I(X_in; X_out) - I(X_in; X_out | Y_j), bits,
-            float64 ``(step, unit)``.
-        irreplaceable: What each unit tells that no other unit does, I_R of the unit alone, bits,
-            float64 ``(step, unit)``.
+        tells: Information that the state of each unit alone tells,
+            I(X_in; X_out) - I(X_in; X_out | Y_j), bits, float64 ``(step, unit)``.
+        irreplaceable: Information that each unit tells and no other unit does, I_R of the unit
+            alone, bits, float64 ``(step, unit)``.
         telling: Units in the order in which a growing set takes them, each time the unit that adds
             most, int64 ``(step, unit)``; -1 once the set tells what all units tell.
         telling_tied: Whether another unit added as much when the unit was taken, bool
             ``(step, unit)``.
-        telling_resolved: Whether there were sequences enough when the unit was taken, bool
+        telling_resolved: Whether there were enough sequences when the unit was taken, bool
             ``(step, unit)``; see ``min_coverage`` and ``max_gap`` of ``RelayMeasure``. With too few
-            a set seems to tell more than it does.
-        told: What the first k units of ``telling`` tell together, bits, float64
-            ``(step, unit + 1)``; the last entry is what all units tell.
-        share: Relay share of each unit, bits, float64 ``(step, unit)``: what it takes away when it
-            becomes known, the mean over random orders, beyond what a permuted copy would. None,
-            like the following, where shares were not measured.
+            sequences a set seems to tell more than it does.
+        told: Information that the first k units of ``telling`` tell together, bits, float64
+            ``(step, unit + 1)``. The last entry is what all units tell.
+        share: Relay share of each unit, bits, float64 ``(step, unit)``: the information that the
+            unit takes away when it becomes known, beyond what a permuted copy takes away, as a mean
+            over random orders. None if shares were not measured, as the next three are.
         share_error: Standard error of the share by the choice of orders, bits, float64
-            ``(step, unit)``; 0 where all orders were taken.
-        share_resolved: Fraction of the orders in which there were sequences enough at the turn of
-            the unit, float64 ``(step, unit)``.
+            ``(step, unit)``; 0 if all orders were taken.
+        share_resolved: Fraction of the orders in which there were enough sequences when the unit
+            became known, float64 ``(step, unit)``.
         unattributed: Relay information of all units minus the sum of their shares, bits, float64
-            ``(step,)``; noise can make it slightly negative.
+            ``(step,)``. Noise can make it slightly negative.
         lower: Lower ends of bootstrap intervals of ``information``, bits, float64
-            ``(step, unit + 1)``; None, like the following, where no resamples were asked for.
-        upper: Upper ends, bits, float64 ``(step, unit + 1)``.
-        rank_lower: Lower ends of intervals of the places of the units in the order, by unit index,
+            ``(step, unit + 1)``. None without resamples, as the next four are.
+        upper: Upper ends of these intervals, bits, float64 ``(step, unit + 1)``.
+        rank_lower: Lower ends of bootstrap intervals of the place of each unit in the order,
             float64 ``(step, unit)``; place 0 is the least important.
-        rank_upper: Upper ends, float64 ``(step, unit)``.
-        rank_stability: Mean rank correlation of the orders of the resamples with this one, float64
-            ``(step,)``.
-        chance_level: The value that I(X_in; X_out | the units outside a set) exceeds with the
+        rank_upper: Upper ends of these intervals, float64 ``(step, unit)``.
+        rank_stability: Mean rank correlation of the orders of the resamples with this order,
+            float64 ``(step,)``.
+        chance_level: Value that I(X_in; X_out | the units outside a set) exceeds with the
             probability .05 if X_out is permuted among sequences that are alike in these units,
             bits, float64 ``(step, unit + 1)``: first for the set of all units, then for each unit
-            alone; None, like the following, where no permutations were asked for.
-        chance_p_values: Probability, with X_out permuted, of a value as large as that observed in
-            any of these sets at any step, float64 ``(step, unit + 1)``.
-        unexplained_p_values: The same probability for the set of no unit, float64 ``(step,)``:
-            where it is small, input and output share more than the states of all units account for.
+            alone. None without permutations, as the next three are.
+        chance_p_values: Probability, with X_out permuted, of a value as large as the observed one
+            in any of these sets at any step, float64 ``(step, unit + 1)``.
+        unexplained_p_values: The same probability for the set of no unit, float64 ``(step,)``. If
+            it is small, input and output share more than the states of all units account for.
         movable: Fraction of the sequences that a permutation can move to any effect, float64
-            ``(step, unit + 1)``; where it is 0, nothing was tested and p is 1.
+            ``(step, unit + 1)``. If it is 0, nothing was tested and p is 1.
     """
 
     time_steps: NDArray[np.int64]
@@ -170,7 +170,10 @@ class ConceptRelay:
 
         Args:
             step: One of ``time_steps``; or -1, the step that the layer computes last: the last step
-                of each sequence, for a backward layer step 0.
+                of each sequence, or step 0 of a backward layer.
+
+        Returns:
+            Position of the step in ``time_steps``.
 
         Raises:
             ValueError: If the step was not analysed.
@@ -178,7 +181,7 @@ class ConceptRelay:
         return place_of(step, self.time_steps, backward=self.backward)
 
     def top_units(self, k: int, step: int = -1) -> list[int]:
-        """The units with the largest relay shares, largest first.
+        """Units with the largest relay shares, largest first.
 
         Args:
             k: Maximum number of units.
@@ -189,15 +192,15 @@ class ConceptRelay:
             out, so there can be fewer than ``k``.
 
         Raises:
-            ValueError: If ``k`` is no number from 1, the step was not analysed, or shares were not
-                measured.
+            ValueError: If ``k`` is not an integer of at least 1, the step was not analysed, or
+                shares were not measured.
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k: got {k!r}; it takes a number of units from 1")
         if self.share is None:
             raise ValueError(
                 "top_units: relay shares were not measured; measure them with RelayMeasure(n_orders"
-                "=16), or take smallest_set"
+                "=16), or use smallest_set"
             )
         share = self.share[self.place(step)]
         ranked = np.argsort(-share, kind="stable")[:k]
@@ -206,15 +209,15 @@ class ConceptRelay:
     def smallest_set(self, fraction: float = 0.9, step: int = -1) -> list[int]:
         """A small set of units that tells a fraction of what all units tell.
 
-        The set grows greedily: each time it takes the unit that adds most. Of units that add as
-        much (``telling_tied``) it takes the lowest, so other sets can do as well.
+        The set grows greedily: each time it takes the unit that adds most. Of several units that
+        add equally (``telling_tied``) it takes the lowest, so other sets can do as well.
 
         Args:
-            fraction: Part of what all units tell, above 0 and up to 1.
+            fraction: Fraction of what all units tell, above 0 and up to 1.
             step: One of ``time_steps``; or -1, the step that the layer computes last.
 
         Returns:
-            Unit indices in the order in which they were taken; empty where the units tell nothing.
+            Unit indices in the order in which they were taken; empty if the units tell nothing.
 
         Raises:
             ValueError: If ``fraction`` is out of its range or the step was not analysed.
@@ -231,9 +234,9 @@ class ConceptRelay:
 
     @cached_property
     def ambiguous(self) -> NDArray[np.bool]:
-        """Whether the data leave the place of each unit open, bool ``(step, unit)``.
+        """Whether each unit is in a tie group with others, bool ``(step, unit)``.
 
-        That is so in a tie group of several units.
+        The data leave the place of such a unit open.
         """
         sizes = np.zeros_like(self.groups)
         np.add.at(sizes, (np.arange(len(sizes))[:, np.newaxis], self.groups), 1)
@@ -244,12 +247,12 @@ class ConceptRelay:
     def beyond_chance(self) -> NDArray[np.bool] | None:
         """Whether a unit relays what no other does, beyond chance, bool ``(step, unit)``.
 
-        That is so where X_in and X_out share more than by chance when the states of all units but
-        this one are known, and no more than by chance when its state is known too; both at 5 % for
-        all units and steps together. Where the states of all units do not account for everything,
-        as before the last input, no unit can be told from the rest, and none is beyond chance. Nor
-        is a unit that was not tested (``movable`` is 0); that says nothing about it. None where no
-        permutations were asked for.
+        Two tests at 5 %, for all units and steps together, decide. X_in and X_out share more than
+        by chance when the states of all other units are known. They share no more than by chance
+        when the state of this unit is known too. The second test fails if the states of all units
+        do not account for everything, for example before the last input; then no unit is beyond
+        chance. A unit that was not tested (``movable`` is 0) is not beyond chance either, which
+        says nothing about it. None without permutations.
         """
         if self.chance_p_values is None or self.unexplained_p_values is None:
             return None
@@ -263,14 +266,14 @@ class LayerRelay:
     """What one recurrent layer relays.
 
     Attributes:
-        time_steps: The analysed steps, int64 ``(step,)``; a negative one counts back from each
+        time_steps: Analysed steps, int64 ``(step,)``. A negative step counts back from each
             sequence's own end.
         backward: Whether the layer reads the sequences from their end.
         inputs_ended: Whether all sequences counted at the step had their last input by then, bool
-            ``(step,)``; all True where the end of the inputs was not given.
-        samples: Number of sequences counted at the step, int64 ``(step,)``; those that are too
-            short for it are not.
-        distinct_states: Number of different joint states of the units among them, int64
+            ``(step,)``; all True if the end of the inputs is not given.
+        samples: Number of sequences counted at the step, int64 ``(step,)``. Sequences that are too
+            short for the step are not counted.
+        distinct_states: Number of different joint states of all units in these sequences, int64
             ``(step,)``.
         concepts: Results by concept name.
     """
@@ -283,42 +286,39 @@ class LayerRelay:
     concepts: Mapping[str, ConceptRelay]
 
     def __getitem__(self, concept: str) -> ConceptRelay:
-        """Results of a concept.
-
-        Raises:
-            KeyError: If there is no such concept; lists those there are.
-        """
+        """Results of a concept; a KeyError lists the known ones."""
         return known("concept", concept, self.concepts)
 
     def place(self, step: int = -1) -> int:
-        """Index of a step in the arrays, as of ``ConceptRelay.place``."""
+        """Index of a step in the arrays; see ``ConceptRelay.place``."""
         return place_of(step, self.time_steps, backward=self.backward)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RelayReport:
-    """Results of one relay analysis: ``report["rnn.l0"]["joint"]`` are those of a concept.
+    """Results of one relay analysis; ``report["rnn.l0"]["joint"]`` holds those of a concept.
 
-    Printed, it is a summary; ``to_dataframe`` and ``to_xarray`` give all numbers.
+    It prints as a summary; ``to_dataframe`` and ``to_xarray`` give all numbers.
 
     Attributes:
         layers: Results by layer key such as ``"rnn.l0"``.
         mutual_information: I(X_in; X_out) of all analysed sequences in bits, by concept name.
-        input_entropy: H(X_in) of all analysed sequences in bits, by concept name: the most that a
-            layer can relay.
+        input_entropy: H(X_in) of all analysed sequences in bits, by concept name; a layer cannot
+            relay more.
         samples: Number of sequences analysed.
-        samples_seen: Number of sequences there were; the others were left out by ``max_samples``.
+        samples_seen: Number of sequences seen; ``max_samples`` left out the others.
         samples_fitted: Number of sequences to which the thresholds of the codes were fitted: all
-            that were analysed, or the first of those seen.
-        threshold_agreement: Where thresholds were fitted to the first sequences only, by layer
-            key: the fraction of the codes of a fair sample of all sequences that thresholds fitted
-            to that sample would give too, at the step and of the unit where it is lowest.
-        expected_agreement: What that would be if all sequences were like the first, by layer key.
-        beyond_thresholds: Number of sequences that have a step for which there are no thresholds,
-            because too few of the first have it, by layer key; these steps are left out.
-        measure: How it was measured.
+            analysed ones, or the first of those seen.
+        threshold_agreement: Fraction of the codes of a fair sample of all sequences that thresholds
+            fitted to this sample would give too, at the step and of the unit where it is lowest,
+            by layer key. Only layers whose thresholds were fitted to the first sequences.
+        expected_agreement: Expected value of ``threshold_agreement`` if all sequences were like the
+            first, by layer key.
+        beyond_thresholds: Number of sequences with a step that has no thresholds because too few
+            of the first sequences have it, by layer key. These steps are left out.
+        measure: How relay information was measured.
         inputs_end: Step at which the last input was presented, or these steps by module name; None
-            where it was not given.
+            if it was not given.
         x_in: Where X_in was found, in words; None outside a Trainer.
         x_out: Where X_out was found, in words; None outside a Trainer.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
@@ -346,15 +346,11 @@ class RelayReport:
     beyond_thresholds: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, layer: str) -> LayerRelay:
-        """Results of a layer.
-
-        Raises:
-            KeyError: If there is no such layer; lists those there are.
-        """
+        """Results of a layer; a KeyError lists the known ones."""
         return known("layer", layer, self.layers)
 
     def __str__(self) -> str:
-        """The summary, at most 15 lines."""
+        """Summary of at most 15 lines."""
         return summary(self)
 
     __repr__ = __str__
@@ -365,9 +361,10 @@ class RelayReport:
     def to_dataframe(self) -> DataFrame:
         """All results of units as a pandas frame, a row for each layer, concept, step and unit.
 
-        Columns are what ``ConceptRelay`` says of a unit, and of the step: ``information`` of all
-        units, ``mutual_information``, ``samples``, ``inputs_ended``, ``unattributed``; and
-        ``stage``, ``epoch`` and ``global_step``, so that frames of several epochs can be joined.
+        Columns are the arrays ``(step, unit)`` of ``ConceptRelay``; of each step ``information`` of
+        all units, ``mutual_information``, ``samples``, ``inputs_ended``, ``distinct_states`` and
+        ``unattributed``; and ``stage``, ``epoch`` and ``global_step``, so that frames of several
+        epochs can be joined.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -392,14 +389,17 @@ class RelayReport:
         """One of the pictures that TensorBoard shows; a notebook shows it by itself.
 
         Args:
-            what: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``, or ``"layers"``: what
-                each layer relays at each step.
-            layer: Key of the layer; default: the first.
-            concept: Name of the concept; default: the first.
+            what: Name of the picture: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``, or
+                ``"layers"`` (bits relayed by each layer at each step).
+            layer: Key of the layer. Default: the first.
+            concept: Name of the concept. Default: the first.
+
+        Returns:
+            An RGB image.
 
         Raises:
-            KeyError: If there is no such picture, layer or concept.
-            ValueError: If shares were not measured.
+            KeyError: If there is no such picture, layer or concept; lists the known ones.
+            ValueError: If the picture shows shares and these were not measured.
         """
         draw = known("picture", what, PICTURES)
         key = next(iter(self.layers)) if layer is None else layer
@@ -408,18 +408,18 @@ class RelayReport:
 
     @property
     def full_condition(self) -> int:
-        """Place, in the evidence of an order, of the condition that holds all units.
+        """Index, in arrays ``(step, unit + 1)``, of the condition that holds all units.
 
-        The last of a shrinking order, which ends with all units known; the first of a growing one,
-        whose last unit leaves R first.
+        It is the last of a shrinking order, which ends with all units known, and the first of a
+        growing one.
         """
         return -1 if self.measure.direction == "shrink" else 0
 
     def save(self, path: str | Path | IO[bytes]) -> None:
-        """Write the report to an ``.npz`` file, or an open binary file, which NumPy alone can read.
+        """Write the report in the ``.npz`` format to a path or an open binary file.
 
-        Arrays stand under ``layer/field`` and ``layer/concept/field``, everything else as JSON
-        under ``header``.
+        NumPy alone can read it. Arrays are under ``layer/field`` and ``layer/concept/field``,
+        everything else is JSON under ``header``.
         """
         header: dict[str, Any] = {"format": FORMAT, "layers": {}}
         header |= {
@@ -441,7 +441,7 @@ class RelayReport:
         """Read a report that ``save`` wrote; nothing in the file is executed.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
             ValueError: If the file holds no relay report, or one of another format.
         """
         with opened(path, "relay", FORMAT) as (header, file):
@@ -449,10 +449,10 @@ class RelayReport:
             for key, about in header["layers"].items():
                 backward = about["backward"]
                 concepts = {
-                    concept: ConceptRelay(
-                        **read(file, ConceptRelay, f"{key}/{concept}"), backward=backward
+                    name: ConceptRelay(
+                        **read(file, ConceptRelay, f"{key}/{name}"), backward=backward
                     )
-                    for concept in about["concepts"]
+                    for name in about["concepts"]
                 }
                 parts = read(file, LayerRelay, key)
                 layers[key] = LayerRelay(**parts, backward=backward, concepts=concepts)

@@ -1,4 +1,4 @@
-"""The few numbers of a report that are worth a curve and a monitor."""
+"""Scalars of a report, for curves and monitors."""
 
 from __future__ import annotations
 
@@ -15,36 +15,9 @@ if TYPE_CHECKING:
 
 
 def relay_scalars(report: RelayReport) -> dict[str, float]:
-    """Scalars of a report by name, to be logged under a prefix.
+    """Scalars by name without prefix, listed in ``RelayInformationCallback``.
 
-    Means run over the steps at which all inputs had been presented, each weighted with the number
-    of sequences that are long enough for it. The last step is -1, the last of each sequence, where
-    that was analysed, and otherwise the one of the largest index; for a backward layer, which ends
-    at step 0, the one of the smallest.
-
-    - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
-    - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
-    - ``{layer}/{concept}/largest_share_last``, with shares: the largest relay share of a unit at
-      the last step, bits.
-    - ``{layer}/{concept}/unattributed``, with shares: mean of I_R of all units minus the sum of
-      their relay shares, bits: what is in no unit's share.
-    - ``{layer}/{concept}/units_needed_last``: size of the set of units that tells 90 % of what all
-      units tell at the last step; see ``ConceptRelay.smallest_set``.
-    - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
-      X_out, whichever is lower, fraction of 1.
-    - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
-      exceeds by chance with the probability .05, bits.
-    - ``{layer}/{concept}/units_above_chance``, with permutations: mean number of units that relay,
-      beyond chance, what no other unit does; see ``ConceptRelay.beyond_chance``.
-    - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of their orders
-      with that of all sequences.
-    - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
-    - ``{layer}/threshold_agreement``, where thresholds were fitted to the first sequences only:
-      fraction of the codes of a fair sample that thresholds fitted to it would give too, at the
-      step and of the unit where it is lowest.
-
-    Raises:
-        StepError: If at every analysed step the states of some sequence had not seen all input.
+    Raises a StepError if at every analysed step some sequence had input still to come.
     """
     scalars = {
         f"{concept}/mutual_information": bits for concept, bits in report.mutual_information.items()
@@ -71,7 +44,7 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
 
 
 def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.float64]]:
-    """What is averaged over the steps, ``(step,)`` each."""
+    """Values to average over the steps, ``(step,)`` each."""
     values = {
         "information": relay.information[:, 0],
         "coverage": relay.coverage[:, full_condition],
@@ -91,7 +64,7 @@ def _raise_all_early(report: RelayReport, key: str, reverse: bool) -> NoReturn:
     if reverse:
         raise StepError(
             f"time_steps: {key!r} reads from the end and has seen all input at step 0 only, which "
-            "is not among the analysed steps; add 0, or leave inputs_end out"
+            "was not analysed; add 0, or leave inputs_end out"
         )
     raise StepError(
         f"inputs_end: got {report.inputs_end}, which comes after every analysed step of "

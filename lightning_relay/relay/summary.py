@@ -1,4 +1,4 @@
-"""A relay report in a few lines."""
+"""Summary of a relay report in a few lines."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LEAST = 0.005
 
 
 def summary(report: RelayReport) -> str:
-    """Say what the units relay at the last step, in at most 15 lines."""
+    """What the units relay at the last step, in at most 15 lines."""
     lines = [headline(report)]
     left = sum(len(layer.concepts) for layer in report.layers.values())
     for key, layer in report.layers.items():
         for number, concept in enumerate(layer.concepts):
             block = [] if number else [about_layer(key, layer)]
-            said = about_concept(report, layer, concept)
-            block += [f"  {said[0]}", *(f"    {line}" for line in said[1:])]
+            relayed, *more = _three(report, layer, concept)
+            block += [f"  {concept}: {relayed}", *(f"    {line}" for line in more if line)]
             if len(lines) + len(block) > MOST_LINES - (left > 1):
                 break
             lines += block
@@ -39,7 +39,7 @@ def summary(report: RelayReport) -> str:
 
 
 def html_summary(report: RelayReport) -> str:
-    """The same as a table, with a row for each layer and concept."""
+    """The summary as a table with a row for each layer and concept."""
     names = ["layer", "step", "concept", "what the units relay", "units", "notes"]
     rows = [
         [key, str(layer.time_steps[layer.place()]), concept, *_three(report, layer, concept)]
@@ -57,7 +57,7 @@ def html_summary(report: RelayReport) -> str:
 
 
 def headline(report: RelayReport) -> str:
-    """Which evaluation, and how many sequences."""
+    """Evaluation and number of sequences."""
     where = [] if report.stage is None else [f"{report.stage}, epoch {report.epoch}"]
     many = f"{report.samples}"
     if report.samples != report.samples_seen:
@@ -66,7 +66,7 @@ def headline(report: RelayReport) -> str:
 
 
 def about_layer(key: str, layer: LayerRelay) -> str:
-    """Size of a layer, and the step that is summed up."""
+    """Size of a layer, and the step that the summary is about."""
     place = layer.place()
     units = next(iter(layer.concepts.values())).units.shape[1]
     step = layer.time_steps[place]
@@ -75,13 +75,8 @@ def about_layer(key: str, layer: LayerRelay) -> str:
     return f"{key}, {units} units, at {named} ({layer.samples[place]} sequences){early}:"
 
 
-def about_concept(report: RelayReport, layer: LayerRelay, concept: str) -> list[str]:
-    """What a layer relays of a concept at its last step, in up to three lines."""
-    relayed, units, notes = _three(report, layer, concept)
-    return [line for line in (f"{concept}: {relayed}", units, notes) if line]
-
-
 def _three(report: RelayReport, layer: LayerRelay, concept: str) -> tuple[str, str, str]:
+    """What a layer relays of a concept at its last step; its units; notes. Two can be empty."""
     relay = layer[concept]
     place = relay.place()
     relayed = (
@@ -104,7 +99,7 @@ def _shares(relay: ConceptRelay, place: int) -> str:
         return ""
     share = relay.share[place]
     largest = [
-        f"{unit} ({share[unit]:.2f})" for unit in relay.top_units(_TOP) if share[unit] > 0.005
+        f"{unit} ({share[unit]:.2f})" for unit in relay.top_units(_TOP) if share[unit] > _LEAST
     ]
     text = f"largest shares, bits: {', '.join(largest)}" if largest else "no unit has a share"
     return f"{text}; in no unit's share: {relay.unattributed[place]:z.2f} bits"

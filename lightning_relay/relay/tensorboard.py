@@ -1,4 +1,4 @@
-"""A report in TensorBoard: pictures and a table for each layer and concept."""
+"""A report in TensorBoard: pictures and tables of each layer and concept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHARES = "largest shares, bits"
 _ORDER = "order, most important first"
 
 _MOST_NAMED = 12
-"""More units than this that are not ranked are counted instead of named."""
+"""Up to this many unranked units are named; more are counted."""
 
 
 def write_relay_report(
@@ -35,19 +35,7 @@ def write_relay_report(
     *,
     suffix: str = "",
 ) -> None:
-    """Write the images and tables of a report.
-
-    Tags are ``{prefix}/{layer}/{concept}/`` and ``relay_share``, ``greedy_order`` or
-    ``units_needed`` for images, ``relay_table`` for tables; and ``{prefix}/{concept}/layers`` for
-    the image of all layers, where there are several.
-
-    Args:
-        writer: TensorBoard's writer.
-        report: The report.
-        prefix: First part of the tags.
-        global_step: The step they are written at.
-        suffix: Last part of the tags.
-    """
+    """Write the images and tables of a report under the tags that the callback lists."""
     images: dict[str, NDArray[np.uint8]] = {}
     for key, layer in report.layers.items():
         for concept, relay in layer.concepts.items():
@@ -64,7 +52,7 @@ def write_relay_report(
 
 
 def relay_table(report: RelayReport, layer: str, concept: str) -> str:
-    """Markdown table with a row for each analysed step: evidence, information, shares, order."""
+    """Markdown table of evidence, information, shares and order, with a row for each step."""
     results = report.layers[layer]
     relay = results.concepts[concept]
     units = relay.units.shape[1]
@@ -95,7 +83,7 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         f"{measure.direction} order, {measure.estimator} estimate. "
         f"{_sources(report)}{_thresholds(report, layer)}"
         "Units that tell 90 %: a set that grows by the unit that adds most until it tells 90 % of "
-        "what all units tell; ≈ before a unit: another would have done as well; (?): too few "
+        "what all units tell; ≈ before a unit: another unit adds as much; (?): too few "
         "sequences to be sure. "
         f"Order: the {shown} most important of {units} units; ≈ before a unit: it is tied with "
         "another, so the data do not tell its place. Units in brackets are not ranked, because "
@@ -111,16 +99,10 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
 
 
 def order_in_words(relay: ConceptRelay, place: int, count: int) -> str:
-    """The most important units of the greedy order at one of the analysed steps.
+    """The ``count`` most important units of the greedy order at the index of a step.
 
-    Args:
-        relay: Results of a concept.
-        place: Index of the step.
-        count: Maximum number of units; of units that are not ranked all are named, or none.
-
-    Returns:
-        Unit indices, most important first, with ≈ before a tied one. Units that are not resolved
-        stand in brackets, in the order of their indices; more than 12 of them are counted.
+    ≈ marks a tied unit. Unresolved units are in brackets by index, all or none of a group; more
+    than 12 of them are counted.
     """
     ambiguous, resolved = relay.ambiguous[place], relay.resolved[place]
     order = [(unit, ambiguous[unit], resolved[unit]) for unit in relay.units[place]]
@@ -143,7 +125,7 @@ def order_in_words(relay: ConceptRelay, place: int, count: int) -> str:
 
 
 def _smallest(relay: ConceptRelay, place: int) -> str:
-    """A small set that tells 90 %, and whether it is the only one and sure."""
+    """A small set that tells 90 %, with marks for ties and too few sequences."""
     chosen = relay.smallest_set_at(place)
     tied, resolved = relay.telling_tied[place], relay.telling_resolved[place]
     some = " ".join(f"{'≈' if tied[unit] else ''}{unit}" for unit in chosen[:_SHARES_IN_TABLE])
@@ -159,7 +141,7 @@ def _with_interval(relay: ConceptRelay, step: int) -> str:
 
 
 def _chance_columns(relay: ConceptRelay) -> dict[str, list[str]]:
-    """What all units are by chance; nothing where no permutations were asked for."""
+    """Chance level and p of all units; empty without permutations."""
     if relay.chance_level is None or relay.chance_p_values is None or relay.movable is None:
         return {}
     tested = relay.movable[:, 0] > 0
@@ -176,22 +158,22 @@ def _chance_columns(relay: ConceptRelay) -> dict[str, list[str]]:
 
 
 def _alone_column(relay: ConceptRelay) -> dict[str, list[str]]:
-    """How many units alone are beyond chance, of those that can be tested."""
+    """Number of units beyond chance, of those tested; empty without permutations."""
     if relay.beyond_chance is None or relay.movable is None or relay.unexplained_p_values is None:
         return {}
     tested = (relay.movable[:, 1:] > 0).sum(1)
     unexplained = relay.unexplained_p_values <= CHANCE_LEVEL
-    words = []
-    for beyond, number, rest in zip(relay.beyond_chance.sum(1), tested, unexplained, strict=True):
-        if number and rest:
-            words.append("cannot tell")
-        else:
-            words.append(f"{beyond} of {number} tested" if number else "none tested")
+    words = [
+        ("cannot tell" if rest else f"{beyond} of {number} tested") if number else "none tested"
+        for beyond, number, rest in zip(
+            relay.beyond_chance.sum(1), tested, unexplained, strict=True
+        )
+    ]
     return {"units beyond chance": words}
 
 
 def _share_columns(relay: ConceptRelay) -> dict[str, list[str]]:
-    """What is not attributed, and the largest shares; nothing where shares were not measured."""
+    """Unattributed information and the largest shares; empty without shares."""
     if relay.share is None or relay.share_error is None or relay.unattributed is None:
         return {}
     largest = np.argsort(-relay.share, axis=1, kind="stable")[:, :_SHARES_IN_TABLE]
@@ -210,14 +192,14 @@ def _shares(report: RelayReport, relay: ConceptRelay) -> str:
     number = report.measure.n_orders
     orders = f"{number} random orders"
     if isinstance(number, float):
-        orders = f"as many random orders as a standard error of {number:g} bits takes"
+        orders = f"random orders, added until the standard error is at most {number:g} bits"
     shown = min(_SHARES_IN_TABLE, relay.share.shape[1])
     return (
-        f"Shares: the {shown} units with the largest relay share. That is what a unit takes away "
-        "when it becomes known, beyond what a permuted copy would. It is the mean over "
-        f"{orders}, or all where there are no more, ± its standard error by the choice of orders. "
-        "Unattributed: I_R minus the sum of all shares; where it is large, a small share does not "
-        "say that a unit is unimportant. "
+        f"Shares: the {shown} units with the largest relay share. A share is the information that "
+        "a unit takes away when it becomes known, beyond what a permuted copy takes away: the mean "
+        f"over {orders}, or over all orders if there are no more, ± its standard error by the "
+        "choice of orders. Unattributed: I_R minus the sum of all shares; if it is large, a small "
+        "share does not say that a unit is unimportant. "
     )
 
 
@@ -226,18 +208,19 @@ def _chance(report: RelayReport, relay: ConceptRelay) -> str:
         return ""
     untested = (relay.movable[:, 1:] == 0).sum()
     note = (
-        f"Chance level: what I(in; out) exceeds with the probability {CHANCE_LEVEL:g} when X_out "
-        f"is permuted, {report.measure.n_permutations} times; p: that of as much at any step, by "
-        "all units or one. A unit is beyond chance where input and output share more, when all "
-        "other units are known, than when X_out is permuted among sequences alike in these (p at "
-        f"most {CHANCE_LEVEL:g}), and no more when its state is known too. It cannot be told where "
-        "all units together do not account for what input and output share. "
+        f"Chance level: the value that I(in; out) exceeds with the probability {CHANCE_LEVEL:g} "
+        f"when X_out is permuted, {report.measure.n_permutations} times; p: the probability of a "
+        "value as large as the observed one at any step, of all units or of one. A unit is beyond "
+        "chance if, with all other units known, input and output share more than when X_out is "
+        f"permuted among sequences alike in these (p at most {CHANCE_LEVEL:g}), and no more once "
+        "the unit is known too. This cannot be told where all units together do not account for "
+        "what input and output share. "
     )
     if untested:
         note += (
             f"{untested} of {relay.movable[:, 1:].size} times a unit could not be tested, because "
-            "among sequences alike in all other units X_in or X_out never differs: that says "
-            "nothing for or against it. "
+            "among sequences alike in all other units X_in or X_out never differs; this says "
+            "nothing for or against the unit. "
         )
     if not relay.movable.any():
         note += "Nothing could be tested at all: X_in or X_out is the same in all sequences. "
@@ -247,9 +230,7 @@ def _chance(report: RelayReport, relay: ConceptRelay) -> str:
 def _intervals(report: RelayReport, relay: ConceptRelay) -> str:
     if relay.lower is None:
         return ""
-    return (
-        f"After I_R its 95 % interval by {report.measure.n_bootstraps} resamples of the sequences. "
-    )
+    return f"After I_R: its 95 % interval from {report.measure.n_bootstraps} resamples. "
 
 
 def _sources(report: RelayReport) -> str:
@@ -262,10 +243,9 @@ def _thresholds(report: RelayReport, layer: str) -> str:
     if layer not in report.threshold_agreement:
         return ""
     return (
-        f"Thresholds were fitted to the first {report.samples_fitted} sequences; of a fair sample "
-        "of all, thresholds fitted to it would give "
-        f"{report.threshold_agreement[layer]:.1%} of the codes, at the step and of the unit where "
-        "they agree least; expected were "
+        f"Thresholds were fitted to the first {report.samples_fitted} sequences. Thresholds fitted "
+        f"to a fair sample of all would give {report.threshold_agreement[layer]:.1%} of its codes "
+        "too, at the step and of the unit where they agree least; expected are "
         f"{report.expected_agreement[layer]:.1%}. {report.beyond_thresholds[layer]} sequences have "
-        "steps without thresholds, which are left out. "
+        "steps without thresholds; these steps are left out. "
     )

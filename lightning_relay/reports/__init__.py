@@ -1,1 +1,1 @@
-"""What reports have in common: their files, and how pictures of them are drawn."""
+"""Files, look-up by name and drawing, for all kinds of reports."""

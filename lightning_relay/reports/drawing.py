@@ -1,7 +1,4 @@
-"""What the pictures share: sizes, colours, axes and cells, legible at a TensorBoard card's width.
-
-Up to 350 pixels TensorBoard shows a picture unscaled.
-"""
+"""Sizes, colours, axes and cells of pictures; TensorBoard scales those wider than 350 pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ LEFT, RIGHT = 40, 10
 PANEL_WIDTH = 300
 LINE = 16
 HALF = 176
-"""Where the second column of a legend begins."""
+"""Left edge of the second column of a legend."""
 
 INK = (40, 40, 40)
 GRID = (205, 205, 205)
@@ -27,7 +24,7 @@ GREY = (150, 150, 150)
 MARK = (0, 0, 0)
 
 STRIPES = 5
-"""One of this many diagonals is drawn over cells that tell nothing."""
+"""One of this many diagonals is drawn over unresolved cells."""
 
 FONT = ImageFont.load_default(11)
 
@@ -35,7 +32,7 @@ FONT = ImageFont.load_default(11)
 def draw_axis(
     draw: ImageDraw.ImageDraw, values: list[float], y_of: Callable[[float], int], right: int
 ) -> None:
-    """Lines at the values, highest first, with numbers where there is room below the last."""
+    """Draw a line at each value, highest first, with its number if it does not touch the last."""
     above = -LINE
     for value in values:
         y = y_of(value)
@@ -57,12 +54,12 @@ def ramp(anchors: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray
 
 
 def ticks(count: int, length: int, apart: int) -> range:
-    """Which of so many cells over a length in pixels are labelled, labels so far apart."""
+    """Cells to label, of ``count`` over ``length`` pixels, at least ``apart`` pixels apart."""
     return range(0, count, max(1, -(-apart * count // max(length, 1))))
 
 
 def shortened(text: str, width: int) -> str:
-    """The text, with an ellipsis in its middle where it is wider than so many pixels."""
+    """The text, with an ellipsis in its middle if it is wider than ``width`` pixels."""
     if FONT.getlength(text) <= width:
         return text
     for length in range(len(text) - 1, 0, -1):
@@ -74,7 +71,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def lines_of_text(title: str, text: str) -> NDArray[np.uint8]:
-    """A picture ``(height, 350, 3)`` that is a title and a text, where there is nothing to draw."""
+    """A picture ``(height, 350, 3)`` of a title and a text, if there is nothing to draw."""
     width = LEFT + PANEL_WIDTH
     lines = [""]
     for word in text.split():

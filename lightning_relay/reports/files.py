@@ -1,4 +1,4 @@
-"""Reports as files: arrays by name, and a header of JSON; NumPy alone can read them."""
+"""Files of reports: arrays by name and a JSON header, which NumPy alone can read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CLASSES = {"relay": "RelayReport", "knock-out": "KnockoutReport"}
-"""What reads the reports of each kind. A header that names no kind is that of a relay report."""
+"""Class that reads each kind of report. A header without a kind is that of a relay report."""
 
 
 def write(
     path: str | Path | IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write an ``.npz`` file, or to an open binary file."""
+    """Write the ``.npz`` format to a path or an open binary file."""
     with Path(path).open("wb") if isinstance(path, str | Path) else nullcontext(path) as file:
         np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
 
@@ -34,14 +34,7 @@ def opened(
 ) -> Iterator[tuple[dict[str, Any], Mapping[str, NDArray[Any]]]]:
     """The header and the arrays of a file that ``write`` wrote.
 
-    Args:
-        path: A path, or an open binary file.
-        kind: Kind of the report, ``"relay"`` or ``"knock-out"``.
-        version: Version of the format that is read.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file holds no report, one of another kind, or one of another format.
+    Raises a ValueError if it holds no report, or one of another kind or version of the format.
     """
     if isinstance(path, str | Path) and Path(path).exists() and not is_zipfile(path):
         raise ValueError(f"path: {str(path)!r} holds no {kind} report")
@@ -64,7 +57,7 @@ def opened(
 
 
 def kind_of(path: Path) -> str | None:
-    """Kind of the report in a file, ``"relay"`` or ``"knock-out"``; None if it holds none."""
+    """Kind of the report in a file, ``"relay"`` or ``"knock-out"``; None for other files."""
     if not is_zipfile(path):
         return None
     with np.load(path, allow_pickle=False) as file:
@@ -76,13 +69,11 @@ def kind_of(path: Path) -> str | None:
 
 def arrays_of(result: Any, prefix: str) -> dict[str, NDArray[Any]]:
     """The arrays among the fields of a dataclass, by name under ``prefix``."""
-    parts = {part.name: getattr(result, part.name) for part in fields(result)}
-    return {
-        f"{prefix}/{name}": part for name, part in parts.items() if isinstance(part, np.ndarray)
-    }
+    parts = {f"{prefix}/{part.name}": getattr(result, part.name) for part in fields(result)}
+    return {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
 
 
 def read(file: Mapping[str, NDArray[Any]], kind: Any, prefix: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a dataclass of this kind that ``arrays_of`` put under ``prefix``."""
+    """The arrays that ``arrays_of`` put under ``prefix``, by field of the dataclass ``kind``."""
     names = {part.name: f"{prefix}/{part.name}" for part in fields(kind)}
     return {name: file[key] for name, key in names.items() if key in file}

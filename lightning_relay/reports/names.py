@@ -11,19 +11,15 @@ Result = TypeVar("Result")
 
 
 class UnknownNameError(KeyError):
-    """No result has this name; its message reads as it was written."""
+    """A KeyError whose message has no quotation marks around it."""
 
     def __str__(self) -> str:
-        """The message, without the quotation marks that a KeyError puts around it."""
+        """The message as it was written."""
         return str(self.args[0])
 
 
 def known(kind: str, name: str, results: Mapping[str, Result]) -> Result:
-    """The result of this name.
-
-    Raises:
-        UnknownNameError: If there is none; lists the names there are.
-    """
+    """The result with this name; an UnknownNameError lists the known names."""
     if name in results:
         return results[name]
     names = ", ".join(map(repr, results))

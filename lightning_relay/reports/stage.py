@@ -1,4 +1,4 @@
-"""Stages of a Trainer whose evaluations are analysed."""
+"""Stages of a Trainer that can be analysed."""
 
 from typing import Literal
 

@@ -56,7 +56,7 @@ def test_the_time_is_that_of_a_run_times_their_number(
 ) -> None:
     assert after_runs(clock, of_run, runs, batches=8) == [
         f"Knock-outs: 9 sets on 8 batches take about {80 * of_run:.0f} s in an evaluation; "
-        "max_batches=, every_n_epochs= and max_sets= of the selection make it less."
+        "max_batches=, every_n_epochs= and max_sets= of the selection reduce that."
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_relay import RelayInformationCallback, RelayMeasure, RelayReport
+from lightning_relay.callbacks.evaluations import report_directory
 from lightning_relay.relay.picture import share_image
 from tests.support.images import decoded
 from tests.support.models import CLASSES, Classifier, Frozen, loader
@@ -152,6 +155,13 @@ def test_without_a_logger_nothing_is_written(
     )
     assert len(callback.reports) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_are_not_saved_to_a_remote_directory() -> None:
+    remote: Any = SimpleNamespace(fast_dev_run=False, loggers=[None], log_dir="s3://runs/1")
+    with pytest.warns(UserWarning, match="not saved to 's3://runs/1'; name a local .* dirpath="):
+        assert report_directory(remote, None, "relay_reports") is None
+    assert report_directory(remote, "here", "relay_reports") == Path("here")
 
 
 def test_other_loggers_get_the_scalars(tmp_path: Path) -> None:

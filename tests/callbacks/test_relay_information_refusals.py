@@ -177,7 +177,7 @@ def test_a_module_called_twice_or_never_in_a_step_is_refused() -> None:
 
     for kind, message in (
         (Twice, r"layer 'rnn.l0' was given 2 batches of sequences in one step; it takes one:"),
-        (Never, r"layer 'rnn.l0' was not called in this step; name the modules that are called i"),
+        (Never, r"layer 'rnn.l0' was not called in this step; name only modules that every st"),
     ):
         with pytest.raises(ValueError, match=message):
             quiet_trainer(RelayInformationCallback()).validate(kind(), loader(), verbose=False)

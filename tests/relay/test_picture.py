@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.report import RelayReport
+from tests.support.changed import changed
 from tests.support.reports import EVIDENCE, small_report
 
 REPORT = small_report()
@@ -14,19 +15,6 @@ TOP = 36 + 70 + 24
 BITS = REPORT.input_entropy["joint"]
 WHITE, DARKEST, ORANGE = [250, 250, 245], [8, 48, 107], [230, 120, 40]
 BAR, PALE, LIMIT, MARK = [66, 128, 194], [188, 214, 238], [200, 80, 20], [0, 0, 0]
-
-
-def changed(report: RelayReport = REPORT, **fields: Any) -> RelayReport:
-    """The report with other results of its layer or its concept."""
-    layer = report["rnn.l0"]
-    of_layer = {name: fields.pop(name) for name in list(fields) if hasattr(layer, name)}
-    relay = dataclasses.replace(layer["joint"], **fields, **_steps(of_layer))
-    layer = dataclasses.replace(layer, **of_layer, concepts={"joint": relay})
-    return dataclasses.replace(report, layers={"rnn.l0": layer})
-
-
-def _steps(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: fields[name] for name in ("time_steps", "backward") if name in fields}
 
 
 def drawn(report: RelayReport, what: Picture = "relay_share") -> NDArray[np.int64]:
@@ -56,7 +44,7 @@ def rows_of(part: NDArray[np.int64], colour: list[int]) -> list[int]:
 
 def test_a_cell_is_the_darker_the_larger_the_share_up_to_the_entropy_of_the_input() -> None:
     share = BITS * np.linspace(0, 1, 30).reshape(6, 5)
-    pixels = cells(changed(share=share))
+    pixels = cells(changed(REPORT, share=share))
     assert (pixels == pixels[:, :, :1]).all()
     assert np.all(np.diff(pixels[:, :, 0].sum(2).flatten()) < 0)
     assert pixels[0, 0, 0].tolist() == WHITE
@@ -67,15 +55,15 @@ def test_the_same_share_has_the_same_colour_whatever_the_others_have() -> None:
     share = np.full((6, 5), 0.1)
     alone, beside = share.copy(), share.copy()
     beside[0, 1:] = 1.5
-    assert cells(changed(share=alone))[0, 0, 0].tolist() == (
-        cells(changed(share=beside))[0, 0, 0].tolist()
+    assert cells(changed(REPORT, share=alone))[0, 0, 0].tolist() == (
+        cells(changed(REPORT, share=beside))[0, 0, 0].tolist()
     )
 
 
 def test_negative_shares_have_a_colour_of_their_own_on_the_same_scale() -> None:
     share = np.zeros((6, 5))
     share[:3, 0] = -BITS, -4.0, -1e-12
-    assert cells(changed(share=share))[:3, 0, 0].tolist() == [ORANGE, ORANGE, WHITE]
+    assert cells(changed(REPORT, share=share))[:3, 0, 0].tolist() == [ORANGE, ORANGE, WHITE]
 
 
 def bars(report: RelayReport) -> NDArray[np.int64]:
@@ -88,7 +76,11 @@ def test_bars_are_the_shares_and_on_top_what_is_in_no_units_share() -> None:
     whole = np.full((6, 6), BITS)
     panel = bars(
         changed(
-            share=share, information=whole, corrected=whole, inputs_ended=np.ones(6, dtype=bool)
+            REPORT,
+            share=share,
+            information=whole,
+            corrected=whole,
+            inputs_ended=np.ones(6, dtype=bool),
         )
     )
     for bar in panel:
@@ -116,14 +108,14 @@ def test_lines_stand_at_shared_corrected_chance_and_interval() -> None:
     for bar in bars(report):
         assert rows_of(bar[:, 1:5], LIMIT) == [32, 56]
         assert rows_of(bar[:, 11:12], MARK) == [*range(17), 48]
-    plain = bars(changed(mutual_information=rows[:, 0] / 2, corrected=rows / 4))
+    plain = bars(changed(REPORT, mutual_information=rows[:, 0] / 2, corrected=rows / 4))
     assert rows_of(plain[0], LIMIT) == [32]
 
 
 def test_the_axis_holds_values_above_the_entropy_and_below_zero() -> None:
     corrected = np.full((6, 6), 2 * BITS)
     information = np.full((6, 6), -BITS)
-    panel = bars(changed(corrected=corrected, information=information))
+    panel = bars(changed(REPORT, corrected=corrected, information=information))
     assert rows_of(panel[0], MARK) == [0]
     assert has(panel[5, -1], PALE) or has(panel[5, -1], BAR)
 
@@ -131,7 +123,7 @@ def test_the_axis_holds_values_above_the_entropy_and_below_zero() -> None:
 def test_numbers_of_sequences_are_drawn_where_they_differ() -> None:
     plain = drawn(REPORT)
     samples = np.array([80, 80, 60, 40, 20, 2])
-    more = drawn(changed(samples=samples))
+    more = drawn(changed(REPORT, samples=samples))
     assert len(more) == len(plain) + 30 + 24
     strip = more[TOP : TOP + 31, 40 : 40 + 6 * 24].reshape(31, 6, 24, 3).swapaxes(0, 1)
     heights = [len(rows_of(bar, [150, 150, 150])) for bar in strip]
@@ -142,9 +134,9 @@ def test_tied_units_have_one_shade_and_stripes_are_where_sequences_are_too_few()
     random = np.random.default_rng(0)
     resolved = random.random((6, 5)) < 0.5
     places = np.array([[0.5, 0.5, 2, 3, 4], [0, 1.5, 3.5, 1.5, 3.5], [1, 3, 4, 1, 1]] * 2)
-    pixels = cells(changed(places=places, resolved=resolved), "greedy_order")
+    pixels = cells(changed(REPORT, places=places, resolved=resolved), "greedy_order")
     np.testing.assert_array_equal(has(pixels, [150, 150, 150]), ~resolved)
-    whole = cells(changed(places=places, resolved=resolved | True), "greedy_order")
+    whole = cells(changed(REPORT, places=places, resolved=resolved | True), "greedy_order")
     assert (whole == whole[:, :, :1]).all()
     for cell, place in zip(whole[:, :, 0], places, strict=True):
         np.testing.assert_array_equal(
@@ -169,7 +161,7 @@ def large(steps: int, units: int, **fields: Any) -> RelayReport:
         "corrected": np.zeros((steps, units + 1)),
         "mutual_information": np.zeros(steps),
     }
-    return changed(**(plain | fields))
+    return changed(REPORT, **(plain | fields))
 
 
 def test_the_smallest_striped_cell_has_a_stripe() -> None:
@@ -213,7 +205,7 @@ def test_curves_are_what_growing_and_remaining_sets_tell() -> None:
     telling = np.tile([3, 1, 2, -1, -1], (6, 1))
     sure = np.ones((6, 5), dtype=bool)
     report = changed(
-        told=told, information=left, telling=telling, telling_resolved=sure, resolved=sure
+        REPORT, told=told, information=left, telling=telling, telling_resolved=sure, resolved=sure
     )
     np.testing.assert_allclose(curve(report, BAR), [87, 130.5, 174], atol=2.5)
     np.testing.assert_allclose(curve(report, [224, 120, 40]), [0, 87, 130.5], atol=2.5)
@@ -243,7 +235,7 @@ def test_a_report_of_nothing_is_drawn() -> None:
 
 
 def test_what_cannot_be_drawn_is_said() -> None:
-    with pytest.raises(ValueError, match=r"shares were not measured \(n_orders of RelayMeasure"):
+    with pytest.raises(ValueError, match=r"report: relay shares were not measured; measure "):
         small_report(n_orders=0).picture("relay_share")
     with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
         REPORT.picture("relay_share", concept="colour")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_relay.relay.scalars import relay_scalars
+from tests.support.changed import changed
 from tests.support.reports import EVIDENCE, small_report
 
 
@@ -27,34 +28,28 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
 
 
 def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
-    layer = small_report(steps=3, inputs_end=None).layers["rnn.l0"]
-    relay = dataclasses.replace(
-        layer.concepts["joint"],
+    report = changed(
+        small_report(steps=3, inputs_end=None),
         information=np.array([[3.0, 0], [1.0, 0], [2.0, 0]]),
         share=np.array([[0.5, 2.0], [1.0, 0.0], [3.0, 4.0]]),
         told=np.array([[0, 3.0, 3.0], [0, 0.5, 1.0], [0, 1.0, 2.0]]),
         coverage=np.array([[1.0, 0.5], [1.0, 0.25], [1.0, 0.0]]),
         telling=np.array([[1, 0], [0, 1], [0, 1]]),
         unattributed=np.array([0.25, 1.0, 9.0]),
-    )
-    layer = dataclasses.replace(
-        layer,
         time_steps=np.array([-1, 5, -4]),
         samples=np.array([60, 30, 10]),
         inputs_ended=np.array([True, True, False]),
-        concepts={"joint": relay},
     )
-    scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": layer}))
+    scalars = relay_scalars(report)
     assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
     assert scalars["rnn.l0/joint/information_last"] == 3.0
     assert scalars["rnn.l0/joint/largest_share_last"] == 2.0
     assert scalars["rnn.l0/joint/units_needed_last"] == 1.0
     assert scalars["rnn.l0/joint/coverage"] == pytest.approx((60 * 0.5 + 30 * 0.25) / 90)
     assert scalars["rnn.l0/joint/unattributed"] == pytest.approx((60 * 0.25 + 30 * 1.0) / 90)
-    growing = dataclasses.replace(small_report(direction="grow"), layers={"rnn.l0": layer})
+    growing = dataclasses.replace(small_report(direction="grow"), layers=report.layers)
     assert relay_scalars(growing)["rnn.l0/joint/coverage"] == 1.0
-    without = dataclasses.replace(layer, time_steps=np.array([2, 5, -4]))
-    scalars = relay_scalars(dataclasses.replace(small_report(), layers={"rnn.l0": without}))
+    scalars = relay_scalars(changed(report, time_steps=np.array([2, 5, -4])))
     assert scalars["rnn.l0/joint/information_last"] == 1.0
 
 
@@ -68,18 +63,15 @@ def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> No
     p_values = np.ones((6, 6))
     p_values[:, 0] = 0.001
     p_values[2, 1:3] = p_values[5, 4] = p_values[0, 1:] = 0.05
-    layer = report.layers["rnn.l0"]
-    relay = dataclasses.replace(
-        layer.concepts["joint"],
+    report = changed(
+        report,
         chance_level=np.arange(36.0).reshape(6, 6),
         chance_p_values=p_values,
         unexplained_p_values=np.ones(6),
         rank_stability=np.array([9.0, 9.0, 0.5, 0.25, 1.0, 0.25]),
+        samples=np.array([9, 9, 40, 20, 20, 20]),
     )
-    layer = dataclasses.replace(
-        layer, concepts={"joint": relay}, samples=np.array([9, 9, 40, 20, 20, 20])
-    )
-    scalars = relay_scalars(dataclasses.replace(report, layers={"rnn.l0": layer}))
+    scalars = relay_scalars(report)
     assert scalars["rnn.l0/joint/chance_level"] == (40 * 12 + 20 * 18 + 20 * 24 + 20 * 30) / 100
     assert scalars["rnn.l0/joint/units_above_chance"] == (40 * 2 + 20 * 1) / 100
     assert scalars["rnn.l0/joint/rank_stability"] == pytest.approx((20 + 5 + 20 + 5) / 100)
@@ -118,6 +110,6 @@ def test_a_backward_layer_ends_at_step_0() -> None:
     assert scalars["rnn.l0_reverse/threshold_agreement"] == 0.75
     layer.inputs_ended[:] = False
     with pytest.raises(
-        ValueError, match=r"time_steps: 'rnn.l0_reverse' reads from the end and has"
+        ValueError, match=r"time_steps: 'rnn.l0_reverse' reads from the end .*; add 0, or leave"
     ):
         relay_scalars(report)

@@ -4,19 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_relay import RelayReport
 from lightning_relay.relay.summary import MOST_LINES
+from tests.support.changed import changed
 from tests.support.reports import small_report
 
 REPORT = small_report()
-
-
-def with_concept(**fields: Any) -> RelayReport:
-    layer = REPORT["rnn.l0"]
-    relay = dataclasses.replace(layer["joint"], **fields)
-    return dataclasses.replace(
-        REPORT, layers={"rnn.l0": dataclasses.replace(layer, concepts={"joint": relay})}
-    )
 
 
 def last(values: list[float]) -> np.ndarray[Any, np.dtype[Any]]:
@@ -38,7 +30,7 @@ PLAIN: dict[str, Any] = {
 
 
 def test_a_report_is_printed_as_what_its_units_relay_at_the_last_step() -> None:
-    report = dataclasses.replace(with_concept(**PLAIN), stage="test", epoch=3, samples_seen=90)
+    report = dataclasses.replace(changed(REPORT, **PLAIN), stage="test", epoch=3, samples_seen=90)
     assert str(report).splitlines() == [
         "Relay report: test, epoch 3; 80 of 90 sequences",
         "rnn.l0, 5 units, at step 5 (80 sequences):",
@@ -57,7 +49,7 @@ def test_ties_and_too_few_sequences_are_said_in_words() -> None:
         "resolved": last([0, 0, 1, 1, 1]).astype(bool),
         "share": last([0, 0, 0, 0, 0]),
     }
-    lines = str(with_concept(**(PLAIN | unsure))).splitlines()
+    lines = str(changed(REPORT, **(PLAIN | unsure))).splitlines()
     assert lines[2].endswith("90 % of it: 3, 1, or others as good (too few sequences to be sure)")
     assert lines[3:] == [
         "    no unit has a share; in no unit's share: 0.58 bits",
@@ -66,20 +58,16 @@ def test_ties_and_too_few_sequences_are_said_in_words() -> None:
 
 
 def test_without_shares_nothing_is_said_of_them() -> None:
-    lines = str(with_concept(**(PLAIN | {"share": None, "unattributed": None}))).splitlines()
+    lines = str(changed(REPORT, **(PLAIN | {"share": None, "unattributed": None}))).splitlines()
     assert len(lines) == 3
-    none = str(with_concept(**(PLAIN | {"told": np.zeros((6, 6))}))).splitlines()
+    none = str(changed(REPORT, **(PLAIN | {"told": np.zeros((6, 6))}))).splitlines()
     assert none[2].endswith("(input: 1.97 bits)")
 
 
 def test_where_steps_end_early_or_with_each_sequence_it_is_said() -> None:
-    layer = dataclasses.replace(
-        REPORT["rnn.l0"],
-        time_steps=np.array([0, 1, 2, 3, 4, -1]),
-        inputs_ended=np.zeros(6, dtype=bool),
-    )
-    line = str(dataclasses.replace(REPORT, layers={"rnn.l0": layer})).splitlines()[1]
-    assert line == (
+    early = np.zeros(6, dtype=bool)
+    report = changed(REPORT, time_steps=np.array([0, 1, 2, 3, 4, -1]), inputs_ended=early)
+    assert str(report).splitlines()[1] == (
         "rnn.l0, 5 units, at each sequence's last step (80 sequences), before the last input:"
     )
 

@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_relay.relay.picture import PICTURES
 from lightning_relay.relay.report import ConceptRelay
 from lightning_relay.relay.tensorboard import order_in_words, relay_table, write_relay_report
+from tests.support.changed import changed
 from tests.support.images import decoded
 from tests.support.reports import EVIDENCE, small_report
 
@@ -84,7 +85,7 @@ def test_the_table_shows_evidence_order_ties_and_shares(direction: str) -> None:
     )
     assert "the 10 most important of 12" in note
     assert "the 5 units with the largest relay share." in note
-    assert "the mean over 16 random orders, or all" in note
+    assert "the mean over 16 random orders, or over all" in note
     assert (
         "Units in brackets are not ranked, because there are too few sequences for their places: "
         "the coverage of the joint states is below 0.9, or corrected and plug-in information are "
@@ -121,41 +122,28 @@ def test_the_table_says_where_other_sets_do_as_well_and_where_sequences_are_too_
     units = relay.smallest_set()
     tied, resolved = np.zeros((2, 5), dtype=bool), np.ones((2, 5), dtype=bool)
     tied[:, units[0]], resolved[1, units[1]] = True, False
-    told = np.array([relay.told[1], 0 * relay.told[1]])
-    for part, words in (
-        ({}, [f"≈{units[0]} {units[1]}", f"≈{units[0]} {units[1]} (?)"]),
-        ({"told": told[::-1]}, ["none", f"≈{units[0]} {units[1]} (?)"]),
-    ):
-        changed = dataclasses.replace(
-            relay, telling_tied=tied, telling_resolved=resolved, telling=relay.telling[[1, 1]]
-        )
-        changed = dataclasses.replace(changed, **part)
-        layer = dataclasses.replace(
-            small_report(steps=2, inputs_end=None)["rnn.l0"], concepts={"joint": changed}
-        )
-        report = dataclasses.replace(
-            small_report(steps=2, inputs_end=None), layers={"rnn.l0": layer}
-        )
+    marked = changed(
+        plain, telling_tied=tied, telling_resolved=resolved, telling=relay.telling[[1, 1]]
+    )
+    told = np.array([0 * relay.told[1], relay.told[1]])
+    sure, unsure = f"≈{units[0]} {units[1]}", f"≈{units[0]} {units[1]} (?)"
+    for report, words in ((marked, [sure, unsure]), (changed(marked, told=told), ["none", unsure])):
         _, rows = read(relay_table(report, "rnn.l0", "joint"))
         assert [row["units that tell 90 %"] for row in rows] == words
 
 
 def test_the_table_shows_shares_where_they_were_asked_for() -> None:
-    report = small_report(steps=1, units=3, inputs_end=None, n_orders=0.25)
-    layer = report.layers["rnn.l0"]
-    relay = dataclasses.replace(
-        layer.concepts["joint"],
+    report = changed(
+        small_report(steps=1, units=3, inputs_end=None, n_orders=0.25),
         share=np.array([[0.25, 1.23456, -0.0001]]),
         share_error=np.array([[0.0, 0.0126, 1.0]]),
         unattributed=np.array([-1e-9]),
     )
-    layer = dataclasses.replace(layer, concepts={"joint": relay})
-    changed = dataclasses.replace(report, layers={"rnn.l0": layer})
-    note, (row,) = read(relay_table(changed, "rnn.l0", "joint"))
+    note, (row,) = read(relay_table(report, "rnn.l0", "joint"))
     assert row["largest shares, bits"] == "1: 1.235 ± 0.013, 0: 0.250 ± 0.000, 2: 0.000 ± 1.000"
     assert row["unattributed, bits"] == "0.000"
     assert "the 3 units with the largest relay share." in note
-    assert "as many random orders as a standard error of 0.25 bits takes, or all" in note
+    assert "random orders, added until the standard error is at most 0.25 bits, or over" in note
     note, (row,) = read(
         relay_table(small_report(steps=1, inputs_end=None, n_orders=0), "rnn.l0", "joint")
     )
@@ -164,10 +152,8 @@ def test_the_table_shows_shares_where_they_were_asked_for() -> None:
 
 
 def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for() -> None:
-    report = small_report(steps=2, units=3, inputs_end=None, **EVIDENCE)
-    layer = report.layers["rnn.l0"]
-    relay = dataclasses.replace(
-        layer.concepts["joint"],
+    report = changed(
+        small_report(steps=2, units=3, inputs_end=None, **EVIDENCE),
         information=np.full((2, 4), 2.951),
         lower=np.full((2, 4), 2.9),
         upper=np.full((2, 4), 2.987),
@@ -176,37 +162,33 @@ def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for()
         unexplained_p_values=np.array([1.0, 0.05]),
         movable=np.array([[1.0, 0.5, 0.1, 1.0], [1.0, 0, 0.5, 0]]),
     )
-    layer = dataclasses.replace(layer, concepts={"joint": relay})
-    changed = dataclasses.replace(report, layers={"rnn.l0": layer})
-    note, rows = read(relay_table(changed, "rnn.l0", "joint"))
+    note, rows = read(relay_table(report, "rnn.l0", "joint"))
     assert [row["I_R, bits"] for row in rows] == ["2.95 [2.90, 2.99]"] * 2
     assert [row["chance level, bits"] for row in rows] == ["0.123", "0.250"]
     assert [row["p"] for row in rows] == ["0.005", "0.04"]
     assert [row["units beyond chance"] for row in rows] == ["2 of 3 tested", "cannot tell"]
     assert "with the probability 0.05 when X_out is permuted, 19 times; p:" in note
     assert "2 of 6 times a unit could not be tested, because among sequences alike in all" in note
-    assert "its 95 % interval by 40 resamples of the sequences." in note
+    assert "After I_R: its 95 % interval from 40 resamples." in note
     assert "tested at all" not in note
 
 
 def test_the_table_says_where_nothing_can_be_tested() -> None:
-    report = small_report(steps=2, inputs_end=None, n_permutations=19)
-    layer = report.layers["rnn.l0"]
     movable = np.zeros((2, 6))
     movable[0, 0] = 1.0
-    relay = dataclasses.replace(
-        layer.concepts["joint"], movable=movable, chance_p_values=np.where(movable, 0.05, 1.0)
+    report = changed(
+        small_report(steps=2, inputs_end=None, n_permutations=19),
+        movable=movable,
+        chance_p_values=np.where(movable, 0.05, 1.0),
     )
-    layer = dataclasses.replace(layer, concepts={"joint": relay})
-    changed = dataclasses.replace(report, layers={"rnn.l0": layer})
-    note, rows = read(relay_table(changed, "rnn.l0", "joint"))
+    note, rows = read(relay_table(report, "rnn.l0", "joint"))
     assert [row["units beyond chance"] for row in rows] == ["none tested"] * 2
     assert [row["p"] for row in rows] == ["0.05", "not tested"]
     assert rows[1]["chance level, bits"] == "not tested"
     assert "10 of 10 times a unit could not be tested" in note
     assert "Nothing could be tested at all" not in note
     movable[:] = 0
-    note, _ = read(relay_table(changed, "rnn.l0", "joint"))
+    note, _ = read(relay_table(report, "rnn.l0", "joint"))
     assert "Nothing could be tested at all: X_in or X_out is the same in all sequences." in note
 
 
@@ -219,11 +201,11 @@ def test_the_table_says_what_thresholds_were_fitted_to() -> None:
         beyond_thresholds={"rnn.l0": 4},
     )
     note = relay_table(report, "rnn.l0", "joint").splitlines()[0]
-    assert "fitted to the first 30 sequences; of a fair sample of all, thresholds fitted to" in note
     assert (
-        "give 88.7% of the codes, at the step and of the unit where they agree least; exp" in note
-    )
-    assert "expected were 91.2%. 4 sequences have steps without thresholds, which are left" in note
+        "Thresholds were fitted to the first 30 sequences. Thresholds fitted to a fair sample of "
+        "all would give 88.7% of its codes too, at the step and of the unit where they agree "
+        "least; expected are 91.2%. 4 sequences have steps without thresholds; these steps are "
+    ) in note
 
 
 def with_order(
