@@ -108,7 +108,7 @@ def test_steps_outside_of_the_sequences() -> None:
     refused_before_training(
         KnockoutCallback(EveryUnit(steps=6)),
         r"steps: got 6, but the longest sequence has 6 steps; it takes positions from 0 to 5, or -1"
-        r".*sanity check sees the first batches; if later sequences are longer, check all of them with .*num_sanity_val_steps=-1",
+        r".*sanity check sees the first batches; if later .* check all of them with .*val_steps=-1",
     )
     with pytest.raises(ValueError, match="steps: got 6, but the longest sequence has 6") as raised:
         validated(Classifier(), KnockoutCallback(EveryUnit(steps=6)))
