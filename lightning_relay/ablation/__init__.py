@@ -1,1 +1,1 @@
-"""From a model and the units to knock out to a report of what that costs."""
+"""Knock-out analyses: from a model and sets of its units to a report of the damage."""

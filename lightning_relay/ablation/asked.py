@@ -1,4 +1,4 @@
-"""What is asked of an analysis by knock-outs: values, scores and where labels stand."""
+"""Options of a knock-out analysis: the value that units are held at, and the score."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from torchmetrics import Metric, MetricCollection
 from lightning_relay.ablation.selection import Selection, check_count
 from lightning_relay.reading.concepts import check_concepts
 
+_SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step logs"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _OfStates:
-    """A value made of recorded states.
+    """A value computed from recorded states, those of the first sequences of the evaluation.
 
     Attributes:
-        reference_samples: Number of sequences whose states make it: the first, in whole batches;
-            the first batch where the number of batches is not known.
+        reference_samples: Number of sequences whose states are recorded, rounded up to whole
+            batches. Where the number of batches is not known, only the first batch is recorded.
         lengths: Lengths of sequences that are padded and not packed: an index, key or attribute of
             the batch, or a function of it.
     """
@@ -46,26 +48,26 @@ class MeanPerStep(_OfStates):
 
 
 class Resample(_OfStates):
-    """For each sequence the states of a recorded one, drawn anew for every batch."""
+    """The states of a recorded sequence, drawn at random for each sequence of every batch."""
 
     name = "resample"
 
 
 Value = float | Mean | MeanPerStep | Resample
-"""What units are held at."""
+"""The value that units are held at."""
 
 
 @dataclass(frozen=True)
 class Logged:
-    """A number that the step itself gives for every batch.
+    """A number that the step itself computes for every batch.
 
-    It is the mean over the batches, weighted by their numbers of samples, whatever it is logged
-    with.
+    Its value over the evaluation is the mean over batches, weighted by their numbers of samples,
+    whatever reduction the step logs it with.
 
     Attributes:
-        name: The name under which the step logs it, or ``"loss"`` for what it returns.
-        mode: Whether it is best at its ``"min"`` or ``"max"``.
-        n_bootstraps: Number of resamples of the batches for intervals; 0 for none.
+        name: Name under which the step logs the number, or ``"loss"`` for the returned loss.
+        mode: ``"min"`` if lower is better, ``"max"`` if higher is better.
+        n_bootstraps: Number of resamples of the batches for intervals; 0 for no intervals.
     """
 
     name: str
@@ -80,12 +82,12 @@ class Logged:
 
 @dataclass(frozen=True)
 class Computed:
-    """A metric of class scores and labels, or of classes where there are no scores.
+    """A metric of class scores and labels, or of predicted classes where there are no scores.
 
     Attributes:
-        metric: A metric that says whether higher is better.
-        n_bootstraps: Number of resamples of the samples for intervals; 0 for none. The metric is
-            computed anew for each and every set, from class scores that are kept for it.
+        metric: Metric or collection of metrics, each with ``higher_is_better``.
+        n_bootstraps: Number of resamples of the samples for intervals; 0 for no intervals. Each
+            metric is computed once for each resample and set; the class scores stay in memory.
     """
 
     metric: Metric | MetricCollection
@@ -94,15 +96,12 @@ class Computed:
     def __post_init__(self) -> None:
         check_count("n_bootstraps", self.n_bootstraps, 0)
         if not isinstance(self.metric, Metric | MetricCollection):
-            raise TypeError(
-                f"score: got {type(self.metric).__name__}; it takes a torchmetrics.Metric or "
-                "MetricCollection, or Logged(…) for a number that the step logs"
-            )
+            raise TypeError(f"score: got {type(self.metric).__name__}; it takes {_SCORES}")
         for name, part in self.metrics().items():
             if part.higher_is_better is None:
                 raise ValueError(
-                    f"score: {name} does not say whether higher is better; it takes a metric with "
-                    "higher_is_better"
+                    f"score: {name} does not say whether higher is better; it takes metrics whose "
+                    "higher_is_better is True or False"
                 )
 
     def metrics(self) -> dict[str, Metric]:
@@ -114,18 +113,7 @@ class Computed:
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What is asked of an analysis by knock-outs.
-
-    Attributes:
-        which: Which units are knocked out, and when.
-        value: What they are held at.
-        score: What is measured beside the accuracies, or instead of them.
-        target: X_in, where the class labels stand in a batch; default: found.
-        prediction: X_out, where the class scores come from; default: found.
-        concepts: Concepts whose accuracies are measured; None for those of the relay analysis.
-        max_batches: Number of batches of each dataloader that are run again at most.
-        seed: Seed of all that is drawn.
-    """
+    """All options of a knock-out analysis, checked; as ``KnockoutCallback`` explains them."""
 
     which: Selection
     value: Value = 0.0
@@ -150,10 +138,7 @@ class Ablation:
                     "or Resample()"
                 )
         if self.score is not None and not isinstance(self.score, Logged | Computed):
-            raise TypeError(
-                f"score: got {self.score!r}; it takes a torchmetrics.Metric or MetricCollection, "
-                "or Logged(…) for a number that the step logs"
-            )
+            raise TypeError(f"score: got {self.score!r}; it takes {_SCORES}")
         if self.concepts is not None:
             check_concepts(self.concepts)
         if self.max_batches is not None:
@@ -165,33 +150,33 @@ class Ablation:
     def labelled(self) -> bool:
         """Whether class labels and predicted classes are read.
 
-        They are not where the step's own number is measured, unless one of them was named.
+        A logged number needs neither; they are read beside it only where an argument names one.
         """
         named = (self.target, self.prediction, self.concepts)
         return self.logged is None or any(part is not None for part in named)
 
     @property
     def logged(self) -> Logged | None:
-        """The number that the step gives, if that is the score."""
+        """The score, if it is a number that the step computes."""
         return self.score if isinstance(self.score, Logged) else None
 
     @property
     def computed(self) -> Computed | None:
-        """The metrics of class scores, if that is the score."""
+        """The score, if it consists of metrics of class scores."""
         return self.score if isinstance(self.score, Computed) else None
 
     @property
     def of_states(self) -> _OfStates | None:
-        """The value, if it is made of recorded states."""
+        """The value, if it is computed from recorded states."""
         return self.value if isinstance(self.value, _OfStates) else None
 
     @property
     def held_value(self) -> float | str:
-        """The value, as of ``knocked_out``."""
+        """The value, as ``knocked_out`` takes it."""
         return self.value.name if isinstance(self.value, _OfStates) else self.value
 
     def value_in_words(self, reference: int) -> str:
-        """What units were held at, of the states of so many sequences."""
+        """The value for reports; ``reference`` is the number of recorded sequences."""
         if self.of_states is None:
             return f"{self.value:g}"
         return f"{self.of_states.name} of the states of the first {reference} sequences"

@@ -1,4 +1,4 @@
-"""Accuracy while units are knocked out one after the other; damage over what units relay."""
+"""Pictures of the accuracy along orders of units, and of damage over what units relay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOP = 42
 _HEIGHT = 180
 _BOTTOM = _TOP + _HEIGHT
 _AXIS = 34
-"""Height of the numbers and the name of the horizontal axis, pixels."""
+"""Height of the labels of the horizontal axis, pixels."""
 
 _COLOURS = {
     "random_first": (110, 110, 110),
@@ -44,34 +44,20 @@ _NAMES = {
     "random_first": "random order",
 }
 _BAND = 45
-"""How opaque bands are, of 255."""
+"""Opacity of bands, from 0 to 255."""
 
 _NAMED_POINTS = 24
-"""Up to so many points carry the unit's index."""
+"""Above this number of points, unit indices are not drawn."""
 
 
 def deletion_image(
     report: KnockoutReport, layer: str, concept: str, title: str
 ) -> NDArray[np.uint8]:
-    """Picture of the accuracy of a concept while the units of a layer go one after the other.
+    """Picture ``(height, 350, 3)``, RGB, of accuracy against the number of units knocked out.
 
-    Red: the units that relay most of the concept go first; blue: the least; each with a band of
-    its 95 % intervals. Where units are tied, several orders break the ties at random: the band runs
-    from the lowest to the highest of them, and the line is their mean. Grey: the same for orders
-    drawn wholly at random. Dots lie at the numbers of units that were run. The legend names the
-    area under each curve, the mean accuracy over the fraction of units knocked out.
-
-    Args:
-        report: The report.
-        layer: Layer key.
-        concept: Name of the concept.
-        title: First line of the picture.
-
-    Returns:
-        Array of shape ``(height, 350, 3)``, RGB.
-
-    Raises:
-        ValueError: If the report has no curve of this layer and concept; says which it has.
+    Red: the units that relay most go first; blue: those that relay least; grey: random orders. The
+    line is the mean over orders, its dots are the numbers of units that were run. The band is the
+    95 % interval of a single order, or the range of several (random or tied) ones.
     """
     curves = {
         curve.direction: curve
@@ -102,11 +88,11 @@ def deletion_image(
     for curve in shown:
         _draw_band(image, curve, x_of, y_of)
     for curve in shown:
-        places = [x_of(size) for size in curve.sizes]
-        heights = [y_of(value) for value in curve.accuracy.mean(0)]
+        means = zip(curve.sizes, curve.accuracy.mean(0), strict=True)
+        points = [(x_of(size), y_of(value)) for size, value in means]
         colour = _COLOURS[curve.direction]
-        draw.line(list(zip(places, heights, strict=True)), colour, 2)
-        for x, y in zip(places, heights, strict=True):
+        draw.line(points, colour, 2)
+        for x, y in points:
             draw.rectangle((x - 1, y - 1, x + 1, y + 1), colour)
     for place, curve in enumerate(reversed(shown)):
         y = _BOTTOM + _AXIS + place * LINE
@@ -118,22 +104,10 @@ def deletion_image(
 def agreement_image(
     report: KnockoutReport, layer: str, concept: str, title: str
 ) -> NDArray[np.uint8]:
-    """Picture of the damage of single units over what they relay.
+    """Picture ``(height, 350, 3)``, RGB, of the damage of single units over what they relay.
 
-    A point for each unit, with its index where there are 24 or fewer; below, their rank
-    correlation. Where no unit does any damage, or all relay the same, a sentence says so instead.
-
-    Args:
-        report: The report.
-        layer: Layer key.
-        concept: Name of the concept.
-        title: First line of the picture.
-
-    Returns:
-        Array of shape ``(height, 350, 3)``, RGB.
-
-    Raises:
-        ValueError: If the report does not compare scores and damage of this layer and concept.
+    Each unit is a point; its index is drawn if there are 24 units or fewer. If all damages or all
+    shares are equal, a sentence replaces the points.
     """
     results = {(found.layer, found.concept): found for found in report.agreement}
     if (layer, concept) not in results:
@@ -168,15 +142,14 @@ def agreement_image(
             inside = x < LEFT + PANEL_WIDTH - 16
             anchor, beside = ("lm", 4) if inside else ("rm", -4)
             draw.text((x + beside, y), str(unit), INK, FONT, anchor=anchor)
-    words = f"rank correlation: {found.correlation:.2f} [{found.lower:.2f}, {found.upper:.2f}]"
-    if np.isnan(found.correlation):
-        words = "rank correlation: undefined"
-    draw.text((4, _BOTTOM + _AXIS), words, INK, FONT)
+    words = f"{found.correlation:.2f} [{found.lower:.2f}, {found.upper:.2f}]"
+    words = "undefined" if np.isnan(found.correlation) else words
+    draw.text((4, _BOTTOM + _AXIS), f"rank correlation: {words}", INK, FONT)
     return np.asarray(image)
 
 
 def _all_alike(found: ScoreAgreement) -> str | None:
-    """Says that all damages, or all that units relay, are the same, where it is so."""
+    """A sentence if all damages, or all shares, are equal; otherwise None."""
     damage = found.damage[np.isfinite(found.damage)]
     if not damage.size or damage.min() == damage.max():
         largest = damage.max(initial=0.0)
@@ -187,7 +160,7 @@ def _all_alike(found: ScoreAgreement) -> str | None:
 
 
 def _panel(title: str, y_name: str, x_name: str, lines: int) -> Image.Image:
-    """An empty panel with its names, and room for so many lines below."""
+    """An empty panel with its titles, and room for ``lines`` of text below."""
     height = _BOTTOM + _AXIS + lines * LINE + 6
     image = Image.new("RGB", (LEFT + PANEL_WIDTH + RIGHT, height), "white")
     draw = ImageDraw.Draw(image)
@@ -207,7 +180,7 @@ def _y_of(low: float, high: float) -> Callable[[float], int]:
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """From the lowest, or 0, to the highest; to 1 where all are 0."""
+    """Range of the values and 0; from 0 to 1 if all are 0."""
     low = float(np.nanmin(values, initial=0.0))
     high = float(np.nanmax(values, initial=0.0))
     return (low, high) if high > low else (0.0, 1.0)
@@ -222,20 +195,12 @@ def _draw_band(
     several = len(curve.accuracy) > 1 or curve.direction == "random_first"
     below = curve.accuracy.min(0) if several else curve.lower[0]
     above = curve.accuracy.max(0) if several else curve.upper[0]
-    outline = _points(curve.sizes, above, x_of, y_of)
-    outline += reversed(_points(curve.sizes, below, x_of, y_of))
+    edges = zip(curve.sizes, above, below, strict=True)
+    points = [(x_of(size), y_of(high), y_of(low)) for size, high, low in edges]
+    outline = [(x, high) for x, high, _ in points] + [(x, low) for x, _, low in points[::-1]]
     mask = Image.new("L", image.size, 0)
     ImageDraw.Draw(mask).polygon(outline, _BAND)
     image.paste(_COLOURS[curve.direction], mask=mask)
-
-
-def _points(
-    sizes: NDArray[np.int64],
-    values: NDArray[np.float64],
-    x_of: Callable[[float], int],
-    y_of: Callable[[float], int],
-) -> list[tuple[int, int]]:
-    return [(x_of(size), y_of(value)) for size, value in zip(sizes, values, strict=True)]
 
 
 def _in_words(curve: DeletionCurve) -> str:

@@ -1,6 +1,6 @@
-"""How much worse a model is with units knocked out, and how sure that is; knows no model.
+"""Damage by knock-outs and its uncertainty, from counts alone.
 
-Accuracies are fractions of 1. The samples with and without a knock-out are the same, so their
+Accuracies are fractions of 1. The same samples are run with and without a knock-out, so their
 difference is one of paired proportions. All intervals cover 95 %.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _QUANTILE = 1.959963984540054
-"""Of the standard normal distribution, for intervals of 95 %."""
+"""Quantile .975 of the standard normal distribution, for intervals of 95 %."""
 
 _FEWEST_RANKED = 4
 """Fewer points than this have no interval of their rank correlation."""
@@ -23,19 +23,19 @@ _FEWEST_RANKED = 4
 
 @dataclass(frozen=True, eq=False)
 class Damage:
-    """What one measure was without and with each knock-out.
+    """One measure without and with each knock-out.
 
     The axes after ``set`` are those of the measure: none, class or concept. Accuracies are
-    fractions of 1, other measures in units of their own.
+    fractions of 1; other measures have their own units.
 
     Attributes:
         baseline: The measure without knock-out, float64 ``(…)``.
-        knocked_out: The measure with it, float64 ``(set, …)``.
-        damage: How much worse it is, float64 ``(set, …)``; positive is worse, also of measures
-            that are better when lower.
-        lower: Lower ends of 95 % intervals of the damage, float64 ``(set, …)``; NaN, like the
-            following, where there is none.
-        upper: Upper ends, float64 ``(set, …)``.
+        knocked_out: The measure with each knock-out, float64 ``(set, …)``.
+        damage: How much worse the measure is with each knock-out, float64 ``(set, …)``; positive
+            is worse, also for measures that are better when lower.
+        lower: Lower ends of 95 % intervals of the damage, float64 ``(set, …)``; NaN without
+            intervals.
+        upper: Upper ends of these intervals, float64 ``(set, …)``; NaN without intervals.
     """
 
     baseline: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Damage:
 
     @property
     def beyond_zero(self) -> NDArray[np.bool]:
-        """Whether the interval excludes 0, bool ``(set, …)``; not so where there is none."""
+        """Whether the interval excludes 0, bool ``(set, …)``; False without an interval."""
         beyond: NDArray[np.bool] = (self.lower > 0) | (self.upper < 0)
         return beyond
 
@@ -54,35 +54,18 @@ class Damage:
 def paired_accuracy(
     right_before: ArrayLike, broken: ArrayLike, mended: ArrayLike, samples: ArrayLike
 ) -> Damage:
-    """The damage to an accuracy, from counts of the same samples without and with knock-outs.
+    """Damage to an accuracy, from counts of the same samples without and with knock-outs.
 
-    ``damage = (broken − mended) / samples``. Its interval is that of the difference of paired
-    proportions by the hybrid of two score intervals: with d₁, d₂ the distances of the two
-    accuracies from the ends of their Wilson intervals towards, and away from, each other,
-    ``√(d₁² − 2 φ d₁ d₂ + d₂²)`` is the distance of the end from the difference. φ is the
-    correlation of being right without and with the knock-out, whose numerator, where positive, is
-    reduced by samples / 2, not below 0.
+    ``right_before`` and ``samples``, ``(…)``, count all samples right without knock-out and all
+    samples; ``broken`` and ``mended``, ``(set, …)``, count those that become wrong and right. Where
+    ``samples`` is 0, results are NaN.
 
-    Args:
-        right_before: Number of samples that are right without knock-out, ``(…)``.
-        broken: Number of those that are wrong with it, ``(set, …)``.
-        mended: Number of samples that are wrong without it and right with it, ``(set, …)``.
-        samples: Number of samples, ``(…)``; where it is 0, all results are NaN.
-
-    Returns:
-        Accuracies, damage and 95 % intervals, fractions of 1.
-
-    Raises:
-        ValueError: If counts are negative, or there are more broken samples than right ones or
-            more mended ones than wrong ones.
-
-    Example:
-        >>> found = paired_accuracy(90, [30, 0], [2, 0], 100)
-        >>> found.damage.tolist(), found.lower.round(3).tolist(), found.upper.round(3).tolist()
-        ([0.28, 0.0], [0.18, -0.035], [0.377, 0.035])
-
-    Source:
-        Newcombe, Statistics in Medicine 17:2635 (1998), method 10.
+    ``damage = (broken − mended) / samples``. The interval combines two score intervals: with d₁, d₂
+    the distances of the two accuracies from the ends of their Wilson intervals towards, or away
+    from, each other, its end is ``√(d₁² − 2 φ d₁ d₂ + d₂²)`` from the damage. φ is the correlation
+    of being right without and with the knock-out; samples / 2 is subtracted from its numerator if
+    that is positive, but not below 0. Source: Newcombe, Statistics in Medicine 17:2635 (1998),
+    method 10.
     """
     total = _counts(samples, "samples")
     before = _counts(right_before, "right_before")
@@ -105,26 +88,10 @@ def paired_accuracy(
 def wilson_interval(
     successes: ArrayLike, samples: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the 95 % score interval of a proportion.
+    """Ends of the 95 % score interval of a proportion, ``(…)`` each; NaN where ``samples`` is 0.
 
     ``(p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)`` with p = successes / n, n = samples.
-
-    Args:
-        successes: Number of successes, ``(…)``.
-        samples: Number of samples, broadcastable to it; where it is 0, the ends are NaN.
-
-    Returns:
-        Lower and upper ends, fractions of 1, float64 ``(…)`` each.
-
-    Raises:
-        ValueError: If counts are negative, or there are more successes than samples.
-
-    Example:
-        >>> [float(end.round(4)) for end in wilson_interval(81, 263)]
-        [0.2553, 0.3662]
-
-    Source:
-        Wilson, Journal of the American Statistical Association 22:209 (1927).
+    Source: Wilson, Journal of the American Statistical Association 22:209 (1927).
     """
     total, found = _counts(samples, "samples"), _counts(successes, "successes")
     _check_part(found, total, "successes", "samples there are")
@@ -132,29 +99,14 @@ def wilson_interval(
     square = _fraction(np.full_like(total, _QUANTILE**2), total)
     centre = (share + square / 2) / (1 + square)
     half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    # At 0 and 1 rounding would leave the proportion itself outside.
+    # Rounding must not leave a proportion of 0 or 1 outside of its own interval.
     lower = np.where(found == 0, 0 * share, centre - half)
     upper = np.where(found == total, share, centre + half)
     return lower, upper
 
 
 def area_under_curve(sizes: ArrayLike, accuracy: ArrayLike) -> NDArray[np.float64]:
-    """Mean accuracy over the fraction of units knocked out, by trapezoids.
-
-    Args:
-        sizes: Numbers of units knocked out, increasing, ``(size,)``.
-        accuracy: Accuracy with so many knocked out, ``(…, size)``.
-
-    Returns:
-        Fraction of 1, float64 ``(…)``; NaN where an accuracy is.
-
-    Raises:
-        ValueError: If the sizes do not increase, are fewer than 2 or not as many as the accuracies.
-
-    Example:
-        >>> area_under_curve([0, 1, 4], [[1.0, 0.5, 0.5]]).tolist()
-        [0.5625]
-    """
+    """Mean of ``accuracy (…, size)`` over the fraction of units knocked out, by trapezoids."""
     places, heights = np.asarray(sizes, np.float64), np.asarray(accuracy, np.float64)
     if places.ndim != 1 or len(places) < 2 or not (np.diff(places) > 0).all():
         raise ValueError(
@@ -170,30 +122,13 @@ def area_under_curve(sizes: ArrayLike, accuracy: ArrayLike) -> NDArray[np.float6
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
-    """Rank correlation of two variables (Spearman), and its 95 % interval.
+    """Spearman's rank correlation of two variables ``(point,)``, and its 95 % interval.
 
-    The correlation r of the ranks, tied values sharing the mean of theirs; the interval is
-    ``tanh(artanh r ± 1.96 √((1 + r²/2) / (n − 3)))``. As artanh 1 is infinite, the end of the
-    interval towards 0 is that of the correlation next to ±1 that two orders of n values can have,
-    ``1 − 12 / (n (n² − 1))``, where r is larger; the other end of r = ±1 is ±1.
-
-    Args:
-        first: One variable, ``(point,)``.
-        second: The other, ``(point,)``.
-
-    Returns:
-        Correlation, lower and upper end; all NaN where a variable has one value only, or one that
-        is NaN, or there are fewer than 4 points.
-
-    Raises:
-        ValueError: If the variables are not two lists of the same length.
-
-    Example:
-        >>> [round(value, 3) for value in rank_correlation([1, 2, 3, 4, 5, 6], [1, 3, 2, 4, 6, 5])]
-        [0.886, 0.066, 0.992]
-
-    Source:
-        Bonett and Wright, Psychometrika 65:23 (2000).
+    The interval is ``tanh(artanh r ± 1.96 √((1 + r²/2) / (n − 3)))``. As artanh 1 is infinite, the
+    end towards 0 uses at most ``1 − 12 / (n (n² − 1))``, the correlation next to 1 that two orders
+    of n values can have; the other end of r = ±1 is ±1. All three are NaN if a variable has one
+    value only or a NaN, or there are fewer than 4 points. Source: Bonett and Wright, Psychometrika
+    65:23 (2000).
     """
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if one.ndim != 1 or one.shape != other.shape:
@@ -235,7 +170,7 @@ def _correlation(
     won: NDArray[np.float64],
     total: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Newcombe's φ of being right without and with the knock-out, corrected; 0 where undefined."""
+    """Newcombe's corrected φ; 0 where undefined."""
     neither = total - both - lost - won
     product = both * neither - lost * won
     product = np.where(product > 0, np.maximum(product - total / 2, 0), product)

@@ -1,4 +1,4 @@
-"""Maps of damage: of every set to every measure, and of every unit at every step."""
+"""Maps of damage: every set by every measure, and every unit by every step."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _ROWS_HEIGHT = 448
 _MOST_ROWS = 64
 _GAP = 8
 _LONE_COLUMN = 8
-"""A column that stands alone is at least this many pixels wide."""
+"""Least width of the column of an only measure in its group, pixels."""
 _APART = 12
 _SCALE_WIDTH = 120
 _DOTTED_CELL = 3
-"""Cells of this many pixels or more carry a dot where the interval excludes 0."""
+"""Least size of cells with dots, pixels."""
 
 _WORSE = np.array([(250, 250, 245), (252, 160, 120), (205, 30, 35), (85, 0, 15)], dtype=np.float64)
 _BETTER = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)], np.float64)
@@ -57,14 +57,9 @@ _PALE = (225, 225, 225)
 
 @dataclass(frozen=True)
 class _Columns:
-    """A group of columns of the damage map.
+    """A group of columns of the damage map; arrays are ``(set, column)``, infinite damage is NaN.
 
-    Attributes:
-        names: Name of each column.
-        damage: Damage, float64 ``(set, column)``; NaN where it is infinite.
-        beyond_zero: Whether its interval excludes 0, bool ``(set, column)``.
-        tested: Whether there are intervals.
-        apart: Whether each column has a scale of its own.
+    ``tested``: whether there are intervals. ``apart``: whether each column has its own scale.
     """
 
     names: Sequence[str]
@@ -78,24 +73,14 @@ class _Columns:
 
 
 def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
-    """Picture of what every knock-out does: a row for each set, a column for each measure.
+    """Picture ``(height, width, 3)``, RGB: damage by each set (row) to each measure (column).
 
-    Columns are the accuracy of all samples, of each concept where there are several, and of each
-    class. A cell is the damage, from white (0) to dark red (the largest absolute damage), and to
-    dark blue where the knock-out makes it better; grey stripes are cells without samples. A dot
-    lies where the 95 % interval excludes 0, except in cells under 3 pixels. Only sets that change
-    something are drawn; of more than 64 the most damaging. Where no interval excludes 0, a sentence
-    names the largest damage instead of a map. Where there were no
-    class labels, columns are the metrics, each on a scale of its own, with its largest damage in
-    the legend. Where all units are of one layer, its key stands above instead of in every name. Up
-    to 200 columns the picture is 350 pixels wide, which TensorBoard shows unscaled.
-
-    Args:
-        report: The report.
-        title: First line of the picture.
-
-    Returns:
-        Array of shape ``(height, width, 3)``, RGB.
+    Columns are the accuracy, that of each concept if there are several, and that of each class;
+    without labels, the metrics, each with its own scale. Cells run from white (0) to dark red (the
+    largest absolute damage), or dark blue (better); stripes: no samples; a dot: the 95 % interval
+    excludes 0. Only sets that change something are drawn, at most the 64 most damaging. If no
+    interval excludes 0, a sentence names the largest damage instead. Up to 200 columns the picture
+    is 350 pixels wide, which TensorBoard shows unscaled.
     """
     groups = _columns(report)
     if not groups or not report.sets:
@@ -156,13 +141,10 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     shares = [group.damage / scale for group, scale in zip(groups, scales, strict=True)]
     lowest = min(float(np.nanmin(share, initial=0)) for share in shares)
     largest = 1.0 if legend else float(scales[0][0])
-    _draw_scale(image, draw, top, lowest * largest, largest)
-    dotted = max(widths) >= _DOTTED_CELL
     found = sum(int(group.beyond_zero.sum()) for group in groups)
-    text = f"interval excludes 0: {found} of {number * len(sets)}"
-    _draw_key(image, draw, top + LINE, dotted=dotted, text=text)
-    if hatched:
-        _draw_hatched(image, draw, top + 2 * LINE, "no samples")
+    _draw_scale(image, draw, top, lowest * largest, largest)
+    dotted, missing = max(widths) >= _DOTTED_CELL, "no samples" if hatched else ""
+    _draw_key(image, draw, top, dotted, f"{found} of {number * len(sets)}", missing)
     for place, line in enumerate(legend):
         draw.text((4, top + (2 + hatched + place) * LINE), line, INK, FONT)
     return np.asarray(image)
@@ -171,25 +153,10 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
 def step_damage_image(
     report: KnockoutReport, layer: str, measure: str, title: str
 ) -> NDArray[np.uint8]:
-    """Picture of what the knock-out of single units at single steps does to one measure.
+    """Picture ``(height, width, 3)``, RGB, of the damage by single units at single steps.
 
-    A cell for each step and unit, from white (0) to dark red (the largest absolute damage), and to
-    dark blue where the knock-out makes it better. A dot lies where the 95 % interval excludes 0,
-    except in cells under 3 pixels; grey stripes lie where the knock-out was not run. Up to 300
-    steps the picture is 350 pixels wide.
-
-    Args:
-        report: The report.
-        layer: Layer key.
-        measure: ``"accuracy"``, or the name of a concept or a metric.
-        title: First line of the picture.
-
-    Returns:
-        Array of shape ``(height, width, 3)``, RGB.
-
-    Raises:
-        ValueError: If there is no such measure, or no single unit of the layer was knocked out at
-            single steps.
+    Rows are units, columns are steps, colours are those of ``damage_image``; stripes: not run. Up
+    to 300 steps the picture is 350 pixels wide.
     """
     found = report.damage_of(measure)
     cells = report.single_steps(layer)
@@ -227,10 +194,8 @@ def step_damage_image(
     draw.text((4, bottom + 2), "step", INK, FONT)
     _draw_scale(image, draw, top, float(np.nanmin(damage, initial=0)), largest)
     dotted = min(cell_width, cell_height) >= _DOTTED_CELL
-    text = f"interval excludes 0: {beyond.sum()} of {len(cells)}"
-    _draw_key(image, draw, top + LINE, dotted=dotted, text=text)
-    if np.isnan(damage).any():
-        _draw_hatched(image, draw, top + 2 * LINE, "not measured")
+    hatched = "not measured" if np.isnan(damage).any() else ""
+    _draw_key(image, draw, top, dotted, f"{beyond.sum()} of {len(cells)}", hatched)
     return np.asarray(image)
 
 
@@ -239,25 +204,21 @@ def _columns(report: KnockoutReport) -> list[_Columns]:
     if report.accuracy is not None:
         groups.append(_group(["accuracy"], [report.accuracy]))
     if report.concept_accuracy is not None and len(report.concepts) > 1:
-        groups.append(_whole(report.concepts, report.concept_accuracy))
+        groups.append(_group(report.concepts, [report.concept_accuracy]))
     if report.class_accuracy is not None and len(report.classes):
         names = [f"class {label}" for label in report.classes]
-        groups.append(_whole(names, report.class_accuracy))
+        groups.append(_group(names, [report.class_accuracy]))
     if not groups and report.metrics:
-        group = _group(list(report.metrics), list(report.metrics.values()))
-        groups.append(replace(group, apart=True))
+        groups.append(_group(list(report.metrics), list(report.metrics.values()), apart=True))
     return groups
 
 
-def _group(names: Sequence[str], measures: Sequence[Damage]) -> _Columns:
-    damage = np.stack([found.damage for found in measures], axis=1)
-    beyond = np.stack([found.beyond_zero for found in measures], axis=1)
+def _group(names: Sequence[str], measures: Sequence[Damage], *, apart: bool = False) -> _Columns:
+    """Columns of measures ``(set,)``, or of one ``(set, column)``."""
+    damage = np.column_stack([found.damage for found in measures])
+    beyond = np.column_stack([found.beyond_zero for found in measures])
     tested = all(np.isfinite(found.lower).any() for found in measures)
-    return _Columns(names, _finite(damage), beyond, tested)
-
-
-def _whole(names: Sequence[str], found: Damage) -> _Columns:
-    return _Columns(names, found.damage, found.beyond_zero, bool(np.isfinite(found.lower).any()))
+    return _Columns(names, _finite(damage), beyond, tested, apart)
 
 
 def _finite(damage: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -265,13 +226,13 @@ def _finite(damage: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _worst(damage: NDArray[np.float64], changing: NDArray[np.bool]) -> list[int]:
-    """Places of the changing sets, in their order: the most damaging where there are many."""
+    """Indices of the changing sets, at most the ``_MOST_ROWS`` most damaging, in their order."""
     order = np.argsort(-np.nan_to_num(damage, nan=-np.inf), kind="stable")
     return sorted(order[changing[order]][:_MOST_ROWS].tolist())
 
 
 def _nothing(report: KnockoutReport, groups: Sequence[_Columns]) -> str:
-    """Says that no damage can be told from 0, and which is the largest."""
+    """A sentence that no damage differs from 0, and which is the largest."""
     numbers = np.concatenate([group.damage for group in groups], axis=1)
     names = [name for group in groups for name in group.names]
     place, column = np.unravel_index(np.nanargmax(np.abs(np.nan_to_num(numbers))), numbers.shape)
@@ -283,7 +244,7 @@ def _nothing(report: KnockoutReport, groups: Sequence[_Columns]) -> str:
 
 
 def _blocks(sets: Sequence[KnockoutSet]) -> list[tuple[int, int]]:
-    """First and last row, exclusive, of what stands together; what belongs to a concept does."""
+    """First and last row, exclusive, of sets drawn together: by group, or concept, and layer."""
     keys = [
         (some.concept, some.layer) if some.group.startswith("concept") else (some.group, some.layer)
         for some in sets
@@ -293,7 +254,7 @@ def _blocks(sets: Sequence[KnockoutSet]) -> list[tuple[int, int]]:
 
 
 def _scales(groups: Sequence[_Columns]) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """The damage drawn darkest, ``(column,)`` for each group, and lines that explain it."""
+    """The damage drawn darkest, ``(column,)`` for each group, and lines for the legend."""
     if groups[0].apart:
         scale = [_largest(column) for column in groups[0].damage.T]
         named = zip(scale, groups[0].names, strict=True)
@@ -305,7 +266,7 @@ def _scales(groups: Sequence[_Columns]) -> tuple[list[NDArray[np.float64]], list
 
 
 def _largest(damage: NDArray[np.float64]) -> float:
-    """Largest absolute damage; 1 where there is none."""
+    """Largest absolute damage; 1 if there is none."""
     return float(np.nanmax(np.abs(damage), initial=0)) or 1.0
 
 
@@ -315,7 +276,7 @@ def _starts(lengths: Sequence[int], first: int) -> list[int]:
 
 
 def _colours(share: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Colours of damage as a share of the largest, from -1 to 1; NaN is pale grey."""
+    """Colours of damage as a fraction of the largest, from -1 to 1; NaN is pale grey."""
     colours = ramp(_WORSE, share)
     colours[share < 0] = ramp(_BETTER, -share[share < 0])
     colours[np.isnan(share)] = _PALE
@@ -347,7 +308,7 @@ def _paste(
 
 
 def _draw_upright(image: Image.Image, text: str, x: int, top: int) -> None:
-    """A text that reads upwards and ends below ``top``, centred at ``x``."""
+    """Draw text that reads upwards and ends below ``top``, centred at ``x``."""
     text = shortened(text, _HEADS - 6)
     strip = Image.new("RGB", (_HEADS - 4, 13), "white")
     ImageDraw.Draw(strip).text((_HEADS - 5, 6), text, INK, FONT, anchor="rm")
@@ -357,7 +318,7 @@ def _draw_upright(image: Image.Image, text: str, x: int, top: int) -> None:
 def _draw_scale(
     image: Image.Image, draw: ImageDraw.ImageDraw, top: int, lowest: float, largest: float
 ) -> None:
-    """The colours from the lowest damage, or 0, to the largest, with numbers."""
+    """Draw the colours from the lowest damage, or 0, to the largest, with numbers."""
     x = 4
     draw.text((x, top), "damage", INK, FONT)
     x += 52
@@ -375,13 +336,18 @@ def _draw_scale(
 
 
 def _draw_key(
-    image: Image.Image, draw: ImageDraw.ImageDraw, top: int, *, dotted: bool, text: str
+    image: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    dotted: bool,
+    beyond: str,
+    hatched: str,
 ) -> None:
+    """Explain dots and stripes below the scale that begins at ``top``; no stripes if empty."""
     if dotted:
-        draw.rectangle((10, top + 6, 11, top + 7), 0)
-    draw.text((24, top), text, INK, FONT)
-
-
-def _draw_hatched(image: Image.Image, draw: ImageDraw.ImageDraw, top: int, text: str) -> None:
-    _paste(image, np.full((1, 1), np.nan), np.zeros((1, 1), dtype=bool), 4, top + 2, 14, 10)
-    draw.text((24, top), text, INK, FONT)
+        draw.rectangle((10, top + LINE + 6, 11, top + LINE + 7), 0)
+    draw.text((24, top + LINE), f"interval excludes 0: {beyond}", INK, FONT)
+    if hatched:
+        y = top + 2 * LINE
+        _paste(image, np.full((1, 1), np.nan), np.zeros((1, 1), dtype=bool), 4, y + 2, 14, 10)
+        draw.text((24, y), hatched, INK, FONT)

@@ -1,4 +1,4 @@
-"""One pass over evaluation batches: each is run again with every set of units knocked out."""
+"""A pass over the batches of an evaluation, each run again under every knock-out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
 from lightning_relay.knockout.arguments import checked_steps
 from lightning_relay.knockout.clamps import check_within
 from lightning_relay.reading.containers import rebuilt
-from lightning_relay.reading.labels import BatchEntry, Target, read_entry, read_target
+from lightning_relay.reading.labels import read_entry, read_target
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates, TooShortError
@@ -35,82 +35,63 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class _OfDataloader:
-    """What there was of one dataloader.
+    """State of one dataloader.
 
-    Attributes:
-        samples_seen: Number of samples so far.
-        batches_seen: Number of batches so far.
-        x_in: Where the class labels were found, in words.
-        sets: What is knocked out, once it is chosen.
-        runs: Runs of the batches, from then on.
-        reference: Number of sequences whose states make the value.
-        waiting: Batches that wait for the states of others.
-        recorded: Recorded states of each of these.
+    Batches wait, with their recorded states, until these are enough to choose sets and values;
+    ``runs`` exist from then on. ``reference`` counts the sequences that waited.
     """
 
     samples_seen: int = 0
     batches_seen: int = 0
     x_in: str | None = None
-    sets: Sets | None = None
     runs: KnockoutRuns | None = None
     reference: int = 0
     waiting: list[EvaluationBatch] = field(default_factory=list)
     recorded: list[dict[str, HiddenStates]] = field(default_factory=list)
 
 
+@dataclass(kw_only=True, eq=False)
 class KnockoutPass:
     """Runs the batches of an evaluation again.
 
-    Call ``before_step`` and ``after_step`` for each, and ``end`` after the last.
-
-    Args:
-        pl_module: The module that is evaluated.
-        trainer: Its Trainer.
-        stage: Stage of the evaluation.
-        asked: What is knocked out, at which values, and what is measured.
-        concepts: Concepts whose accuracies are measured.
-        relays: For each dataloader the relay report whose orders are followed, if there is one.
-        num_batches: Number of batches to come from each dataloader.
-        progress: Called after every run with the number of sets, and of batches to run again.
+    Call ``before_step`` and ``after_step`` for each batch, and ``end`` after the last. ``relays``
+    and ``num_batches`` have an entry for each dataloader. ``progress`` is called after every run
+    with the number of sets and the number of batches to run again.
     """
 
-    def __init__(
-        self,
-        pl_module: LightningModule,
-        trainer: Trainer,
-        stage: Stage,
-        asked: Ablation,
-        *,
-        concepts: Concepts,
-        relays: Sequence[RelayReport | None],
-        num_batches: Sequence[float],
-        progress: Callable[[int, float], None],
-    ) -> None:
-        self._layers = asked.which.layers_in(pl_module)
-        self._dataloaders: dict[int, _OfDataloader] = {}
-        self._pl_module = pl_module
-        self._trainer = trainer
-        self._stage = stage
-        self._asked = asked
-        self._concepts = concepts
-        self._relays = relays
-        self._num_batches = num_batches
-        self._progress = progress
-        self._rerun: StepRerun | None = None
-        self._batch: Any = None
-        self._target: Tensor | None = None
+    pl_module: LightningModule
+    trainer: Trainer
+    stage: Stage
+    asked: Ablation
+    concepts: Concepts
+    relays: Sequence[RelayReport | None]
+    num_batches: Sequence[float]
+    progress: Callable[[int, float], None]
+    _dataloaders: dict[int, _OfDataloader] = field(default_factory=dict, init=False)
+    _rerun: StepRerun | None = field(default=None, init=False)
+    _batch: Any = field(default=None, init=False)
+    _target: Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._layers = self.asked.which.layers_in(self.pl_module)
 
     def before_step(self, batch: Any, dataloader: int) -> None:
-        """Make what runs the step again, and read the labels, before the step changes anything."""
+        """Copy module and batch and read the labels, before the step can change them."""
         own = self._dataloaders.setdefault(dataloader, _OfDataloader())
-        asked = self._asked
         self._rerun = self._target = None
-        self._batch = rebuilt(batch)  # the step may take parts out of it
-        if asked.labelled:
-            target = _labels(batch, asked.target)
+        self._batch = rebuilt(batch)  # the step may change its containers
+        if self.asked.labelled:
+            try:
+                target = read_target(batch, self.asked.target)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. For a model without classes, give score= a number that its step "
+                    "logs, such as Logged('val_loss')"
+                ) from error
             self._target, own.x_in = target.labels, target.source
         if own.batches_seen < self._batches_to_run(dataloader):
-            self._rerun = StepRerun(self._pl_module, self._trainer, self._stage, asked.prediction)
+            asked = self.asked
+            self._rerun = StepRerun(self.pl_module, self.trainer, self.stage, asked.prediction)
 
     def after_step(self, batch_idx: int, dataloader: int) -> None:
         """Run the batch again with every set knocked out."""
@@ -125,27 +106,21 @@ class KnockoutPass:
             EvaluationBatch(self._rerun, batch, batch_idx, dataloader, self._target, size)
         )
         self._rerun = None
-        if own.runs is None and (self._asked.which.needs_steps or self._asked.of_states):
+        if own.runs is None and (self.asked.which.needs_steps or self.asked.of_states):
             own.recorded.append(self._recorded(own.waiting[-1]))
-            if not self._has_states_enough(own, dataloader):
+            if not self._has_enough_states(own, dataloader):
                 return
         self._run_waiting(own, dataloader)
 
     def end(self) -> dict[int, Ran]:
-        """Run the batches that still wait for others; gives what was run, by dataloader.
-
-        Raises:
-            StepError: If no sequence had a step at which units were to be held.
-            ValueError: If a module was not called, so that nothing was knocked out.
-        """
+        """Run the batches that still wait; return what was run, by dataloader."""
         found = {}
         for dataloader, own in self._dataloaders.items():
             if own.waiting:
                 self._run_waiting(own, dataloader)
-            assert own.sets is not None
             assert own.runs is not None
             found[dataloader] = Ran(
-                self._as_held(own.sets, own.runs.longest),
+                self._as_held(own.runs.sets, own.runs.longest),
                 own.runs.outcomes,
                 own.reference,
                 own.samples_seen,
@@ -155,7 +130,7 @@ class KnockoutPass:
         return found
 
     def _as_held(self, sets: Sets, longest: Mapping[str, int]) -> Sets:
-        """Sets with their steps in the longest sequence."""
+        """Sets with their steps in the longest sequence; refuses modules that were not called."""
         modules = dict.fromkeys(key.module for some in sets.sets for key in keys_of(some))
         for module in modules:
             if longest.get(module) == 0:
@@ -163,7 +138,7 @@ class KnockoutPass:
                     f"modules: {module!r} was not called in the step, so nothing was knocked out; "
                     "select the modules that are, such as with EveryUnit(modules=…)"
                 )
-        which = self._asked.which
+        which = self.asked.which
         if which.needs_steps:
             return counting_all(sets, self._layers, longest)
         steps = checked_steps(which.held_at)
@@ -174,75 +149,65 @@ class KnockoutPass:
         return at_steps(sets, steps, longest)
 
     def _batches_to_run(self, dataloader: int) -> float:
-        """Number of batches of a dataloader that are run again; infinite where it is not known."""
-        most = 1 if self._trainer.sanity_checking else self._asked.max_batches
-        return min(math.inf if most is None else most, self._num_batches[dataloader])
+        """Number of batches of a dataloader to run again; infinite where it is not known."""
+        most = 1 if self.trainer.sanity_checking else self.asked.max_batches
+        return min(math.inf if most is None else most, self.num_batches[dataloader])
 
     def _run_waiting(self, own: _OfDataloader, dataloader: int) -> None:
         if own.runs is None:
-            own.sets, own.runs = self._begun(own, dataloader)
-        sets, batches = len(own.runs.sets), self._batches_to_run(dataloader)
+            own.runs = self._begun(own, dataloader)
+        sets, batches = len(own.runs.sets.sets), self._batches_to_run(dataloader)
         while own.waiting:
             try:
-                own.runs.add(own.waiting.pop(0), lambda: self._progress(sets, batches))
+                own.runs.add(own.waiting.pop(0), lambda: self.progress(sets, batches))
             except TooShortError as error:
-                if self._asked.of_states is None:
+                if self.asked.of_states is None:
                     raise
                 raise TooShortError(
-                    f"reference_samples: got {self._asked.of_states.reference_samples}, and none "
-                    f"of these is as long as a later sequence: {error}. Name more, or take Mean()"
+                    f"reference_samples: got {self.asked.of_states.reference_samples}; all of "
+                    f"these are shorter than a later sequence: {error}. Raise it, or take Mean()"
                 ) from error
 
-    def _has_states_enough(self, own: _OfDataloader, dataloader: int) -> bool:
-        """Whether the recorded states are as many as wanted, or all that there will be.
+    def _has_enough_states(self, own: _OfDataloader, dataloader: int) -> bool:
+        """Whether enough states are recorded, or no more can come.
 
-        Where the number of batches is not known, the first must do: there may be no other.
+        Where the number of batches is not known, the first batch is enough: it may be the only one.
         """
         batches = self._batches_to_run(dataloader)
         return (
-            self._asked.of_states is None
-            or sum(batch.size for batch in own.waiting) >= self._asked.of_states.reference_samples
+            self.asked.of_states is None
+            or sum(batch.size for batch in own.waiting) >= self.asked.of_states.reference_samples
             or own.batches_seen >= batches
             or math.isinf(batches)
         )
 
-    def _begun(self, own: _OfDataloader, dataloader: int) -> tuple[Sets, KnockoutRuns]:
+    def _begun(self, own: _OfDataloader, dataloader: int) -> KnockoutRuns:
         states = {
             layer: HiddenStates.concatenate([batch[layer] for batch in own.recorded])
             for layer in (own.recorded[0] if own.recorded else ())
         }
         own.recorded.clear()
         own.reference = sum(batch.size for batch in own.waiting)
-        which = self._asked.which
-        steps = {layer: int(part.lengths.max()) for layer, part in states.items()}
-        known = Known(
-            self._relays[dataloader], self._concepts, steps if which.needs_steps else None
-        )
-        choose = which.tried if self._trainer.sanity_checking else which.sets
-        sets = choose(self._layers, known, self._asked.seed)
-        return sets, KnockoutRuns(sets.sets, self._asked, states or None)
+        which = self.asked.which
+        steps = None
+        if which.needs_steps:
+            steps = {layer: int(part.lengths.max()) for layer, part in states.items()}
+        known = Known(self.relays[dataloader], self.concepts, steps)
+        choose = which.tried if self.trainer.sanity_checking else which.sets
+        sets = choose(self._layers, known, self.asked.seed)
+        return KnockoutRuns(sets, self.asked, states or None)
 
     def _recorded(self, batch: EvaluationBatch) -> dict[str, HiddenStates]:
-        """States of a batch, of the layers of which units are knocked out."""
+        """States of a batch, for each layer with units to knock out."""
         modules = list(dict.fromkeys(StateKey.parse(layer).module for layer in self._layers))
         with HiddenStateRecorder(
             batch.rerun.twin, modules, layers="all", states=("hidden", "cell")
         ) as recorder:
             batch.run(whole=True)
         states = {layer: recorder.states[layer] for layer in self._layers}
-        if self._asked.of_states is None or self._asked.of_states.lengths is None:
+        if self.asked.of_states is None or self.asked.of_states.lengths is None:
             return states
-        lengths = read_entry(batch.batch, self._asked.of_states.lengths, "lengths")
+        lengths = read_entry(batch.batch, self.asked.of_states.lengths, "lengths")
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }
-
-
-def _labels(batch: Any, entry: BatchEntry | None) -> Target:
-    try:
-        return read_target(batch, entry)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. For knock-outs of a model without classes give score= the number that its "
-            "step logs, such as Logged('val_loss')"
-        ) from error

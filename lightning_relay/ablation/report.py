@@ -1,4 +1,4 @@
-"""The results of a knock-out analysis: what a model cannot do without which units."""
+"""Results of a knock-out analysis."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lightning_relay.reports.files import arrays_of, opened, read, write
 from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from pandas import DataFrame
 
 FORMAT = 2
-"""Version of the file format; a file of another one is refused."""
+"""Version of the file format; files of other versions are refused."""
 
 ACCURACY = "accuracy"
 """Name of the accuracy of the class labels among the measures."""
@@ -37,14 +37,14 @@ class KnockoutSet:
 
     Attributes:
         name: Short label, unique in the report, such as ``"rnn.l0: 3"`` or ``"bit_0: top 3"``.
-        group: Why they were: ``"each"`` unit alone, ``"given"`` by the user, a prefix of an order
-            (``"most_first"``, ``"least_first"``, ``"random_first"``), the units that relay most of
-            a ``"concept"``, or as many drawn at random, ``"concept_random"``.
+        group: How the set was chosen: ``"each"`` unit alone, ``"given"`` by the user, a prefix of
+            an order (``"most_first"``, ``"least_first"``, ``"random_first"``), the units that relay
+            most of a ``"concept"``, or equally many random units, ``"concept_random"``.
         units: Unit indices by layer key.
-        steps: Positions at which they were; None: all.
-        concept: Of an order or of units that relay a concept: which one.
-        ambiguous: Of units chosen by what they relay those whose places the data leave open:
-            another share is within two standard errors; without shares, a tie or too few sequences.
+        steps: Steps at which the units were knocked out; None: all.
+        concept: Name of the concept that chose the order or the units; None for other groups.
+        ambiguous: Indices of chosen units whose places the data leave open: another unit's share
+            is within two standard errors, or, without shares, there is a tie or too few sequences.
     """
 
     name: str
@@ -56,12 +56,12 @@ class KnockoutSet:
 
     @property
     def layer(self) -> str | None:
-        """Key of the layer that all units are of; None where they are of several."""
+        """Key of the layer, if all units are of one layer; otherwise None."""
         return next(iter(self.units)) if len(self.units) == 1 else None
 
     @property
     def unit(self) -> int | None:
-        """Index of the unit, where it is one; None otherwise."""
+        """Index of the unit, if there is exactly one; otherwise None."""
         units = [unit for some in self.units.values() for unit in some]
         return units[0] if len(units) == 1 else None
 
@@ -74,9 +74,9 @@ class DeletionCurve:
         layer: Layer key.
         concept: Name of the concept.
         direction: ``"most_first"``: the units that relay most of the concept go first;
-            ``"least_first"``: the least; ``"random_first"``: in orders drawn at random.
+            ``"least_first"``: those that relay least; ``"random_first"``: orders drawn at random.
         units: Unit indices in the order in which they are knocked out, int64 ``(order, unit)``;
-            several rows for random orders, and where ties are broken at random.
+            several orders if they are random or break ties at random.
         sizes: Numbers of units knocked out, from 0 to all, int64 ``(size,)``.
         accuracy: Accuracy of the concept, fraction of 1, float64 ``(order, size)``.
         lower: Lower ends of 95 % intervals (Wilson), float64 ``(order, size)``.
@@ -97,19 +97,19 @@ class DeletionCurve:
 
 @dataclass(frozen=True, eq=False)
 class ScoreAgreement:
-    """How well what single units relay predicts the damage of their knock-outs.
+    """Rank correlation of single units' relay shares (or scores) with their damage.
 
     Attributes:
         layer: Layer key.
         concept: Name of the concept.
-        scores: What each unit relays by unit index, mean over the steps after the inputs' end,
-            float64 ``(unit,)``.
+        scores: Relay share or unit score (see ``kind``) of each unit that was knocked out alone,
+            mean over the steps after the inputs' end, float64 ``(unit,)``.
         damage: Damage to the concept's accuracy by the knock-out of the unit alone, float64
             ``(unit,)``.
-        correlation: Rank correlation (Spearman) of the two; NaN, like the following, where scores
-            or damage are all equal, or there are fewer than 4 units.
-        lower: Lower end of its 95 % interval over units.
-        upper: Upper end.
+        correlation: Rank correlation (Spearman) of scores and damage; NaN, like its interval, if
+            scores or damage are all equal, or there are fewer than 4 units.
+        lower: Lower end of the 95 % interval of the correlation over units.
+        upper: Upper end of that interval.
         kind: What ``scores`` are: ``"relay share, bits"``, or ``"unit score"`` of the greedy order
             where shares were not measured.
     """
@@ -126,42 +126,42 @@ class ScoreAgreement:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class KnockoutReport:
-    """Results of one knock-out analysis: ``report["accuracy"]`` is the damage to a measure.
+    """Results of one knock-out analysis: ``report["accuracy"]`` is the damage to the accuracy.
 
-    Printed, it is a summary; ``to_dataframe`` gives all damages.
+    ``print(report)`` shows a summary; ``to_dataframe`` returns all damages.
 
     Attributes:
-        sets: What was knocked out, in the order of the axis ``set`` of everything else.
-        accuracy: Of the predicted class, ``(set,)``; None, like the following, where there were no
-            class labels.
-        class_accuracy: Of the samples of each class, ``(set, class)``; NaN of a class without any.
-        concept_accuracy: Of each concept, ``(set, concept)``: how many predicted classes have the
-            concept's value that the true class has.
-        classes: Class labels, int64 ``(class,)``; none where there were no class labels.
-        class_samples: Number of samples of each, int64 ``(class,)``.
+        sets: Sets of units that were knocked out, in the order of every axis ``set``.
+        accuracy: Damage to the accuracy of the predicted class, ``(set,)``; None without labels.
+        class_accuracy: Damage to the accuracy on the samples of each class, ``(set, class)``; NaN
+            for a class without samples; None without labels.
+        concept_accuracy: Damage to the accuracy of each concept, ``(set, concept)``: the fraction
+            of samples whose predicted class has the same value of the concept as the true class;
+            None without labels.
+        classes: Class labels, int64 ``(class,)``; empty without labels.
+        class_samples: Number of samples of each class, int64 ``(class,)``.
         concepts: Names of the concepts.
-        confusion: Number of samples of a class (row) for which a class (column) was predicted,
-            int64 ``(set + 1, class, predicted class)``; entry 0 is without knock-out.
-        predictions_changed: Fraction of the samples whose predicted class is another than without
-            knock-out, float64 ``(set,)``; NaN where no class is predicted.
-        metrics: Metrics of the user by name, ``(set,)`` each.
-        value: What the units were held at, in words.
+        confusion: Number of samples of each class (row) with each predicted class (column), int64
+            ``(set + 1, class, predicted class)``; entry 0 is without knock-out.
+        predictions_changed: Fraction of samples whose predicted class differs from the one without
+            knock-out, float64 ``(set,)``; NaN if no class is predicted.
+        metrics: Damage to each metric of the user, by name, ``(set,)`` each.
+        value: Value that the units were held at, in words.
         samples: Number of samples that the model was run on again.
-        samples_seen: Number of samples there were.
+        samples_seen: Number of samples in the evaluation.
         batches: Number of batches that the model was run on again.
-        batches_seen: Number of batches there were.
-        sets_left_out: Number of sets that were asked for and left out for the time they take.
+        batches_seen: Number of batches in the evaluation.
+        sets_left_out: Number of selected sets that were not run, because of ``max_sets``.
         curves: Accuracies along orders of units.
-        agreement: How well unit scores predict the damage of single units.
-        x_in: Where X_in was found, in words.
-        x_out: Where X_out was found, in words.
+        agreement: How well relay shares, or unit scores, predict the damage of single units.
+        x_in: Source of X_in, in words.
+        x_out: Source of X_out, in words.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
         epoch: The Trainer's epoch, from 0.
         global_step: The Trainer's number of optimizer steps.
         dataloader: Index of the dataloader.
-        relay_epoch: Epoch of the relay report that orders and scores came from; None where there
-            was none.
-        relay_step: The Trainer's number of optimizer steps when it was made.
+        relay_epoch: Epoch of the relay report behind orders and scores; None without one.
+        relay_step: The Trainer's number of optimizer steps at that relay report.
     """
 
     sets: tuple[KnockoutSet, ...]
@@ -192,11 +192,7 @@ class KnockoutReport:
     relay_step: int | None = None
 
     def __getitem__(self, measure: str) -> Damage:
-        """Damage to a measure by each set, as of ``damage_of``.
-
-        Raises:
-            KeyError: If there is no such measure; lists those there are.
-        """
+        """Damage to a measure by each set; a KeyError lists the measures there are."""
         return self.damage_of(known("measure", measure, {name: name for name in self.measures}))
 
     def __str__(self) -> str:
@@ -215,25 +211,25 @@ class KnockoutReport:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Keys of the layers of which units were knocked out, in the order of their first."""
+        """Keys of the layers with units knocked out, in the order of the sets."""
         return tuple(dict.fromkeys(key for some in self.sets for key in some.units))
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What ``damage_of`` takes: ``"accuracy"`` and concepts, if any, and metrics."""
+        """Names that ``damage_of`` takes: ``"accuracy"`` and concepts, with labels, and metrics."""
         accuracy = () if self.accuracy is None else (ACCURACY,)
         concepts = () if self.concept_accuracy is None else self.concepts
         return tuple(dict.fromkeys((*accuracy, *concepts, *self.metrics)))
 
     def damage_of(self, measure: str) -> Damage:
-        """What one measure was without and with each knock-out, ``(set,)``.
+        """One measure without and with each knock-out, ``(set,)``.
 
         Args:
-            measure: ``"accuracy"``, or the name of a concept or of a metric. Of names that are the
-                same the first of these is taken.
+            measure: ``"accuracy"``, or the name of a concept or of a metric. A name that several
+                have means the first of these three.
 
         Raises:
-            ValueError: If there is no such measure; says which there are.
+            ValueError: If there is no such measure; lists those there are.
         """
         if measure == ACCURACY and self.accuracy is not None:
             return self.accuracy
@@ -249,7 +245,7 @@ class KnockoutReport:
         )
 
     def places(self, *groups: str, layer: str | None = None) -> list[int]:
-        """Places of the sets of these groups, of a layer's alone where it is given."""
+        """Indices of the sets of these groups; with ``layer``, of the sets in this layer alone."""
         return [
             place
             for place, some in enumerate(self.sets)
@@ -257,7 +253,7 @@ class KnockoutReport:
         ]
 
     def single_steps(self, layer: str) -> dict[tuple[int, int], int]:
-        """Places of the sets that are one unit of a layer at one step, by unit and step."""
+        """Indices of the sets with one unit of a layer at one step, by unit and step."""
         cells = {}
         for place in self.places("each", layer=layer):
             some = self.sets[place]
@@ -266,32 +262,29 @@ class KnockoutReport:
         return cells
 
     def save(self, path: str | Path | IO[bytes]) -> None:
-        """Write the report to an ``.npz`` file, or an open binary file, which NumPy alone can read.
+        """Write the report to an ``.npz`` file, or an open binary file, readable with NumPy alone.
 
-        Arrays stand under the names of the report's fields, such as ``accuracy/damage``,
-        ``metrics/{name}/damage`` or ``curves/0/accuracy``, everything else as JSON under
-        ``header``.
+        Arrays are named after the report's fields, such as ``accuracy/damage``,
+        ``metrics/{name}/damage`` or ``curves/0/accuracy``; the rest is JSON under ``header``.
         """
         header: dict[str, Any] = {"format": FORMAT, "kind": "knock-out"}
-        header |= {
-            part.name: getattr(self, part.name)
-            for part in fields(self)
-            if not isinstance(getattr(self, part.name), np.ndarray | Damage)
-        }
+        arrays: dict[str, NDArray[Any]] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, np.ndarray):
+                arrays[part.name] = value
+            elif isinstance(value, Damage):
+                arrays |= arrays_of(value, part.name)
+            else:
+                header[part.name] = value
         header["sets"] = [vars(some) | {"units": dict(some.units)} for some in self.sets]
         header["metrics"] = list(self.metrics)
-        header["curves"] = [_plain(curve) for curve in self.curves]
-        header["agreement"] = [_plain(found) for found in self.agreement]
-        parts: list[tuple[Any, str]] = [(getattr(self, name), name) for name in _PARTS]
-        parts += [(found, f"metrics/{name}") for name, found in self.metrics.items()]
-        parts += _numbered("curves", self.curves) + _numbered("agreement", self.agreement)
-        arrays = {
-            part.name: array
-            for part in fields(self)
-            if isinstance(array := getattr(self, part.name), np.ndarray)
-        }
-        for part, prefix in parts:
-            arrays |= {} if part is None else arrays_of(part, prefix)
+        for name, found in self.metrics.items():
+            arrays |= arrays_of(found, f"metrics/{name}")
+        for name in _RESULTS:
+            header[name] = [_plain(result) for result in getattr(self, name)]
+            for place, result in enumerate(getattr(self, name)):
+                arrays |= arrays_of(result, f"{name}/{place}")
         write(path, header, arrays)
 
     @classmethod
@@ -300,7 +293,7 @@ class KnockoutReport:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file holds no knock-out report, or one of a later format.
+            ValueError: If the file holds no knock-out report, or one of another format.
         """
         with opened(path, "knock-out", FORMAT) as (header, file):
             header |= {name: _damage(file, name) for name in _PARTS if f"{name}/damage" in file}
@@ -309,28 +302,22 @@ class KnockoutReport:
             header["metrics"] = {
                 name: _damage(file, f"metrics/{name}") for name in header["metrics"]
             }
-            header["curves"] = tuple(
-                DeletionCurve(**curve | read(file, DeletionCurve, f"curves/{place}"))
-                for place, curve in enumerate(header["curves"])
-            )
-            header["agreement"] = tuple(
-                ScoreAgreement(**found | read(file, ScoreAgreement, f"agreement/{place}"))
-                for place, found in enumerate(header["agreement"])
-            )
+            for name, kind in _RESULTS.items():
+                header[name] = tuple(
+                    kind(**result | read(file, kind, f"{name}/{place}"))
+                    for place, result in enumerate(header[name])
+                )
             header |= {part.name: file[part.name] for part in fields(cls) if part.name in file}
         return cls(**header)
 
 
+_RESULTS = {"curves": DeletionCurve, "agreement": ScoreAgreement}
+
+
 def _plain(result: DeletionCurve | ScoreAgreement) -> dict[str, Any]:
-    """The fields that are no arrays."""
+    """The fields that are not arrays."""
     parts = {part.name: getattr(result, part.name) for part in fields(result)}
     return {name: part for name, part in parts.items() if not isinstance(part, np.ndarray)}
-
-
-def _numbered(
-    name: str, results: Iterable[DeletionCurve | ScoreAgreement]
-) -> list[tuple[Any, str]]:
-    return [(result, f"{name}/{place}") for place, result in enumerate(results)]
 
 
 def _damage(file: Mapping[str, NDArray[Any]], prefix: str) -> Damage:
@@ -338,7 +325,7 @@ def _damage(file: Mapping[str, NDArray[Any]], prefix: str) -> Damage:
 
 
 def _set(plain: dict[str, Any]) -> KnockoutSet:
-    """A set as it was before JSON made lists of its tuples."""
+    """A set from its JSON, in which tuples are lists."""
     units = {key: tuple(units) for key, units in plain["units"].items()}
     steps = None if plain["steps"] is None else tuple(plain["steps"])
     ambiguous = tuple(plain["ambiguous"])

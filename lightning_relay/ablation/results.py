@@ -1,4 +1,4 @@
-"""From what the runs gave to a report."""
+"""The report of a knock-out analysis, computed from the outcomes of its runs."""
 
 from __future__ import annotations
 
@@ -30,21 +30,15 @@ if TYPE_CHECKING:
     from lightning_relay.relay.report import RelayReport
 
 _DECIMALS = 9
-"""Unit scores that differ by less are rounding errors, and tied."""
+"""Shares and scores are rounded to this many decimals, so that rounding errors are ties."""
 
 _TAILS = (0.025, 0.975)
-"""Of the resamples, for intervals of 95 %."""
+"""Quantiles of the resamples that are the ends of a 95 % interval."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Labelled:
-    """Class labels and predicted classes of all samples.
-
-    Attributes:
-        labels: ``(sample,)``.
-        classes: ``(set + 1, sample)``; entry 0 without knock-out.
-        num_classes: Number of classes.
-    """
+    """Labels ``(sample,)`` and predicted classes ``(set + 1, sample)``; entry 0: no knock-out."""
 
     labels: Tensor
     classes: Tensor
@@ -54,17 +48,7 @@ class _Labelled:
 def knockout_report(
     ran: Ran, asked: Ablation, *, concepts: Concepts = JOINT, relay: RelayReport | None = None
 ) -> KnockoutReport:
-    """Damage by every set, curves and how well unit scores predict it.
-
-    Args:
-        ran: What was knocked out, and what that gave.
-        asked: What was asked: the value, and what is measured.
-        concepts: As of ``concept_codes``.
-        relay: The relay report whose unit scores are compared with the damage.
-
-    Raises:
-        ValueError: If a metric does not give one number.
-    """
+    """Damage by every set, curves along orders, and how well ``relay`` predicts the damage."""
     sets, outcomes = ran.sets, ran.outcomes
     samples = sum(outcomes.sizes)
     found: dict[str, Damage] = {}
@@ -109,10 +93,10 @@ def knockout_report(
 
 def _labelled(outcomes: Outcomes) -> _Labelled:
     labels, classes = torch.cat(outcomes.labels), torch.cat(outcomes.classes, 1)
-    known = outcomes.num_classes
-    if known is None:
-        known = int(max(labels.max(), classes.max())) + 1
-    return _Labelled(labels, classes, known)
+    number = outcomes.num_classes
+    if number is None:
+        number = int(max(labels.max(), classes.max())) + 1
+    return _Labelled(labels, classes, number)
 
 
 def _with_accuracies(
@@ -127,16 +111,13 @@ def _with_accuracies(
         name: _damage(_concept_right(labelled, codes), everything, 1)
         for name, codes in _codes(labelled, concepts).items()
     }
+    by_field = zip(*map(_arrays, by_concept.values()), strict=True)
+    accuracy = _arrays(_damage(right, everything, 1))
     return replace(
         report,
-        accuracy=_only_part(_damage(right, everything, 1)),
+        accuracy=Damage(*(np.asarray(part[..., 0]) for part in accuracy)),
         class_accuracy=_damage(right, labels, number),
-        concept_accuracy=Damage(
-            *(
-                np.concatenate(parts, -1)
-                for parts in zip(*map(_arrays, by_concept.values()), strict=True)
-            )
-        ),
+        concept_accuracy=Damage(*(np.concatenate(parts, -1) for parts in by_field)),
         classes=np.arange(number),
         class_samples=labels.bincount(minlength=number).numpy(),
         concepts=tuple(by_concept),
@@ -146,7 +127,7 @@ def _with_accuracies(
 
 
 def _codes(labelled: _Labelled, concepts: Concepts) -> dict[str, Tensor]:
-    """Code of every class label for each concept, ``(class,)``; -1 of labels that do not occur."""
+    """Code of every class label by concept, ``(class,)``; -1 for labels that do not occur."""
     occurring = torch.cat([labelled.labels, labelled.classes.flatten()]).unique()
     found = concept_codes(concepts, occurring, occurring, num_classes=labelled.num_classes)
     tables = {}
@@ -160,12 +141,9 @@ def _concept_right(labelled: _Labelled, codes: Tensor) -> Tensor:
 
 
 def _damage(right: Tensor, parts: Tensor, number: int) -> Damage:
-    """Damage to the accuracy of each of several parts of the samples, ``(set, part)``.
+    """Damage to the accuracy of each part of the samples, ``(set, part)``.
 
-    Args:
-        right: Whether each sample is right, bool ``(set + 1, sample)``.
-        parts: To which part each sample belongs, int64 ``(sample,)``.
-        number: Number of parts.
+    ``right``, bool ``(set + 1, sample)``; ``parts``, int64 ``(sample,)``, from 0 to ``number - 1``.
     """
 
     def counts(chosen: Tensor) -> NDArray[np.int64]:
@@ -185,14 +163,10 @@ def _arrays(damage: Damage) -> tuple[NDArray[np.float64], ...]:
     return damage.baseline, damage.knocked_out, damage.damage, damage.lower, damage.upper
 
 
-def _only_part(damage: Damage) -> Damage:
-    return Damage(*(np.asarray(part[..., 0]) for part in _arrays(damage)))
-
-
 def _curve(
     report: KnockoutReport, labelled: _Labelled, concepts: Concepts, deletion: Deletion
 ) -> DeletionCurve:
-    """Accuracies along orders of units."""
+    """Accuracies along orders; of a concept that is not measured, those of the class labels."""
     codes = _codes(labelled, concepts)
     if deletion.concept in codes:
         right = _concept_right(labelled, codes[deletion.concept])
@@ -215,14 +189,11 @@ def _curve(
 
 
 def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreement]:
-    """What units relay, mean over the steps that had seen all input, beside their damages."""
+    """Compare what units relay with their damage; mean over the steps after the inputs' end."""
     found = []
     for layer in report.layers:
-        places = [
-            place
-            for place in report.places("each", layer=layer)
-            if report.sets[place].steps is None
-        ]
+        places = report.places("each", layer=layer)
+        places = [place for place in places if report.sets[place].steps is None]
         if not places or layer not in relay.layers:
             continue
         units = [report.sets[place].units[layer][0] for place in places]
@@ -243,7 +214,7 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
 
 
 def _of_batches(outcomes: Outcomes, logged: Logged, generator: np.random.Generator) -> Damage:
-    """Damage to the mean over samples of a number that is known for every batch."""
+    """Damage to a number logged for every batch, whose mean is weighted by batch sizes."""
     values = torch.stack(outcomes.values, -1).numpy()
     sizes = np.asarray(outcomes.sizes, np.float64)
     batches, resamples = len(sizes), logged.n_bootstraps
@@ -263,7 +234,7 @@ def _of_metric(
     n_bootstraps: int,
     generator: np.random.Generator,
 ) -> Damage:
-    """Damage to a metric of class scores, or of classes where there are no scores."""
+    """Damage to a metric of class scores, or of predicted classes where there are no scores."""
     predicted = torch.cat(outcomes.scores or outcomes.classes, 1)
     labels = torch.cat(outcomes.labels)
     whole = np.array([_computed(name, metric, part, labels) for part in predicted])
@@ -277,22 +248,22 @@ def _of_metric(
 def _computed(name: str, metric: Metric, predicted: Tensor, labels: Tensor) -> float:
     metric.reset()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that a resample does not have
+        warnings.simplefilter("ignore")  # a resample may lack classes
         try:
             metric.update(predicted, labels)
             value: Any = metric.compute()
         except Exception as error:
             kind = "class scores" if predicted.is_floating_point() else "predicted classes"
             raise ValueError(
-                f"score: {name!r} cannot be computed of {kind} {tuple(predicted.shape)} and "
-                f"labels {tuple(labels.shape)}: {error}"
+                f"score: {name!r} cannot be computed from {kind} {tuple(predicted.shape)} and "
+                f"labels {tuple(labels.shape)}; give a metric that takes these: {error}"
             ) from error
     metric.reset()
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"score: {name!r} gave {shape}; it takes a metric that gives one number, such as one "
-            "with average='macro'"
+            f"score: {name!r} returned {shape}; it takes a metric that returns one number, such as "
+            "one with average='macro'"
         )
     return float(value)
 
@@ -300,7 +271,7 @@ def _computed(name: str, metric: Metric, predicted: Tensor, labels: Tensor) -> f
 def _with_interval(
     values: NDArray[np.float64], resampled: NDArray[np.float64] | None, higher_is_better: bool
 ) -> Damage:
-    """Damage of values ``(set + 1,)``; intervals from resampled ones ``(set + 1, resample)``."""
+    """Damage from values ``(set + 1,)``, intervals from resamples ``(set + 1, resample)``."""
     sign = 1 if higher_is_better else -1
     damage = sign * (values[0] - values[1:])
     lower = upper = np.full_like(damage, np.nan)

@@ -1,9 +1,9 @@
-"""Runs of evaluation batches under every knock-out, and what they gave."""
+"""Runs of evaluation batches under every knock-out, and their outcomes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lightning_relay.ablation.asked import Ablation
-    from lightning_relay.ablation.report import KnockoutSet
     from lightning_relay.ablation.sets import Sets
     from lightning_relay.knockout.clamps import Clamp
     from lightning_relay.recurrent.states import HiddenStates
@@ -26,15 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationBatch:
-    """A batch to be run again.
+    """A batch, and what runs the module's own step on it again.
 
-    Attributes:
-        rerun: Runs the module's own step.
-        batch: The batch.
-        batch_idx: Its index.
-        dataloader_idx: Index of its dataloader.
-        target: Class labels, int64 ``(batch,)``; None where only a logged value is measured.
-        size: Number of samples.
+    ``target``: class labels, int64 ``(batch,)``; None where only a logged number is measured.
     """
 
     rerun: StepRerun
@@ -53,16 +46,16 @@ class EvaluationBatch:
 
 @dataclass(eq=False)
 class Outcomes:
-    """What the runs gave, entry 0 of every first axis without knock-out.
+    """Outcomes of the runs, one list entry for each batch; entry 0 of ``set + 1``: no knock-out.
 
     Attributes:
-        sizes: Number of samples of each batch.
-        labels: Class labels of each batch, int64 ``(batch,)``.
-        classes: Predicted classes of each batch, int64 ``(set + 1, batch)``.
-        scores: Class scores of each batch, ``(set + 1, batch, class)``, where they are kept.
-        values: The measured value of each batch, float64 ``(set + 1,)``, where there is one.
-        num_classes: Number of classes that have a score; None where only classes are known.
-        source: Where the predicted classes came from, in words.
+        sizes: Numbers of samples.
+        labels: Class labels, int64 ``(batch,)``.
+        classes: Predicted classes, int64 ``(set + 1, batch)``.
+        scores: Class scores, ``(set + 1, batch, class)``, where metrics need them.
+        values: Logged numbers, float64 ``(set + 1,)``, where they are the score.
+        num_classes: Number of classes with a score; None where only predicted classes are known.
+        source: Source of the predicted classes, in words.
     """
 
     sizes: list[int] = field(default_factory=list)
@@ -78,13 +71,8 @@ class Outcomes:
 class Ran:
     """What was run in an evaluation.
 
-    Attributes:
-        sets: What was knocked out, and when.
-        outcomes: What the runs gave.
-        reference: Number of sequences whose states made the value.
-        samples_seen: Number of samples there were; None for those of the outcomes.
-        batches_seen: Number of batches there were, likewise.
-        x_in: Where the class labels were found, in words.
+    ``reference`` counts the sequences whose states made the value. ``samples_seen`` and
+    ``batches_seen`` count the whole evaluation; None: no more than the outcomes.
     """
 
     sets: Sets
@@ -95,50 +83,31 @@ class Ran:
     x_in: str | None = None
 
 
+@dataclass(eq=False)
 class KnockoutRuns:
     """Runs batches without knock-out and with each of the sets knocked out.
 
-    Args:
-        sets: What is knocked out.
-        asked: At which values, when, and what is measured.
-        states: Recorded states, where the value is made of them.
-
-    Attributes:
-        sets: The same.
-        outcomes: What the runs gave so far.
-        longest: Number of steps of the longest sequence so far, by module name.
+    ``longest`` is the number of steps of the longest sequence so far, by module name.
     """
 
-    def __init__(
-        self,
-        sets: Sequence[KnockoutSet],
-        asked: Ablation,
-        states: Mapping[str, HiddenStates] | None,
-    ) -> None:
-        self.sets = sets
-        self.outcomes = Outcomes()
-        self.longest: dict[str, int] = {}
-        self._asked = asked
-        self._states = states
-        self._clamps: list[list[Clamp]] | None = None
+    sets: Sets
+    asked: Ablation
+    states: Mapping[str, HiddenStates] | None
+    outcomes: Outcomes = field(default_factory=Outcomes, init=False)
+    longest: dict[str, int] = field(default_factory=dict, init=False)
+    _clamps: list[list[Clamp]] | None = field(default=None, init=False)
 
     def add(self, batch: EvaluationBatch, progress: Callable[[], None]) -> None:
-        """Run a batch without knock-out and with each of the sets.
+        """Run a batch without knock-out, with each set, and without again, to compare.
 
-        Args:
-            batch: The batch.
-            progress: Called after every run.
-
-        Raises:
-            ValueError: If the step, run again, does not give the same, or what is measured is not
-                there.
+        ``progress`` is called after each run but the last.
         """
-        whole = self._asked.logged is not None
+        whole = self.asked.logged is not None
         if self._clamps is None:
             self._clamps = self._clamps_of(batch.rerun.twin)
         with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
             results = []
-            for number in (None, *range(len(self.sets))):
+            for number in (None, *range(len(self.sets.sets))):
                 with lanes.lane(number):
                     results.append(batch.run(whole=whole or number is None))
                 progress()
@@ -149,17 +118,17 @@ class KnockoutRuns:
         self._keep(batch, results)
 
     def _clamps_of(self, model: nn.Module) -> list[list[Clamp]]:
-        asked = self._asked
+        asked = self.asked
         return [
             make_clamps(
                 model,
                 some.units,
                 value=asked.held_value,
                 steps=asked.which.held_at if some.steps is None else some.steps,
-                states=self._states,
+                states=self.states,
                 seed=asked.seed,
             )
-            for some in self.sets
+            for some in self.sets.sets
         ]
 
     def _keep(self, batch: EvaluationBatch, results: Sequence[StepResult]) -> None:
@@ -172,32 +141,28 @@ class KnockoutRuns:
             outcomes.num_classes = results[0].num_classes
             outcomes.source = results[0].source
             scores = [result.scores for result in results if result.scores is not None]
-            if self._asked.computed is not None and scores:
+            if self.asked.computed is not None and scores:
                 outcomes.scores.append(torch.stack(scores).cpu())
-        if self._asked.logged is not None:
-            values = [_value_of(result, self._asked.logged.name) for result in results]
+        if self.asked.logged is not None:
+            values = [_value_of(result, self.asked.logged.name) for result in results]
             outcomes.values.append(torch.tensor(values, dtype=torch.float64))
 
 
 def _value_of(result: StepResult, name: str) -> float:
     value = result.loss if name == "loss" else result.logged.get(name)
-    if value is None:
-        _raise_not_measured(name, result)
-    return value
-
-
-def _raise_not_measured(name: str, result: StepResult) -> NoReturn:
+    if value is not None:
+        return value
     has = ", ".join(map(repr, result.logged)) or "none"
     if name in result.logged_metrics:
         raise ValueError(
-            f"score: {result.step} logs a Metric as {name!r}, whose value is that of all batches; "
-            "give a Metric of its kind itself: score=… It logs these numbers: " + has
+            f"score: {result.step} logs a Metric as {name!r}, whose value spans all batches; give "
+            f"such a Metric as score= instead, or name one of the numbers it logs: {has}"
         )
     if name == "loss":
         raise ValueError(
-            f"score: {result.step} returns no loss; it logs {has}: name one of these, or return "
-            "the loss"
+            f"score: {result.step} returns no loss; return it, or name one of the numbers it logs: "
+            f"{has}"
         )
     step_name = name.removesuffix("_epoch").removesuffix("_step")
-    hint = f"; its own name for it is {step_name!r}" if step_name in result.logged else ""
-    raise ValueError(f"score: {result.step} logs no number {name!r}; it logs {has}{hint}")
+    hint = f". The step itself calls it {step_name!r}" if step_name in result.logged else ""
+    raise ValueError(f"score: {result.step} logs no number {name!r}; it logs: {has}{hint}")

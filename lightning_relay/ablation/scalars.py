@@ -1,4 +1,4 @@
-"""The few numbers of a knock-out report that are worth a curve and a monitor."""
+"""Scalars of a knock-out report, for curves and monitors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _AREAS = {
 def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
     """Scalars of a knock-out report by name, to be logged under a prefix.
 
-    What is undefined is left out: no value is NaN or infinite. Damage and areas are fractions of 1.
+    Undefined scalars are left out: no value is NaN or infinite. Damage and areas of accuracies are
+    fractions of 1.
 
-    - ``accuracy``: accuracy without knock-out, where there were class labels.
-    - ``{layer}/largest_damage``, ``{layer}/mean_damage``: damage to the accuracy by a single unit,
-      largest and mean, where each was knocked out.
+    - ``accuracy``: accuracy without knock-out, with class labels.
+    - ``{layer}/largest_damage``, ``{layer}/mean_damage``: largest and mean damage to the accuracy
+      by single units.
     - ``{layer}/{concept}/area_most_first``, ``area_least_first``, ``area_random``: mean accuracy of
-      the concept over the fraction of units knocked out, in each order; of random ones the mean.
-    - ``{layer}/{concept}/score_correlation``: rank correlation of what single units
-      relay and their damage.
-    - ``{layer}/{concept}/top_damage``, ``random_damage``: damage to the concept by the knock-out of
-      the units that relay most of it, and of as many at random, means where there are several.
+      the concept over the fraction of units knocked out along the order, mean of several orders.
+    - ``{layer}/{concept}/score_correlation``: rank correlation of the relay shares of single units
+      (unit scores, where shares were not measured) with their damage.
+    - ``{layer}/{concept}/top_damage``, ``random_damage``: mean damage to the concept by its top
+      units, and by random sets of the same size.
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
       largest damage to it by any set.
     """

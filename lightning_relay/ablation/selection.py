@@ -1,4 +1,4 @@
-"""Which units are knocked out, and when: options, and the sets that they make."""
+"""Options that select which units are knocked out, and at which steps."""
 
 from __future__ import annotations
 
@@ -38,18 +38,16 @@ if TYPE_CHECKING:
     from lightning_relay.relay.report import RelayReport
 
 Steps = int | Sequence[int] | slice | str | None
-"""When units are held, as of ``knocked_out``; None for always."""
+"""Steps at which units are held, as ``knocked_out`` takes them; None for all."""
 
 _TRIED = 2
-"""The sanity check runs so many sets, on one batch of each dataloader."""
+"""Number of sets in the sanity check, which runs one batch of each dataloader."""
 
 
 class Selection(ABC):
-    """Which units are knocked out, and when.
+    """Which units are knocked out, and at which steps.
 
-    Attributes:
-        steps: When the units are held, as of ``knocked_out``; None for always.
-        follows: Whether the sets follow the orders of a relay report.
+    ``follows``: whether the sets follow a relay report.
     """
 
     steps: Steps
@@ -62,33 +60,23 @@ class Selection(ABC):
 
     @property
     def held_at(self) -> Any:
-        """When sets that do not say so themselves are held, as of ``knocked_out``."""
+        """Steps, as ``knocked_out`` takes them, of sets without steps of their own."""
         return None if self.needs_steps else self.steps
 
     @abstractmethod
     def layers_in(self, model: nn.Module) -> dict[str, int]:
-        """Numbers of units of the layers of which units are knocked out, by key.
-
-        Raises:
-            ValueError: If the model does not have them.
-        """
+        """Number of units of each selected layer, by layer key; ValueError for unknown layers."""
 
     @abstractmethod
     def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """What is knocked out.
-
-        Args:
-            layers: What ``layers_in`` gave.
-            known: What else is known by then.
-            seed: Seed of what is drawn.
-        """
+        """Sets of units to knock out in ``layers``, the result of ``layers_in``."""
 
     def tried(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """The few sets of a sanity check; arguments as of ``sets``."""
+        """Few sets for the sanity check."""
         return single_units(layers, steps=known.steps, max_sets=_TRIED, seed=seed)
 
     def check(self, model: nn.Module, relay: RelayReport | None, concepts: Concepts) -> None:
-        """Raise an error unless the units can be knocked out and a relay report is of the model."""
+        """Refuse units that cannot be knocked out, and a relay report of another model."""
         layers = self.layers_in(model)
         names = dict.fromkeys(StateKey.parse(layer).module for layer in layers)
         for name, module in recurrent_modules(model, list(names)).items():
@@ -106,13 +94,7 @@ class Selection(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known when sets are made.
-
-    Attributes:
-        relay: The relay report whose orders are followed.
-        concepts: Concepts whose accuracies are measured.
-        steps: Numbers of steps by layer key.
-    """
+    """What is known when sets are made; ``steps`` are numbers of steps by layer key."""
 
     relay: RelayReport | None = None
     concepts: Concepts = JOINT
@@ -137,7 +119,7 @@ class _OfLayers(Selection):
             checked_steps(self.steps)
 
     def layers_in(self, model: nn.Module) -> dict[str, int]:
-        """Numbers of units of the layers of which units are knocked out, by key."""
+        """Number of units of each selected layer, by layer key."""
         units = recurrent_layers(model, self.modules)
         found = {
             str(key): units[str(key)]
@@ -146,8 +128,8 @@ class _OfLayers(Selection):
         }
         if not found:
             raise ValueError(
-                f"states: got {self.states!r}, and none of {', '.join(map(repr, units))} is of "
-                "such states; it takes 'hidden', or 'cell' where there is an LSTM"
+                f"states: got {self.states!r}, and none of {', '.join(map(repr, units))} has such "
+                "states; it takes 'hidden', or 'cell' where there is an LSTM"
             )
         return found
 
@@ -157,13 +139,13 @@ class EveryUnit(_OfLayers):
     """Every unit alone.
 
     Attributes:
-        modules: Dotted names of the recurrent modules; default: all there are.
+        modules: Dotted names of the recurrent modules; default: all.
         layers: The ``"last"`` layer of each module, or ``"all"``.
         states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
-        steps: When the units are held, as of ``knocked_out``; default: always. ``"each"``: every
-            unit at every step.
-        max_sets: Number of sets at most, None for any. Of more a fair sample is taken; those left
-            out are counted.
+        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: all.
+            ``"each"`` knocks out every unit at every single step.
+        max_sets: Maximum number of sets; None for no limit. Above it, a random sample of the sets
+            is run, and the report counts the others.
     """
 
     @property
@@ -172,7 +154,7 @@ class EveryUnit(_OfLayers):
         return self.steps == "each"
 
     def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """What is knocked out."""
+        """Sets of units to knock out."""
         return single_units(layers, steps=known.steps, max_sets=self.max_sets, seed=seed)
 
 
@@ -186,15 +168,15 @@ class _Following(_OfLayers):
         super().__post_init__()
         check_count("n_random", self.n_random, 1)
         if isinstance(self.concepts, str):
-            raise TypeError(f"concepts: got the string {self.concepts!r}; it takes a list")
+            raise TypeError(f"concepts: got the string {self.concepts!r}; it takes a list of names")
 
     @property
     @abstractmethod
     def _choose(self) -> Callable[..., Sets]:
-        """Makes sets of a relay report, as ``along_orders``."""
+        """Function that makes sets from a relay report, such as ``along_orders``."""
 
     def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """What is knocked out."""
+        """Sets of units to knock out."""
         found = self._choose(
             known.relay,
             layers,
@@ -209,17 +191,20 @@ class _Following(_OfLayers):
 
 @dataclass(frozen=True, kw_only=True)
 class AlongOrder(_Following):
-    """One unit after the other along the newest relay order, from both ends and in random orders.
+    """One unit after the other: largest relay share first, smallest first, and in random orders.
 
-    The order is that of the last step.
+    Shares are those of the newest relay report at the last step; where it has none, its greedy
+    order is followed. Ties are broken at random, in ``n_random`` orders.
 
     Attributes:
         concepts: Concepts of the relay report whose orders are followed; default: the first.
         n_random: Number of random orders of each layer, for comparison.
-        modules: As of ``EveryUnit``, like ``layers``, ``states`` and ``steps`` (but not
-            ``"each"``).
-        max_sets: Number of sets at most, None for any. Of more, fewer numbers of units are taken;
-            those left out are counted.
+        modules: Dotted names of the recurrent modules; default: all.
+        layers: The ``"last"`` layer of each module, or ``"all"``.
+        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
+        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: all.
+        max_sets: Maximum number of sets; None for no limit. Above it, fewer numbers of units are
+            run, and the report counts the sets left out.
     """
 
     @property
@@ -229,16 +214,21 @@ class AlongOrder(_Following):
 
 @dataclass(frozen=True)
 class TopUnits(_Following):
-    """The units that relay most of each concept at the last step, and as many drawn at random.
+    """The units with the largest relay shares of each concept, and random sets of the same size.
+
+    Shares are those of the newest relay report at the last step; where it has none, the last units
+    of its greedy order are taken. Ties are broken at random.
 
     Attributes:
-        top: Number of units of a set.
+        top: Number of units in each set.
         concepts: Concepts of the relay report; default: all.
         n_random: Number of random sets for each concept, for comparison.
-        modules: As of ``EveryUnit``, like ``layers``, ``states`` and ``steps`` (but not
-            ``"each"``).
-        max_sets: Number of sets at most, None for any. Where these are more, there are fewer random
-            sets; those left out are counted.
+        modules: Dotted names of the recurrent modules; default: all.
+        layers: The ``"last"`` layer of each module, or ``"all"``.
+        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
+        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: all.
+        max_sets: Maximum number of sets; None for no limit. Above it, fewer random sets are run,
+            and the report counts those left out.
     """
 
     top: int = 3
@@ -257,9 +247,9 @@ class NamedSets(Selection):
     """Sets of the user's own.
 
     Attributes:
-        units: Unit indices by layer key, by name of the set, such as
+        units: For each set, by name, the unit indices by layer key, such as
             ``{"pair": {"rnn.l0": [3, 5]}}``.
-        steps: When the units are held, as of ``knocked_out``; default: always.
+        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: all.
     """
 
     units: Mapping[str, Mapping[str, Sequence[int] | int]]
@@ -275,22 +265,22 @@ class NamedSets(Selection):
         checked_steps(self.steps)
 
     def layers_in(self, model: nn.Module) -> dict[str, int]:
-        """Numbers of units of the layers of which units are knocked out, by key."""
+        """Number of units of each selected layer, by layer key."""
         for own in self.units.values():
             make_clamps(model, own)  # checks names and indices
         layers = recurrent_layers(model)
         return {layer: layers[layer] for own in self.units.values() for layer in own}
 
     def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """What is knocked out."""
+        """Sets of units to knock out."""
         return named_sets(self.units)
 
     def tried(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
-        """The few sets of a sanity check."""
+        """Few sets for the sanity check."""
         return Sets(named_sets(self.units).sets[:_TRIED])
 
 
 def check_count(name: str, count: Any, least: int) -> None:
-    """Raise a ValueError unless a count is an integer of at least so many."""
+    """Raise a ValueError unless a count is an integer of ``least`` or more."""
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise ValueError(f"{name}: got {count!r}; it takes at least {least}")

@@ -1,4 +1,4 @@
-"""Which units are knocked out together."""
+"""Sets of units that are knocked out together."""
 
 from __future__ import annotations
 
@@ -22,15 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Deletion:
-    """Orders in which units of a layer are knocked out one after the other.
+    """Orders in which units of a layer are knocked out, with the fields of ``DeletionCurve``.
 
-    Attributes:
-        layer: Layer key.
-        concept: Whose relay order it is.
-        direction: As of ``DeletionCurve``.
-        units: Unit indices, int64 ``(order, unit)``.
-        sizes: Numbers of units knocked out, from 0, int64 ``(size,)``.
-        places: Place of each set among all, int64 ``(order, size)``; -1 for the empty one.
+    ``places``, int64 ``(order, size)``: index of each set among all; -1 for the empty set.
     """
 
     layer: str
@@ -43,13 +37,7 @@ class Deletion:
 
 @dataclass(frozen=True, eq=False)
 class Sets:
-    """What is knocked out.
-
-    Attributes:
-        sets: The sets.
-        left_out: Number of those that were asked for and left out for the time they take.
-        deletions: Orders that some of them follow.
-    """
+    """Sets to knock out, the number of sets beyond ``max_sets``, and the orders they follow."""
 
     sets: tuple[KnockoutSet, ...]
     left_out: int = 0
@@ -63,14 +51,9 @@ def single_units(
     max_sets: int | None = None,
     seed: int = 0,
 ) -> Sets:
-    """Every unit alone.
+    """Every unit alone, at every single step if numbers of steps are given by layer key.
 
-    Args:
-        layers: Numbers of units by layer key.
-        steps: Numbers of steps by layer key, for every unit at every step; None for all steps at
-            once.
-        max_sets: Number of sets at most; of more, a fair sample is taken.
-        seed: Seed of the sample.
+    ``layers`` are numbers of units by layer key. Above ``max_sets``, a random sample is taken.
     """
     sets = [
         KnockoutSet(f"{layer}: {unit}", "each", {layer: (unit,)})
@@ -106,23 +89,9 @@ def along_orders(
     max_sets: int | None = None,
     seed: int = 0,
 ) -> Sets:
-    """Units one after the other by their relay shares at the last step, from both ends.
+    """Sets as ``AlongOrder`` explains them; layers that the report does not have are skipped.
 
-    Where shares were not measured, by their places in the greedy order. Where units are tied, ties
-    are broken at random in as many orders as there are random ones.
-
-    Args:
-        report: Where the orders stand.
-        layers: Numbers of units by layer key; those that the report does not have are passed over.
-        concepts: Whose orders; default: the report's first.
-        n_random: Number of random orders of each layer, for comparison.
-        max_sets: Number of sets at most; where that is too few for all numbers of units, some of
-            these are taken, as even as can be.
-        seed: Seed of the random orders.
-
-    Raises:
-        ValueError: If the report has none of the layers or not the concept, or ``max_sets`` is too
-            few.
+    Above ``max_sets``, evenly spaced numbers of units are taken.
     """
     orders: list[_Order] = []
     generator = np.random.default_rng(seed)
@@ -147,10 +116,10 @@ def along_orders(
     thinned = _deletions(orders, count)
     if len(thinned.sets) > max_sets:
         raise ValueError(
-            f"max_sets: got {max_sets}, fewer than the {len(thinned.sets)} sets that {len(orders)} "
-            "orders take; it takes more, or fewer concepts or random orders"
+            f"max_sets: got {max_sets}; {len(orders)} orders take at least {len(thinned.sets)} "
+            "sets; raise it, or take fewer concepts or random orders"
         )
-    while len((more := _deletions(orders, count + 1)).sets) <= max_sets:  # equal ones stand once
+    while len((more := _deletions(orders, count + 1)).sets) <= max_sets:  # orders share sets
         count, thinned = count + 1, more
     return replace(thinned, left_out=len(whole.sets) - len(thinned.sets))
 
@@ -165,58 +134,37 @@ def top_relays(
     max_sets: int | None = None,
     seed: int = 0,
 ) -> Sets:
-    """The units with the largest relay shares of each concept at the last step, and random ones.
-
-    Where shares were not measured, the last units of the greedy order. Ties are broken at random.
-
-    Args:
-        report: Where the orders stand.
-        layers: Numbers of units by layer key; those that the report does not have are passed over.
-        top: Number of units of a set.
-        concepts: Which concepts; default: all of the report.
-        n_random: Number of random sets for each concept, for comparison.
-        max_sets: Number of sets at most; where these are more, there are fewer random sets.
-        seed: Seed of the random sets.
-
-    Raises:
-        ValueError: If the report has none of the layers or not the concept, a layer has not so
-            many units, or ``max_sets`` is too few.
-    """
+    """Sets as ``TopUnits`` explains them; layers that the report does not have are skipped."""
     generator = np.random.default_rng(seed)
     tops: list[KnockoutSet] = []
     random: list[list[KnockoutSet]] = []
     for layer, units in _shared_layers(report, layers).items():
         if top > units:
-            raise ValueError(f"top: got {top}, but {layer!r} has {units} units")
+            raise ValueError(f"top: got {top}; it takes at most {units}, the units of {layer!r}")
         found = report.layers[layer]
         for concept in _known_concepts(found, concepts or list(found.concepts)):
             ranking = _Ranking.at_end(report, layer, concept)
-            own = ranking.least_first(generator)[::-1][:top]
-            tops.append(
-                KnockoutSet(
-                    f"{layer}: top {top} of {concept}",
-                    "concept",
-                    {layer: _plain(own)},
-                    concept=concept,
-                    ambiguous=tuple(unit for unit in _plain(own) if unit in ranking.open_places),
-                )
-            )
+            own = tuple(ranking.least_first(generator)[::-1][:top].tolist())
+            ambiguous = tuple(unit for unit in own if unit in ranking.open_places)
+            name = f"{layer}: top {top} of {concept}"
+            tops.append(KnockoutSet(name, "concept", {layer: own}, None, concept, ambiguous))
+            drawn = [np.sort(generator.choice(units, top, replace=False)) for _ in range(n_random)]
             random.append(
                 [
                     KnockoutSet(
                         f"{layer}: random {number} of {concept}",
                         "concept_random",
-                        {layer: _plain(np.sort(generator.choice(units, top, replace=False)))},
+                        {layer: tuple(own.tolist())},
                         concept=concept,
                     )
-                    for number in range(n_random)
+                    for number, own in enumerate(drawn)
                 ]
             )
     each = n_random if max_sets is None else min(n_random, (max_sets - len(tops)) // len(tops))
     if each < min(n_random, 1):
         raise ValueError(
-            f"max_sets: got {max_sets}, fewer than the {2 * len(tops)} sets of {len(tops)} "
-            "concepts and layers with one random set each; it takes more, or fewer concepts"
+            f"max_sets: got {max_sets}; {len(tops)} concepts and layers with one random set each "
+            f"take {2 * len(tops)} sets; raise it, or take fewer concepts"
         )
     sets = [
         some for own, others in zip(tops, random, strict=True) for some in (own, *others[:each])
@@ -225,33 +173,25 @@ def top_relays(
 
 
 def at_steps(sets: Sets, steps: Steps, longest: Mapping[str, int]) -> Sets:
-    """Sets that say at which steps, as they were all knocked out at some.
+    """Write ``steps`` into the sets without steps of their own; None: all steps, no change.
 
-    Args:
-        sets: The sets; those that say so already are left as they are.
-        steps: The steps; None for all.
-        longest: Number of steps of the longest sequence, by module name, where it is known.
+    ``longest`` is the number of steps of the longest sequence, by module name, where it is known.
     """
     if steps is None:
         return sets
-    known = [
-        some
-        if some.steps is not None
-        else replace(
-            some, steps=_positions(steps, [longest.get(key.module) for key in keys_of(some)])
-        )
-        for some in sets.sets
-    ]
+    known = []
+    for some in sets.sets:
+        lengths = [longest.get(key.module) for key in keys_of(some)]
+        positions = _positions(steps, lengths) if some.steps is None else some.steps
+        known.append(replace(some, steps=positions))
     return replace(sets, sets=tuple(known))
 
 
 def counting_all(sets: Sets, layers: Mapping[str, int], longest: Mapping[str, int]) -> Sets:
-    """Single units at single steps, with all left out that there would be in the longest sequence.
+    """Single units at single steps, with the missing ones of the longest sequence as left out.
 
-    Args:
-        sets: The sets, made before the longest sequence was known.
-        layers: Numbers of units by layer key.
-        longest: Number of steps of the longest sequence, by module name, where it is known.
+    The sets were made before the longest sequence was known; ``longest`` is its number of steps by
+    module name.
     """
     modules = {layer: StateKey.parse(layer).module for layer in layers}
     if not all(module in longest for module in modules.values()):
@@ -266,13 +206,13 @@ def keys_of(some: KnockoutSet) -> list[StateKey]:
 
 
 def check_known(concepts: Concepts, sets: Sets) -> None:
-    """Raise a ValueError unless it is known what the concepts of sets ask of a class label."""
+    """Raise a ValueError if a set follows a concept that the callback does not measure."""
     for name in dict.fromkeys(some.concept for some in sets.sets if some.concept is not None):
         if name != JOINT and not is_concept(name, concepts):
             words = concepts if isinstance(concepts, str) else list(concepts)
             raise ValueError(
-                f"concepts: got {words!r}, and the relay report has the order of {name!r}; give "
-                "the callback concepts= as in the relay analysis, or name others in the selection"
+                f"concepts: got {words!r}, but the selection follows {name!r} of the relay report; "
+                "give the callback concepts= of the relay analysis, or name others in the selection"
             )
 
 
@@ -290,15 +230,15 @@ def check_same_units(report: RelayReport, layers: Mapping[str, int]) -> None:
 
 
 _DECIMALS = 9
-"""Shares that differ by less are rounding errors, and tied."""
+"""Shares are rounded to this many decimals, so that rounding errors are ties."""
 
 _ERRORS = 2.0
-"""Shares that differ by no more standard errors leave the places of their units open."""
+"""Two shares within this many standard errors leave the places of their units open."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Order:
-    """Units in the orders ``(order, unit)`` in which they are knocked out."""
+    """Orders ``(order, unit)`` in which units are knocked out."""
 
     layer: str
     concept: str
@@ -308,7 +248,7 @@ class _Order:
 
 
 def _deletions(orders: Sequence[_Order], count: int | None) -> Sets:
-    """Sets along orders, of ``count`` sizes besides 0; equal ones stand once."""
+    """Sets along orders, of ``count`` sizes besides 0, or of all; equal sets are listed once."""
     sets: list[KnockoutSet] = []
     known: dict[tuple[str, frozenset[int]], int] = {}
     deletions = []
@@ -323,7 +263,7 @@ def _deletions(orders: Sequence[_Order], count: int | None) -> Sets:
                 own = (order.layer, frozenset(units[:size].tolist()))
                 if own not in known:
                     known[own] = len(sets)
-                    sets.append(_first_units(order, row, _plain(units[:size])))
+                    sets.append(_first_units(order, row, tuple(units[:size].tolist())))
                 places[row, column] = known[own]
         deletions.append(
             Deletion(order.layer, order.concept, order.direction, order.units, sizes, places)
@@ -345,7 +285,7 @@ def _first_units(order: _Order, row: int, units: tuple[int, ...]) -> KnockoutSet
 
 
 def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) -> tuple[int, ...]:
-    """Positions that steps name in the longest sequence; from the end where they are counted so."""
+    """Positions of ``steps`` in the longest sequence; negative ones count from the end."""
     if not isinstance(steps, slice):
         return steps
     start, stop = steps.start or 0, steps.stop
@@ -357,12 +297,10 @@ def _positions(steps: slice | tuple[int, ...], longest: Sequence[int | None]) ->
 
 @dataclass(frozen=True, eq=False)
 class _Ranking:
-    """Units of a layer ranked by what they relay at the step that it computes last.
+    """Units of a layer ranked at the step that it computes last.
 
-    Attributes:
-        values: Relay shares, or places in the greedy order where shares were not measured, float64
-            ``(unit,)``.
-        open_places: Units whose places the data leave open.
+    ``values``, float64 ``(unit,)``: relay shares, or places in the greedy order where shares were
+    not measured. ``open_places``: units whose places in the ranking the data leave open.
     """
 
     values: NDArray[np.float64]
@@ -407,10 +345,6 @@ def _known_concepts(layer: LayerRelay, concepts: Sequence[str]) -> Sequence[str]
                 f"{_listed(layer.concepts)}"
             )
     return concepts
-
-
-def _plain(units: NDArray[np.int64]) -> tuple[int, ...]:
-    return tuple(int(unit) for unit in units)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

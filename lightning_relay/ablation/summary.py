@@ -1,4 +1,4 @@
-"""A knock-out report in a few lines, and as a pandas frame."""
+"""A knock-out report as a few lines of text, and as a pandas frame."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ MOST_LINES = 15
 _TOP = 3
 
 
+def distinct_measures(report: KnockoutReport) -> tuple[str, ...]:
+    """Measures of a report; an only concept is left out, as it repeats the accuracy."""
+    if report.accuracy is not None and len(report.concepts) == 1:
+        return tuple(name for name in report.measures if name not in report.concepts)
+    return report.measures
+
+
 def summary(report: KnockoutReport) -> str:
-    """Say which knock-outs do most damage, in at most 15 lines."""
+    """The knock-outs that do most damage, in at most 15 lines."""
     where = "" if report.stage is None else f"{report.stage}, epoch {report.epoch}; "
     head = (
         f"Knock-out report: {where}{len(report.sets)} sets of units held at {report.value}; "
@@ -34,10 +41,7 @@ def summary(report: KnockoutReport) -> str:
 def _lines(report: KnockoutReport) -> Iterator[str]:
     if report.sets_left_out:
         yield f"{report.sets_left_out} sets were left out"
-    alone = report.accuracy is not None and len(report.concepts) == 1
-    for measure in report.measures:
-        if alone and measure in report.concepts:
-            continue  # its accuracy is next to that of the classes
+    for measure in distinct_measures(report):
         yield f"{measure}: {_worst(report, measure)}"
     for layer, concept in dict.fromkeys((curve.layer, curve.concept) for curve in report.curves):
         areas = [

@@ -1,4 +1,4 @@
-"""A knock-out report in words and tables."""
+"""A knock-out report as Markdown, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ if TYPE_CHECKING:
 
 _MOST_SETS = 20
 _MOST_NAMED = 12
-"""More units or steps than this are counted instead of named."""
+"""Above this number, units or steps are counted instead of named."""
 
 _NONE = "–"
 
 
 def knockout_table(report: KnockoutReport) -> str:
-    """Markdown: what was run, concepts' own units, the sets that do most damage, unit scores.
+    """Markdown: what was run, the top units of concepts, the worst sets, and rank correlations.
 
-    Up to 20 sets are shown, worst first: by the damage to the accuracy, or to the first metric
-    where there were no class labels, or by the predictions changed where there is neither.
+    The 20 worst sets are shown: by damage to the accuracy, or else to the first metric, or else by
+    the fraction of predictions changed.
     """
     order = _worst_first(report)
     parts = [_note(report, len(order))]
     if concepts := _rows(_concepts(report)):
         parts += [
-            "Units that relay most of a concept: the damage to the concept itself, to the others, "
-            "and to it by as many units at random. ≈ before a unit: the data leave its place open, "
-            "as another was as good or there are too few sequences.",
+            "Top units of each concept: damage to this concept, to the others, and to this one by "
+            "random sets of the same size. ≈ marks a unit whose place the data leave open.",
             concepts,
         ]
     parts.append(_rows(_sets(report, order)))
     if agreement := _rows(_agreement(report)):
         parts += [
-            "Do unit scores predict damage? Rank correlation (Spearman) over the units of a "
-            "layer, each knocked out alone; – where all scores or all damages are equal.",
+            "Do the units that relay most do most damage? Rank correlation (Spearman) over units "
+            "knocked out alone; – if undefined.",
             agreement,
         ]
     return "\n\n".join(part for part in parts if part)
@@ -48,12 +47,12 @@ def knockout_table(report: KnockoutReport) -> str:
 
 def _note(report: KnockoutReport, shown: int) -> str:
     sentences = [
-        f"{report.samples} of {report.samples_seen} samples in {report.batches} of "
-        f"{report.batches_seen} batches were run again, with {len(report.sets)} sets of units "
-        f"held at: {report.value}."
+        f"{report.samples} of {report.samples_seen} samples ({report.batches} of "
+        f"{report.batches_seen} batches) were run with {len(report.sets)} sets of units held at: "
+        f"{report.value}."
     ]
     if report.sets_left_out:
-        sentences.append(f"{report.sets_left_out} more sets were left out for the time they take.")
+        sentences.append(f"max_sets left out {report.sets_left_out} more sets.")
     if shown < len(report.sets):
         sentences.append(f"The table shows the {shown} worst.")
     if report.accuracy is not None:
@@ -69,12 +68,11 @@ def _note(report: KnockoutReport, shown: int) -> str:
     if report.relay_epoch is not None:
         step = "" if report.relay_step is None else f" (step {report.relay_step})"
         sentences.append(
-            f"Orders and scores are those of the relay report of epoch {report.relay_epoch}{step}."
+            f"Orders and shares are from the relay report of epoch {report.relay_epoch}{step}."
         )
     sentences.append(
-        "Damage: how much worse than without knock-out; negative where it is better. In brackets "
-        "95 % intervals, where there are any: of accuracies, of the difference on the same "
-        "samples. Each is for one set alone, not corrected for the number of sets."
+        "Damage is how much worse the model is than without knock-out; negative is better. "
+        "Brackets are 95 % intervals for one set, not corrected for the number of sets."
     )
     return " ".join(sentences)
 
@@ -107,7 +105,9 @@ def _sets(report: KnockoutReport, order: Sequence[int]) -> dict[str, list[str]]:
         columns[f"damage to {name}"] = [_damage(found, place) for place in order]
     if not np.isnan(report.predictions_changed).all():
         changed = report.predictions_changed
-        columns["predictions changed"] = [_share(changed[place]) for place in order]
+        columns["predictions changed"] = [
+            _NONE if np.isnan(changed[place]) else f"{changed[place]:.1%}" for place in order
+        ]
     if report.class_accuracy is not None:
         labels = [str(label) for label in report.classes]
         found = report.class_accuracy
@@ -119,14 +119,8 @@ def _sets(report: KnockoutReport, order: Sequence[int]) -> dict[str, list[str]]:
 
 
 def _concepts(report: KnockoutReport) -> dict[str, list[str]]:
-    columns: dict[str, list[str]] = {
-        "concept": [],
-        "units": [],
-        "damage to it [95 %]": [],
-        "to the others, mean": [],
-        "to it by random sets, mean (number)": [],
-    }
     found = report.concept_accuracy
+    rows = []
     for place in report.places("concept"):
         some = report.sets[place]
         if found is None or some.concept not in report.concepts:
@@ -139,31 +133,32 @@ def _concepts(report: KnockoutReport) -> dict[str, list[str]]:
             and _size(report.sets[other]) == _size(some)
             and report.sets[other].steps == some.steps
         ]
-        row = (
-            some.concept,
-            _units(some),
-            _damage(found, (place, own)),
-            _mean(np.delete(found.damage[place], own)),
-            _mean(np.array(random)) + (f" ({len(random)})" if random else ""),
-        )
-        for column, cell in zip(columns.values(), row, strict=True):
-            column.append(cell)
-    return columns
+        row = {
+            "concept": some.concept,
+            "units": _units(some),
+            "damage to it [95 %]": _damage(found, (place, own)),
+            "to the others, mean": _mean(np.delete(found.damage[place], own)),
+            "to it by random sets, mean (number)": _mean(np.array(random))
+            + (f" ({len(random)})" if random else ""),
+        }
+        rows.append(row)
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _agreement(report: KnockoutReport) -> dict[str, list[str]]:
+    results = report.agreement
     return {
-        "layer": [found.layer for found in report.agreement],
-        "concept": [found.concept for found in report.agreement],
-        "units": [str(len(found.scores)) for found in report.agreement],
+        "layer": [found.layer for found in results],
+        "concept": [found.concept for found in results],
+        "units": [str(len(found.scores)) for found in results],
         "rank correlation [95 %]": [
-            _interval(found.correlation, found.lower, found.upper, 2) for found in report.agreement
+            _interval(found.correlation, found.lower, found.upper, 2) for found in results
         ],
     }
 
 
 def _rows(columns: Mapping[str, Sequence[str]]) -> str:
-    """Markdown of columns by name; nothing where there are no rows."""
+    """Markdown table of columns by name; empty without rows."""
     rows = list(zip(*columns.values(), strict=True))
     if not rows:
         return ""
@@ -173,16 +168,11 @@ def _rows(columns: Mapping[str, Sequence[str]]) -> str:
 
 
 def _units(some: KnockoutSet) -> str:
-    return "; ".join(
-        f"{key}: {' '.join(_unit(some, unit) for unit in units)}"
-        if len(units) <= _MOST_NAMED
-        else f"{key}: {len(units)} units"
-        for key, units in some.units.items()
-    )
-
-
-def _unit(some: KnockoutSet, unit: int) -> str:
-    return f"≈{unit}" if unit in some.ambiguous else str(unit)
+    parts = []
+    for key, units in some.units.items():
+        named = " ".join(f"≈{unit}" if unit in some.ambiguous else str(unit) for unit in units)
+        parts.append(f"{key}: {named if len(units) <= _MOST_NAMED else f'{len(units)} units'}")
+    return "; ".join(parts)
 
 
 def _steps(some: KnockoutSet) -> str:
@@ -198,7 +188,7 @@ def _size(some: KnockoutSet) -> int:
 
 
 def _worst_part(found: Damage, place: int, names: Sequence[str]) -> str:
-    """The class or concept with the largest damage, and that damage."""
+    """The class or concept with the largest damage, and its damage."""
     damage = found.damage[place]
     if not (damage > 0).any():
         return "none"
@@ -220,12 +210,8 @@ def _interval(value: float, lower: float, upper: float, digits: int) -> str:
 
 def _mean(values: NDArray[np.float64]) -> str:
     known = values[~np.isnan(values)]
-    return f"{known.mean():.3f}" if len(known) else _NONE
+    return _value(known.mean()) if len(known) else _NONE
 
 
 def _value(value: NDArray[np.float64] | float) -> str:
     return _NONE if np.isnan(value) else f"{float(value):.3f}"
-
-
-def _share(value: float) -> str:
-    return _NONE if np.isnan(value) else f"{value:.1%}"

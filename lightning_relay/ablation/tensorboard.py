@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_relay.ablation.curves import agreement_image, deletion_image
 from lightning_relay.ablation.maps import damage_image, step_damage_image
 from lightning_relay.ablation.report import ORDERS
+from lightning_relay.ablation.summary import distinct_measures
 from lightning_relay.ablation.table import knockout_table
 
 if TYPE_CHECKING:
@@ -23,19 +24,13 @@ def write_knockout_report(
     *,
     suffix: str = "",
 ) -> None:
-    """Write the images and the table of a knock-out report.
+    """Write the images and the table of a knock-out report, under ``{prefix}/``.
 
-    Args:
-        writer: TensorBoard's writer.
-        report: The report.
-        prefix: First part of the tags. They are ``{prefix}/knockout_table`` for the table and
-            ``{prefix}/damage``, unless all sets follow orders;
-            ``{prefix}/{layer}/{concept}/deletion`` where units went one after the other,
-            ``{prefix}/{layer}/{concept}/agreement`` where shares and damage were compared, and
-            ``{prefix}/{layer}/{measure}/step_damage`` where single units were knocked out at
-            single steps.
-        global_step: The step they are written at.
-        suffix: Last part of the tags.
+    - ``knockout_table``: text.
+    - ``damage``: image of every set, unless all sets follow orders.
+    - ``{layer}/{concept}/deletion``: image of the accuracy along orders, with ``AlongOrder``.
+    - ``{layer}/{concept}/agreement``: image of damage over relay shares, for single units.
+    - ``{layer}/{measure}/step_damage``: image of single units at single steps.
     """
     epoch = "" if report.epoch is None else f", epoch {report.epoch}"
     images = {}
@@ -50,16 +45,9 @@ def write_knockout_report(
         images[f"{found.layer}/{found.concept}/agreement"] = image
     for layer in report.layers:
         if report.single_steps(layer):
-            for measure in _measures(report):
+            for measure in distinct_measures(report):
                 image = step_damage_image(report, layer, measure, f"{layer}{epoch}")
                 images[f"{layer}/{measure}/step_damage"] = image
     for name, image in images.items():
         writer.add_image(f"{prefix}/{name}{suffix}", image, global_step, dataformats="HWC")
     writer.add_text(f"{prefix}/knockout_table{suffix}", knockout_table(report), global_step)
-
-
-def _measures(report: KnockoutReport) -> tuple[str, ...]:
-    """What is drawn by step: not a concept that is alone, whose accuracy is next to the other."""
-    if report.accuracy is not None and len(report.concepts) == 1:
-        return tuple(name for name in report.measures if name not in report.concepts)
-    return report.measures

@@ -1,4 +1,4 @@
-"""The callback that shows, while a recurrent network trains, what breaks without which units."""
+"""The callback that knocks out units, while a recurrent network trains, and logs the damage."""
 
 from __future__ import annotations
 
@@ -37,65 +37,81 @@ from lightning_relay.reports.stage import Stage
 
 
 class KnockoutCallback(ReportingCallback[KnockoutReport]):
-    """Measures and logs what a recurrent model cannot do when units are taken away.
+    """Measures and logs the damage to a recurrent model when units are knocked out.
 
     Right after the model's own ``validation_step`` or ``test_step``, the step is run again on the
-    same batch: once as it was and once for each set of units that is knocked out, as by
-    ``knocked_out``. The step runs on a twin of the module that shares its parameters; what it logs,
-    draws and keeps is not seen. So the model, its training, its random streams, metrics and logs
-    are what they are without the callback. A step must depend on its batch alone: one that gives
-    something else when it is run again is refused.
+    same batch: once for each set of units, held as by ``knocked_out``, and twice unchanged. The
+    runs use a twin of the module that shares its parameters; what they log, draw and store is
+    discarded. So the model, its training, its random streams, metrics and logs are what they are
+    without the callback. The step must not carry state between batches; a step whose two unchanged
+    runs differ is refused.
 
-    Damage is what is lost: the accuracy without knock-out minus that with it, of all samples, of
-    each class and of each concept, with 95 % intervals. Results are kept in ``reports``, saved,
-    drawn in TensorBoard and, some of them, logged under ``{prefix}/`` (``{prefix}_test/`` in
-    testing), followed by ``/dataloader_{i}`` where there are several dataloaders:
+    Damage is the accuracy without knock-out minus that with it, of all samples, of each class and
+    of each concept, with 95 % intervals. ``AlongOrder`` and ``TopUnits`` rank units by their relay
+    shares in a relay report, or by its greedy order where shares were not measured; ties are broken
+    at random. Single units' damage is compared with their relay shares (their unit scores, where
+    shares were not measured).
 
-    - ``accuracy``: without knock-out; ``samples``, ``sets``: numbers of what was run.
-    - ``{layer}/largest_damage``, ``{layer}/mean_damage``: to the accuracy by single units.
-    - ``{layer}/{concept}/score_correlation``: rank correlation of the unit scores of the relay
-      analysis with the damage of single units.
+    Reports are kept in ``reports``, saved, and drawn in TensorBoard. Tags start with ``{prefix}/``
+    (``{prefix}_test/`` in testing) and end with ``/dataloader_{i}`` if there are several
+    dataloaders. Logged scalars:
+
+    - ``accuracy``: accuracy without knock-out.
+    - ``{layer}/largest_damage``, ``{layer}/mean_damage``: damage to the accuracy by single units.
+    - ``{layer}/{concept}/score_correlation``: rank correlation of the relay shares of single units
+      with their damage.
     - ``{layer}/{concept}/area_most_first``, ``…/area_least_first``, ``…/area_random``: mean
-      accuracy while units are knocked out one after the other along the relay order.
-    - ``{layer}/{concept}/top_damage``, ``…/random_damage``: damage to a concept by the units that
-      relay most of it, and by as many drawn at random.
-    - ``{metric}``, ``{metric}/largest_damage``: of a metric of the user's.
+      accuracy while units are knocked out one after the other.
+    - ``{layer}/{concept}/top_damage``, ``…/random_damage``: damage to a concept by its top units,
+      and by random sets of the same size.
+    - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
+      largest damage to it.
+
+    A TensorBoardLogger also gets the text ``knockout_table`` and images: ``damage`` of every set,
+    ``{layer}/{concept}/deletion`` along orders, ``{layer}/{concept}/agreement`` of damage and relay
+    shares, and ``{layer}/{measure}/step_damage`` of single units at single steps.
 
     Args:
-        which: What is knocked out, and when: ``EveryUnit()`` alone (default); ``AlongOrder()``, one
-            unit after the other along the newest relay order; ``TopUnits()``, the units that relay
-            most of each concept, and as many at random; or ``NamedSets()`` of one's own.
-        value: What the units are held at: a number, ``Mean()``, ``MeanPerStep()`` or ``Resample()``
-            of recorded states.
+        which: Units to knock out, and when: ``EveryUnit()``, each alone (default);
+            ``AlongOrder()``, one after the other by relay share; ``TopUnits()``, those with the
+            largest relay shares of each concept, and random sets; or ``NamedSets()``, the user's.
+        value: Value that the units are held at: a number, or ``Mean()``, ``MeanPerStep()`` or
+            ``Resample()`` of recorded states.
         score: A torchmetrics.Metric or MetricCollection of class scores and labels, measured
-            beside the accuracies (``Computed()`` says more about it). Or ``Logged("val_loss")``, a
-            number that the step gives, measured instead of accuracies unless ``target``,
-            ``prediction`` or ``concepts`` is named.
-        target: Where the class label of each sequence stands, as of ``RelayInformationCallback``.
-        prediction: Where the class scores come from, as of ``RelayInformationCallback``.
-        concepts: As of ``RelayInformationCallback``; default: those of the one in the Trainer, or
-            ``"joint"``.
-        relay: Which relay report gives orders and unit scores: the newest of the
-            RelayInformationCallback in the Trainer with this prefix (default: of the first), or a
-            saved report or its path, which ends in ``.npz``. Sets follow the report that there is
-            when an evaluation begins, so that of the one before.
-        max_batches: Number of batches of each dataloader that are run again at most; default: all.
-        seed: Seed of random orders, sets, samples of sets, drawn values and resamples.
+            beside the accuracies; ``Computed()`` sets its number of resamples. Or
+            ``Logged("val_loss")``, a number that the step computes, measured instead of the
+            accuracies unless ``target``, ``prediction`` or ``concepts`` is given.
+        target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
+            a function of it. Default: the only integer tensor ``(batch,)`` in the batch.
+        prediction: X_out: the name of the submodule whose output is the class scores, or a
+            function that is given what the step returned and gives class scores
+            ``(batch, classes)`` or classes ``(batch,)``. Default: the scores are found among the
+            outputs of the step's module calls.
+        concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
+            of the class label by name, called with an int. Default: the concepts of the
+            RelayInformationCallback in the Trainer, or else ``"joint"``.
+        relay: Source of relay shares and orders: a report, the path of a saved one, which ends in
+            ``.npz``, or the prefix of a RelayInformationCallback in the Trainer. Default: the first
+            such callback. Units are ranked by its newest report when an evaluation begins, which is
+            the report of the evaluation before.
+        max_batches: Maximum number of batches of each dataloader to run again; default: all.
+        seed: Seed of random orders, tie-breaks, random sets, samples of sets, drawn values and
+            resamples.
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
         prefix: First part of all tags.
-        dirpath: Where reports are saved; default: ``knockout_reports`` in the directory of the
-            Trainer's first logger. Without that and a logger, and in a ``fast_dev_run``, nothing is
-            saved.
+        dirpath: Directory of saved reports; default: ``knockout_reports`` in the directory of the
+            Trainer's first logger. Without ``dirpath`` and a logger, and in a ``fast_dev_run``,
+            nothing is saved.
 
     Attributes:
         reports: The reports so far, the newest last.
 
     Raises:
         TypeError: If an argument or the module is of a wrong type, or the module cannot be copied.
-        ValueError: If an argument is out of its range, something cannot be found in model, batch or
-            step, there is no relay report to follow, or the step gives something else when it is
-            run again; says what there is and which argument decides.
+        ValueError: If an argument is out of range, something cannot be found in model, batch or
+            step, there is no relay report to rank by, or the step does not repeat when it is run
+            again. The message lists what there is and names the argument to set.
 
     Example:
         >>> from lightning_relay import EveryUnit, KnockoutCallback
@@ -171,9 +187,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         self._relay = found[0] if found else None
         if self.asked.which.follows and self._relay is None and self._given is None:
             raise ValueError(
-                f"which: {type(self.asked.which).__name__} follows the orders of a relay report, "
-                "and there is none; add a RelayInformationCallback to the Trainer, or name a "
-                "report with relay="
+                f"which: {type(self.asked.which).__name__} follows a relay report, and there is "
+                "none; add a RelayInformationCallback to the Trainer, or give a report as relay="
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,7 +196,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         self.asked.which.check(pl_module, self._given, self._concepts)
 
     def _newest_relay(self, dataloader: int) -> RelayReport | None:
-        """The report given, or the newest of a dataloader, or else of any."""
+        """The given report, or the newest one of this dataloader, or else of any."""
         if self._given is not None:
             return self._given
         reports = [] if self._relay is None else self._relay.reports
@@ -204,23 +219,22 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             name = type(which).__name__
             if trainer.state.fn == TrainerFn.FITTING:
                 self._say(
-                    f"Knock-outs: {name} follows relay orders, and there is no relay report yet; "
-                    "they begin with the first evaluation after one.",
+                    f"Knock-outs: {name} follows a relay report, and there is none yet; they begin "
+                    "with the first evaluation after a report.",
                     rank_zero_info,
                 )
                 return
             raise ValueError(
-                f"which: {name} follows the orders of a relay report, and there is none yet: it is "
-                f"made at the end of an evaluation. Run trainer.{stage} twice, or name a report "
-                "with relay="
+                f"which: {name} follows a relay report, and there is none before the end of an "
+                f"evaluation; run trainer.{stage} twice, or give a report as relay="
             )
         which.check(pl_module, self._given, self._concepts)
         self._progress = Progress(trainer, partial(self._say, how=rank_zero_info, about="time"))
         self._pass = KnockoutPass(
-            pl_module,
-            trainer,
-            stage,
-            self.asked,
+            pl_module=pl_module,
+            trainer=trainer,
+            stage=stage,
+            asked=self.asked,
             concepts=self._concepts,
             relays=self._followed,
             num_batches=batches,
@@ -257,8 +271,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                 continue
             if self.asked.computed is not None and not ran.outcomes.scores:
                 self._say(
-                    f"Knock-outs: {', '.join(self.asked.computed.metrics())} of predicted classes, "
-                    "as prediction= gives no class scores.",
+                    f"Knock-outs: {', '.join(self.asked.computed.metrics())} uses predicted "
+                    "classes, as prediction= gives no class scores.",
                     rank_zero_info,
                 )
             report = dataclasses.replace(
@@ -273,11 +287,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
 
 
 def _given_report(relay: str | RelayReport | Path | None) -> RelayReport | None:
-    """The report that was given itself, or by the path of a file."""
+    """The relay report given as an object or a path; None for a prefix."""
     if isinstance(relay, RelayReport):
         return relay
     if relay is None or (isinstance(relay, str) and not relay.endswith(".npz")):
         return None
     if not Path(relay).is_file():
-        raise ValueError(f"relay: there is no file {str(relay)!r}; it takes a saved relay report")
+        raise ValueError(f"relay: no file {str(relay)!r}; it takes the path of a saved report")
     return RelayReport.load(relay)

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lightning_relay import Computed, EveryUnit, Logged
 from lightning_relay.ablation.asked import Ablation
+from lightning_relay.ablation.report import ORDERS
 from lightning_relay.ablation.results import knockout_report
 from lightning_relay.ablation.runs import Outcomes, Ran
 from lightning_relay.ablation.sets import Sets, along_orders, single_units
@@ -163,9 +164,7 @@ def test_a_metric_of_classes_where_there_are_no_scores() -> None:
 
 
 def test_a_metric_that_gives_no_single_number_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"score: 'each' gave \(4,\); it takes a metric that gives"
-    ):
+    with pytest.raises(ValueError, match=r"score: 'each' returned \(4,\); it takes a metric that"):
         reported(
             single_units({LAYER: 1}),
             outcomes_of(1),
@@ -185,11 +184,7 @@ def test_curves_follow_their_orders(most: int | None) -> None:
         frozenset(some.units[LAYER]): own for some, own in zip(sets.sets, accuracy[1:], strict=True)
     }
     known[frozenset()] = accuracy[0]
-    assert [curve.direction for curve in report.curves] == [
-        "most_first",
-        "least_first",
-        "random_first",
-    ]
+    assert [curve.direction for curve in report.curves] == list(ORDERS)
     for curve in report.curves:
         assert (curve.sizes[0], curve.sizes[-1]) == (0, UNITS)
         for row, values, area in zip(curve.units, curve.accuracy, curve.area, strict=True):

@@ -14,91 +14,52 @@ from tests.support.ablation import as_loader, assert_report, batches, lively, va
 from tests.support.models import STEPS, Classifier, TwoModules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning_relay.rerun import StepResult
 
 
-class Coupled(Classifier):
-    """Class scores of a sequence depend on the others of the batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.rnn(x)[0][:, -1])
-        return scores - scores.mean(0)
+def mixed(scores: Tensor) -> Tensor:
+    """Scores of a sequence depend on the others of the batch."""
+    return scores - scores.mean(0)
 
 
-class ToTheFirst(Classifier):
-    """Class scores are relative to those of the first sequence of the batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.rnn(x)[0][:, -1])
-        return scores - 0.5 * scores[:1]
+def selected(states: Tensor) -> Tensor:
+    """One step for each row; the number of rows is that of the batch."""
+    rows = torch.arange(len(states))
+    return states[rows, rows % STEPS]
 
 
-class Selecting(Classifier):
-    """Takes as many rows as the batch has."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        lengths = torch.arange(len(x)) % STEPS
-        scores: Tensor = self.head(self.rnn(x)[0][torch.arange(len(x)), lengths])
-        return scores
+def changed_in_place(states: Tensor) -> Tensor:
+    states.mul_(1.5)[:, 0] = 0.0
+    return states.sum(1)
 
 
-class Skipping(Classifier):
-    """The inputs are added to what was made of them, which one sequence alone allows."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.rnn(x)[0][:, -1])
-        return scores + x[:, 0]
-
-
-class Beside(Classifier):
-    """The inputs are seen beside the recurrence too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(7, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(torch.cat([self.rnn(x)[0][:, -1], x[:, 0]], 1))
-        return scores
-
-
-class Flat(Classifier):
-    """All steps of a sequence at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(6 * STEPS, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.rnn(x)[0].flatten(1))
-        return scores
-
-
-class Doubled(Classifier):
-    """One module, called twice."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        output = self.rnn(x)[0][..., :1]
-        scores: Tensor = self.head(self.rnn(output)[0][:, -1])
-        return scores
-
-
-class InPlace(Classifier):
-    """What the recurrence gives is changed in place."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        output, _ = self.rnn(x)
-        output.mul_(1.5)[:, 0] = 0.0
-        scores: Tensor = self.head(output.sum(1))
-        return scores
+FORWARDS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "relative to the batch": lambda m, x: mixed(m.head(m.rnn(x)[0][:, -1])),
+    "relative to its first": lambda m, x: (own := m.head(m.rnn(x)[0][:, -1])) - 0.5 * own[:1],
+    "rows selected": lambda m, x: m.head(selected(m.rnn(x)[0])),
+    "inputs added": lambda m, x: m.head(m.rnn(x)[0][:, -1]) + x[:, 0],
+    "inputs beside": lambda m, x: m.head(torch.cat([m.rnn(x)[0][:, -1], x[:, 0]], 1)),
+    "all steps": lambda m, x: m.head(m.rnn(x)[0].flatten(1)),
+    "called twice": lambda m, x: m.head(m.rnn(m.rnn(x)[0][..., :1])[0][:, -1]),
+    "changed in place": lambda m, x: m.head(changed_in_place(m.rnn(x)[0])),
+}
+FEATURES = {"inputs beside": 7, "all steps": 6 * STEPS}
 
 
 @pytest.mark.parametrize("sizes", [(16, 16, 16), (1, 16, 5)], ids=str)
-@pytest.mark.parametrize(
-    "kind", [Coupled, ToTheFirst, Selecting, Skipping, Beside, Flat, Doubled, InPlace, TwoModules]
-)
-def test_whatever_is_made_of_the_states(kind: type[Classifier], sizes: tuple[int, ...]) -> None:
-    model = lively(kind)
+@pytest.mark.parametrize("name", [*FORWARDS, "two modules"])
+def test_whatever_is_made_of_the_states(name: str, sizes: tuple[int, ...]) -> None:
+    class Made(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(FEATURES.get(name, 6), 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return FORWARDS[name](self, x)
+
+    model = lively(Made if name in FORWARDS else TwoModules)
     data = batches(*sizes)
     callback = KnockoutCallback()
     validated(model, callback, data=as_loader(data))

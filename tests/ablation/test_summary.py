@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,9 @@ def test_damage_is_found_by_name_and_in_a_frame() -> None:
     assert (row["set"], row["damage"], row["epoch"]) == (report.sets[3].name, bits.damage[3], 2)
     assert (row["lower"], row["upper"]) == (bits.lower[3], bits.upper[3])
     assert row["units"] == report.sets[3].units[LAYER]
+
+
+def test_a_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"^to_dataframe needs pandas: pip install pandas$"):
+        small_knockouts().to_dataframe()

@@ -228,5 +228,5 @@ def test_options_are_checked_where_they_are_made(
 def test_cell_states_of_modules_without_are_refused() -> None:
     refused_before_training(
         KnockoutCallback(EveryUnit(states=["cell"])),
-        r"states: got \['cell'\], and none of 'rnn\.l0' is of such states; it takes 'hidden', or",
+        r"states: got \['cell'\], and none of 'rnn\.l0' has such states; it takes 'hidden', or",
     )

@@ -192,7 +192,9 @@ def test_a_report_can_be_given_as_a_file(tmp_path: Path) -> None:
         reports.append(callback.reports[0])
     assert_equal(reports[0], reports[1])
     assert_equal(reports[0], reports[2])
-    with pytest.raises(ValueError, match=r"relay: there is no file '.*nothing\.npz'; it takes a s"):
+    with pytest.raises(
+        ValueError, match=r"relay: no file '.*nothing\.npz'; it takes the path of a s"
+    ):
         KnockoutCallback(AlongOrder(), relay=tmp_path / "nothing.npz")
     callback.reports[0].save(tmp_path / "knockout.npz")
     with pytest.raises(
@@ -205,15 +207,15 @@ def test_orders_without_a_relay_report() -> None:
     for which in (AlongOrder(), TopUnits()):
         with pytest.raises(
             ValueError,
-            match=f"which: {type(which).__name__} follows the orders of a relay report, and there "
-            "is none; add a RelayInformationCallback to the Trainer, or name a report with relay=",
+            match=f"which: {type(which).__name__} follows a relay report, and there "
+            "is none; add a RelayInformationCallback to the Trainer, or give a report as relay=",
         ):
             validated(Classifier(), KnockoutCallback(which))
     relay, callback = RelayInformationCallback(), KnockoutCallback(TopUnits())
     trainer = quiet_trainer(relay, callback)
     model = Classifier()
     with pytest.raises(
-        ValueError, match=r"there is none yet: .* Run trainer.validate twice, or na"
+        ValueError, match=r"there is none before the end .* run trainer.validate twice, or g"
     ):
         trainer.validate(model, loader(), verbose=False)
     relay.reports.append(relay_of(model))
@@ -229,8 +231,8 @@ def test_a_fit_waits_for_the_first_relay_report(caplog: pytest.LogCaptureFixture
     assert [report.epoch for report in callback.reports] == [2, 3]
     said = [text for text in caplog.messages if text.startswith("Knock-outs")]
     assert said == [
-        "Knock-outs: AlongOrder follows relay orders, and there is no relay report yet; they begin "
-        "with the first evaluation after one."
+        "Knock-outs: AlongOrder follows a relay report, and there is none yet; they begin with the "
+        "first evaluation after a report."
     ]
 
 
@@ -257,15 +259,15 @@ def test_a_relay_report_that_does_not_fit() -> None:
     )
     refused_before_training(
         KnockoutCallback(TopUnits(7), relay=relay),
-        r"top: got 7, but 'rnn.l0' has 6 units",
+        r"top: got 7; it takes at most 6, the units of 'rnn.l0'",
     )
     refused_before_training(
         KnockoutCallback(AlongOrder(), relay=several),
-        r"concepts: got 'joint', and the relay report has the order of 'low'; give the callb",
+        r"concepts: got 'joint', but the selection follows 'low' of the relay report; give the c",
     )
     refused_before_training(
         KnockoutCallback(TopUnits(), relay=several, concepts={"low": CONCEPTS["low"]}),
-        r"concepts: got \['low'\], and the relay report has the order of 'high'",
+        r"concepts: got \['low'\], but the selection follows 'high' of the relay report",
     )
 
 
@@ -273,7 +275,7 @@ def test_too_few_sets() -> None:
     relay = relay_of(Classifier())
     refused_before_training(
         KnockoutCallback(TopUnits(max_sets=1), relay=relay),
-        r"max_sets: got 1, fewer than the 2 sets of 1 concepts and layers with one random set each",
+        r"max_sets: got 1; 1 concepts and layers with one random set each take 2 sets; raise it",
     )
 
 

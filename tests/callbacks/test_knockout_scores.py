@@ -147,15 +147,15 @@ def test_where_the_scores_come_from_can_be_named(source: Any) -> None:
 def test_numbers_that_are_not_there() -> None:
     refused_before_training(
         KnockoutCallback(score=Logged("val_los")),
-        r"score: validation_step logs no number 'val_los'; it logs 'val_loss'",
+        r"score: validation_step logs no number 'val_los'; it logs: 'val_loss'",
     )
     refused_before_training(
         KnockoutCallback(score=Logged("loss")),
-        r"score: validation_step returns no loss; it logs 'val_loss': name one of these",
+        r"score: validation_step returns no loss; return it, or name .* it logs: 'val_loss'",
     )
     refused_before_training(
         KnockoutCallback(score=MulticlassF1Score(CLASSES, average="none")),
-        r"score: 'MulticlassF1Score' gave \(4,\); it takes a metric that gives one number",
+        r"score: 'MulticlassF1Score' returned \(4,\); it takes a metric that returns one number",
     )
 
 
@@ -170,16 +170,16 @@ class LogsMetrics(Classifier):
 def test_errors_about_metrics_say_what_to_do() -> None:
     refused_before_training(
         KnockoutCallback(score=Logged("f1")),
-        r"score: validation_step logs a Metric as 'f1', .*; give a Metric of its kind itself",
+        r"score: validation_step logs a Metric as 'f1', .*; give such a Metric as score= instead",
         kind=LogsMetrics,
     )
     refused_before_training(
         KnockoutCallback(score=Logged("val_loss_epoch")),
-        r"logs no number 'val_loss_epoch'; it logs 'val_loss'; its own name for it is 'val_loss'",
+        r"number 'val_loss_epoch'; it logs: 'val_loss'. The step itself calls it 'val_loss'",
     )
     refused_before_training(
         KnockoutCallback(score=MulticlassAccuracy(CLASSES + 3)),
-        r"score: 'MulticlassAccuracy' cannot be computed of class scores \(\d+, 4\) and labels",
+        r"score: 'MulticlassAccuracy' cannot be computed from class scores \(\d+, 4\) and labels",
     )
 
 
@@ -189,7 +189,7 @@ def test_models_without_classes_are_told_of_numbers_that_are_logged() -> None:
             self.log("val_loss", self(batch[0]).square().mean())
 
     data = as_loader([(x, x[:, -1]) for x, _ in batches()])
-    with pytest.raises(ValueError, match=r"target: no integer .* without classes give score= the"):
+    with pytest.raises(ValueError, match=r"target: no integer .* without classes, give score= a"):
         validated(lively(Forecast), KnockoutCallback(), data=data)
 
 
@@ -217,7 +217,8 @@ def test_metrics_of_classes_are_said_where_there_are_no_scores(
         validated(lively(Answering), callback)
     said = [text for text in caplog.messages if text.startswith("Knock-outs")]
     assert said == [
-        "Knock-outs: MulticlassAccuracy of predicted classes, as prediction= gives no class scores."
+        "Knock-outs: MulticlassAccuracy uses predicted classes, as prediction= gives no class "
+        "scores."
     ]
     (report,) = callback.reports
     assert report.accuracy is not None
