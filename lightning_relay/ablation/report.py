@@ -151,7 +151,8 @@ class KnockoutReport:
         samples_seen: Number of samples in the evaluation.
         batches: Number of batches that the model was run on again.
         batches_seen: Number of batches in the evaluation.
-        sets_left_out: Number of selected sets that were not run, because of ``max_sets``.
+        sets_left_out: Number of selected sets that were not run: those above ``max_sets``, and
+            those at steps that only later, longer sequences have.
         curves: Accuracies along orders of units.
         agreement: How well relay shares, or unit scores, predict the damage of single units.
         x_in: Source of X_in, in words.

@@ -37,7 +37,7 @@ class Deletion:
 
 @dataclass(frozen=True, eq=False)
 class Sets:
-    """Sets to knock out, the number of sets beyond ``max_sets``, and the orders they follow."""
+    """Sets to knock out, the number of selected sets left out, and the orders they follow."""
 
     sets: tuple[KnockoutSet, ...]
     left_out: int = 0
@@ -188,7 +188,7 @@ def at_steps(sets: Sets, steps: Steps, longest: Mapping[str, int]) -> Sets:
 
 
 def counting_all(sets: Sets, layers: Mapping[str, int], longest: Mapping[str, int]) -> Sets:
-    """Single units at single steps, with the missing ones of the longest sequence as left out.
+    """Count as left out all single units at single steps of the longest sequence without a set.
 
     The sets were made before the longest sequence was known; ``longest`` is its number of steps by
     module name.

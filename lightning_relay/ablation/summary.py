@@ -40,7 +40,7 @@ def summary(report: KnockoutReport) -> str:
 
 def _lines(report: KnockoutReport) -> Iterator[str]:
     if report.sets_left_out:
-        yield f"{report.sets_left_out} sets were left out"
+        yield f"{report.sets_left_out} more sets were not run"
     for measure in distinct_measures(report):
         yield f"{measure}: {_worst(report, measure)}"
     for layer, concept in dict.fromkeys((curve.layer, curve.concept) for curve in report.curves):

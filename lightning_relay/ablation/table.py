@@ -52,7 +52,7 @@ def _note(report: KnockoutReport, shown: int) -> str:
         f"{report.value}."
     ]
     if report.sets_left_out:
-        sentences.append(f"max_sets left out {report.sets_left_out} more sets.")
+        sentences.append(f"{report.sets_left_out} more sets were not run.")
     if shown < len(report.sets):
         sentences.append(f"The table shows the {shown} worst.")
     if report.accuracy is not None:

@@ -32,7 +32,7 @@ def test_a_report_is_printed_as_the_sets_that_do_most_damage() -> None:
         "Knock-out report: test, epoch 3; 4 sets of units held at zero; 600 of 1200 samples"
     )
     assert lines[1:4] == [
-        "7 sets were left out",
+        "7 more sets were not run",
         "accuracy: 0.875 without knock-out; damage of 2 of 4 sets differs from 0, such as "
         f"0.5 by {LAYER}: 1, 0.25 by {LAYER}: 3",
         f"loss: 2 without knock-out; no damage differs from 0; the largest: 0.5 by {LAYER}: 2",

@@ -125,7 +125,7 @@ def test_the_note_says_what_was_run() -> None:
     note = read(knockout_table(report))[0][0]
     assert note == (
         "600 of 1200 samples (3 of 6 batches) were run with 7 sets of units held at: mean of the "
-        "recorded states. max_sets left out 3 more sets. Accuracy without knock-out: 0.900. loss "
+        "recorded states. 3 more sets were not run. Accuracy without knock-out: 0.900. loss "
         "without knock-out: 0.900. X_in: batch[1]. X_out: head: argmax. Orders and shares are from "
         "the relay report of epoch 2 (step 40). Damage is how much worse the model is than without "
         "knock-out; negative is better. Brackets are 95 % intervals for one set, not corrected for "
@@ -134,7 +134,7 @@ def test_the_note_says_what_was_run() -> None:
     note = read(knockout_table(dataclasses.replace(report, relay_step=None)))[0][0]
     assert "of epoch 2. Damage" in note
     plain = read(knockout_table(by_hand()))[0][0]
-    for words in ("left out", "X_in", "X_out", "relay report"):
+    for words in ("more sets", "X_in", "X_out", "relay report"):
         assert words not in plain
 
 
