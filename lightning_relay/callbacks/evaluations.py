@@ -22,12 +22,12 @@ def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> N
     """Refuse a bad schedule, stage or prefix with a ValueError."""
     whole = isinstance(every_n_epochs, int) and not isinstance(every_n_epochs, bool)
     if not whole or every_n_epochs < 1:
-        raise ValueError(f"every_n_epochs: got {every_n_epochs}; it takes at least 1")
+        raise ValueError(f"every_n_epochs: got {every_n_epochs!r}; it takes an integer from 1")
     legal = get_args(Stage)
     if isinstance(stages, str) or not stages or not set(stages) <= set(legal):
         raise ValueError(f"stages: got {stages!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
     if not isinstance(prefix, str) or not prefix:
-        raise ValueError(f"prefix: got {prefix!r}; it takes the first part of the tags")
+        raise ValueError(f"prefix: got {prefix!r}; it takes a string, the first part of tags")
 
 
 def check_trainer(trainer: Trainer, pl_module: object, analysis: str) -> None:

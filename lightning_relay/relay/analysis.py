@@ -240,14 +240,16 @@ def _warn_of_thresholds(report: RelayReport) -> None:
         "with a fixed seed, raise fit_samples, or keep states instead of codes "
         "(SequenceSample(storage='states'))"
     )
-    first = f"the first {report.samples_fitted} sequences, to which thresholds were fitted"
+    fitted = f"thresholds were fitted to the first {report.samples_fitted} sequences"
     for layer, agreement in report.threshold_agreement.items():
         if agreement < report.expected_agreement[layer] - _LOWER_AGREEMENT:
-            warnings.warn(f"{layer!r}: {first}, are not like the others; {remedy}", stacklevel=3)
+            warnings.warn(
+                f"{layer!r}: {fitted}, which are not like the others; {remedy}", stacklevel=3
+            )
         if report.beyond_thresholds[layer]:
             warnings.warn(
-                f"{layer!r}: some sequences have steps that too few of {first}, have; these steps "
-                f"are left out; {remedy}",
+                f"{layer!r}: {fitted}, and too few of these have some steps of the others; such "
+                f"steps are left out; {remedy}",
                 stacklevel=3,
             )
 

@@ -162,7 +162,7 @@ def test_other_modules_and_processes_are_refused() -> None:
         ({"concepts": {"a": 1}}, TypeError, "concepts: got 'a': 1"),
         ({"max_batches": 0}, ValueError, "max_batches: got 0; it takes at least 1"),
         ({"seed": 0.5}, TypeError, "seed: got 0.5; it takes an integer"),
-        ({"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; it takes at least 1"),
+        ({"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; it takes an integer from 1"),
         (
             {"stages": "test"},
             ValueError,

@@ -63,7 +63,10 @@ from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
         (RelayMeasure, {"seed": 0.5}, TypeError, "seed: got 0.5; it takes an integer"),
         (RelayInformationCallback, {"layers": "first"}, ValueError, "layers: got 'first'; it take"),
         (RelayInformationCallback, {"states": ["gate"]}, ValueError, r"states: got \['gate'\]; it"),
-        (RelayInformationCallback, {"every_n_epochs": 0}, ValueError, "every_n_epochs: got 0; it"),
+        *(
+            (RelayInformationCallback, {"every_n_epochs": n}, ValueError, f"{n!r}; it takes an int")
+            for n in (0, 2.5, True, "2")
+        ),
         (
             RelayInformationCallback,
             {"stages": []},
@@ -78,9 +81,14 @@ from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
         ),
         (RelayInformationCallback, {"stages": ["fit"]}, ValueError, r"stages: got \['fit'\]; it"),
         (RelayInformationCallback, {"concepts": "bits"}, ValueError, "concepts: got 'bits'; it ta"),
-        (RelayInformationCallback, {"prefix": ""}, ValueError, "prefix: got ''; it takes the firs"),
+        (RelayInformationCallback, {"prefix": ""}, ValueError, "prefix: got ''; it takes a string"),
         (RelayInformationCallback, {"modules": "rnn"}, TypeError, "modules: got the string 'rnn';"),
-        (RelayInformationCallback, {"inputs_end": 1.5}, TypeError, "inputs_end: got 1.5; it takes"),
+        (
+            RelayInformationCallback,
+            {"inputs_end": 1.5},
+            TypeError,
+            "got 1.5; it takes a step index",
+        ),
     ],
 )
 def test_options_are_checked_where_they_are_made(

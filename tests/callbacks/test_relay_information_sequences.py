@@ -134,7 +134,7 @@ def test_thresholds_fitted_to_the_first_sequences_are_reported_and_doubted() -> 
     torch.manual_seed(0)
     callback = RelayInformationCallback(sample=SequenceSample(fit_samples=480))
     with pytest.warns(
-        UserWarning, match=r"'rnn.l0': the first 480 sequences, to which thresholds were fitted, ar"
+        UserWarning, match="'rnn.l0': thresholds were fitted to the first 480 sequences, which are"
     ):
         quiet_trainer(callback).validate(Classifier(), ordered(1920), verbose=False)
     (report,) = callback.reports
@@ -156,7 +156,7 @@ def test_sequences_longer_than_the_first_are_reported_and_warned_of() -> None:
             Classifier(), DataLoader(batches, batch_size=None), verbose=False
         )
     said = "\n".join(str(warning.message) for warning in record)
-    assert "'rnn.l0': some sequences have steps that too few of the first 20 sequences, to" in said
+    assert "'rnn.l0': thresholds were fitted to the first 20 sequences, and too few of" in said
     assert "the batches given to 'rnn.l0' have from 4 to 6 steps" in said
     assert callback.reports[0].beyond_thresholds == {"rnn.l0": 8}
     assert callback.reports[0].layers["rnn.l0"].time_steps.tolist() == [0, 1, 2, 3, -1]

@@ -228,7 +228,7 @@ def test_codes_are_taken_as_they_are_and_steps_may_come_in_blocks(
     buffer.add(states, labels, labels)
     coded = buffer.states["rnn.l0"]
     with pytest.warns(
-        UserWarning, match=r"'rnn.l0': some sequences have steps that too few of the"
+        UserWarning, match=r"'rnn.l0': thresholds were fitted .*, and too few of the"
     ):
         found = relay_report(buffer.states, labels, labels, time_steps=[1, -1])
     assert found.samples_fitted == 39
