@@ -49,6 +49,7 @@ def main() -> None:
         title = f"{cell.upper()}, memory of {task.bits} bits"
         report = relays.reports[-1]
         save(share_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}")
+        save(share_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_bit")
         save(order_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_order")
         save(units_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_units")
         if cell == "gru":
