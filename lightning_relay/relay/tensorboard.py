@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
-    from lightning_relay.relay.report import ConceptRelay, RelayReport
+    from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
 
 _UNITS_IN_TABLE = 10
 _SHARES_IN_TABLE = 5
 
 _SHARES = "largest shares, bits"
 _ORDER = "order, most important first"
+_EVIDENCE = "evidence"
 
 _MOST_NAMED = 12
 """Up to this many unranked units are named; more are counted."""
@@ -63,19 +64,16 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
             f"{step}{'' if ended else ' *'}"
             for step, ended in zip(results.time_steps, results.inputs_ended, strict=True)
         ],
-        "sequences": [str(number) for number in results.samples],
-        "states": [str(number) for number in results.distinct_states],
-        "coverage": [f"{share:.3f}" for share in relay.coverage[:, report.full_condition]],
-        "I(in; out), bits": [f"{bits:.3f}" for bits in relay.mutual_information],
+        "I_R of I(in; out), bits": [
+            f"{_with_interval(relay, step)} of {relay.mutual_information[step]:.3f}"
+            for step in steps
+        ],
         **_chance_columns(relay),
-        "I_R, bits": [_with_interval(relay, step) for step in steps],
-        "I_R corrected, bits": [f"{bits:.3f}" for bits in relay.corrected[:, 0]],
         **_share_columns(relay),
         "units that tell 90 %": [_smallest(relay, step) for step in steps],
         **_alone_column(relay),
-        "tied": [f"{number} of {units}" for number in relay.ambiguous.sum(1)],
-        "resolved": [f"{number} of {units}" for number in relay.resolved.sum(1)],
         _ORDER: [order_in_words(relay, step, shown) for step in steps],
+        _EVIDENCE: [_evidence(report, results, relay, step) for step in steps],
     }
     measure = report.measure
     note = (
@@ -93,7 +91,7 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         f"{_shares(report, relay)}{_chance(report, relay)}{_intervals(report, relay)}"
         "At a step marked * the states had not seen all input."
     )
-    rules = [":---" if name in (_SHARES, _ORDER) else "---:" for name in columns]
+    rules = [":---" if name in (_SHARES, _ORDER, _EVIDENCE) else "---:" for name in columns]
     rows = [columns, rules, *zip(*columns.values(), strict=True)]
     return "\n".join([note, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
@@ -131,6 +129,17 @@ def _smallest(relay: ConceptRelay, place: int) -> str:
     some = " ".join(f"{'≈' if tied[unit] else ''}{unit}" for unit in chosen[:_SHARES_IN_TABLE])
     more = f" … ({len(chosen)})" if len(chosen) > _SHARES_IN_TABLE else ""
     return f"{some or 'none'}{more}{'' if resolved[chosen].all() else ' (?)'}"
+
+
+def _evidence(report: RelayReport, layer: LayerRelay, relay: ConceptRelay, step: int) -> str:
+    """What the values of a step rest on, in words."""
+    units = relay.units.shape[1]
+    return (
+        f"{layer.samples[step]} sequences in {layer.distinct_states[step]} states, coverage "
+        f"{relay.coverage[step, report.full_condition]:.3f}; I_R corrected "
+        f"{relay.corrected[step, 0]:.3f} bits; order: {relay.ambiguous[step].sum()} of {units} "
+        f"units tied, {relay.resolved[step].sum()} resolved"
+    )
 
 
 def _with_interval(relay: ConceptRelay, step: int) -> str:

@@ -58,7 +58,7 @@ def read(table: str) -> tuple[str, list[dict[str, str]]]:
         [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
         for line in lines
     ]
-    words = ("largest shares, bits", ORDER)
+    words = ("largest shares, bits", ORDER, "evidence")
     assert rule == [":---" if name in words else "---:" for name in header]
     return note, [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -96,17 +96,18 @@ def test_the_table_shows_evidence_order_ties_and_shares(direction: str) -> None:
     assert rows == [
         {
             "step": f"{step}{'' if step else ' *'}",
-            "sequences": "80",
-            "states": str(layer.distinct_states[step]),
-            "coverage": f"{relay.coverage[step, full]:.3f}",
-            "I(in; out), bits": f"{relay.mutual_information[step]:.3f}",
-            "I_R, bits": f"{relay.information[step, 0]:.3f}",
-            "I_R corrected, bits": f"{relay.corrected[step, 0]:.3f}",
+            "I_R of I(in; out), bits": (
+                f"{relay.information[step, 0]:.3f} of {relay.mutual_information[step]:.3f}"
+            ),
             "unattributed, bits": f"{relay.unattributed[step]:.3f}",
             "largest shares, bits": largest_shares(relay, step),
             "units that tell 90 %": " ".join(map(str, relay.smallest_set(step=step))),
-            "tied": f"{relay.ambiguous[step].sum()} of 12",
-            "resolved": f"{relay.resolved[step].sum()} of 12",
+            "evidence": (
+                f"80 sequences in {layer.distinct_states[step]} states, coverage "
+                f"{relay.coverage[step, full]:.3f}; I_R corrected {relay.corrected[step, 0]:.3f} "
+                f"bits; order: {relay.ambiguous[step].sum()} of 12 units tied, "
+                f"{relay.resolved[step].sum()} resolved"
+            ),
             ORDER: order_in_words(relay, step, 10),
         }
         for step in range(3)
@@ -155,6 +156,7 @@ def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for()
     report = changed(
         small_report(steps=2, units=3, inputs_end=None, **EVIDENCE),
         information=np.full((2, 4), 2.951),
+        mutual_information=np.array([3.0, 2.5]),
         lower=np.full((2, 4), 2.9),
         upper=np.full((2, 4), 2.987),
         chance_level=np.array([[0.1234, 9, 9, 9], [0.25, 9, 9, 9]]),
@@ -163,7 +165,10 @@ def test_the_table_shows_intervals_and_chance_levels_where_they_were_asked_for()
         movable=np.array([[1.0, 0.5, 0.1, 1.0], [1.0, 0, 0.5, 0]]),
     )
     note, rows = read(relay_table(report, "rnn.l0", "joint"))
-    assert [row["I_R, bits"] for row in rows] == ["2.95 [2.90, 2.99]"] * 2
+    assert [row["I_R of I(in; out), bits"] for row in rows] == [
+        "2.95 [2.90, 2.99] of 3.000",
+        "2.95 [2.90, 2.99] of 2.500",
+    ]
     assert [row["chance level, bits"] for row in rows] == ["0.123", "0.250"]
     assert [row["p"] for row in rows] == ["0.005", "0.04"]
     assert [row["units beyond chance"] for row in rows] == ["2 of 3 tested", "cannot tell"]
