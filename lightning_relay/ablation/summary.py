@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_relay.reports.frames import evaluation_of, optional
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -79,11 +81,8 @@ def _worst(report: KnockoutReport, measure: str) -> str:
 
 def dataframe(report: KnockoutReport) -> DataFrame:
     """A row for each set and measure."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-    about = {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
+    pandas = optional("pandas", "to_dataframe")
+    about = evaluation_of(report)
     rows = []
     for measure in report.measures:
         found = report.damage_of(measure)

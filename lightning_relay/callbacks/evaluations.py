@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn, TypeVar, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,6 +17,8 @@ from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.recurrent.states import StepError
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
+
+ReportT = TypeVar("ReportT", RelayReport, KnockoutReport)
 
 
 def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> None:
@@ -93,6 +96,17 @@ def report_directory(trainer: Trainer, dirpath: str | Path | None, name: str) ->
         )
         return None
     return Path(trainer.log_dir) / name
+
+
+def stamped(report: ReportT, trainer: Trainer, stage: Stage, dataloader: int) -> ReportT:
+    """The report with the evaluation that it is of."""
+    return dataclasses.replace(
+        report,
+        stage=stage,
+        epoch=trainer.current_epoch,
+        global_step=trainer.global_step,
+        dataloader=dataloader,
+    )
 
 
 def unused_path(

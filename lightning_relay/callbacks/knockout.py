@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from lightning_relay.callbacks.evaluations import (
     naming_the_sanity_check,
     numbers_of_batches,
     raise_empty,
+    stamped,
     suffix_of,
 )
 from lightning_relay.callbacks.progress import Progress
@@ -275,15 +275,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                     "classes, as prediction= gives no class scores.",
                     rank_zero_info,
                 )
-            report = dataclasses.replace(
-                report,
-                stage=stage,
-                epoch=trainer.current_epoch,
-                global_step=trainer.global_step,
-                dataloader=dataloader,
+            report = stamped(report, trainer, stage, dataloader)
+            suffix = suffix_of(trainer, stage, dataloader)
+            self._log(
+                trainer, pl_module, report, knockout_scalars(report), write_knockout_report, suffix
             )
-            scalars, suffix = knockout_scalars(report), suffix_of(trainer, stage, dataloader)
-            self._log(trainer, pl_module, report, scalars, write_knockout_report, suffix)
 
 
 def _given_report(relay: str | RelayReport | Path | None) -> RelayReport | None:

@@ -17,6 +17,7 @@ from lightning_relay.callbacks.evaluations import (
     naming_the_sanity_check,
     numbers_of_batches,
     raise_empty,
+    stamped,
     suffix_of,
 )
 from lightning_relay.callbacks.reporting_callback import ReportingCallback
@@ -251,13 +252,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 scalars = relay_scalars(report)
             if trainer.sanity_checking:
                 continue
-            report = dataclasses.replace(
-                report,
-                stage=stage,
-                epoch=trainer.current_epoch,
-                global_step=trainer.global_step,
-                dataloader=dataloader,
-            )
+            report = stamped(report, trainer, stage, dataloader)
             suffix = suffix_of(trainer, stage, dataloader)
             self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
 

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.callbacks.evaluations import (
+    ReportT,
     check_schedule,
     check_trainer,
     check_validation_set,
@@ -21,10 +21,7 @@ from lightning_relay.callbacks.evaluations import (
     report_directory,
     unused_path,
 )
-from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
-
-ReportT = TypeVar("ReportT", RelayReport, KnockoutReport)
 
 
 class ReportingCallback(Callback, ABC, Generic[ReportT]):

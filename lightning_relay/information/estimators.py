@@ -14,9 +14,6 @@ from lightning_relay.information.options import Estimator, is_additive
 if TYPE_CHECKING:
     from lightning_relay.information.compiled import Floats, Numbers
 
-TIE = 1e-9
-"""Informations that differ by no more than this many bits are equal."""
-
 _EULER_GAMMA = 0.5772156649015329
 
 

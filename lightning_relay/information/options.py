@@ -31,6 +31,9 @@ Direction = Literal["shrink", "grow"]
 Within = Literal["states", "everywhere"]
 """Where X_out is permuted: among samples that share a state of Y_0, or among all samples."""
 
+TIE = 1e-9
+"""Informations that differ by no more than this many bits are equal."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelayMeasure:

@@ -20,9 +20,10 @@ from lightning_relay.information.counting import (
     room_for_strata,
     split,
 )
-from lightning_relay.information.estimators import TIE, Psi, psi_of
+from lightning_relay.information.estimators import Psi, psi_of
 from lightning_relay.information.given import information_given, information_of
 from lightning_relay.information.options import (
+    TIE,
     Direction,
     check_direction,
     check_estimator,

@@ -11,9 +11,9 @@ import torch
 
 from lightning_relay.information.arguments import checked_units
 from lightning_relay.information.compiled import compiled, in_threads
-from lightning_relay.information.estimators import TIE, psi_of
+from lightning_relay.information.estimators import psi_of
 from lightning_relay.information.given import number_states
-from lightning_relay.information.options import Within, checked_permutations
+from lightning_relay.information.options import TIE, Within, checked_permutations
 from lightning_relay.information.rows import Samples, mixed, sorted_by
 
 if TYPE_CHECKING:

@@ -22,13 +22,12 @@ from lightning_relay.information import (
 from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.information.discretization import fit_thresholds
 from lightning_relay.information.each import given_each_unit
-from lightning_relay.information.options import RelayMeasure
+from lightning_relay.information.options import TIE, RelayMeasure
 from lightning_relay.reading.concepts import Concepts, concept_codes
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, StepError, check_time_steps, has_step
 from lightning_relay.relay.report import (
     CHANCE_LEVEL,
-    TIE,
     ConceptRelay,
     LayerRelay,
     RelayReport,

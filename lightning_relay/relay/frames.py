@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_relay.reports.frames import evaluation_of, optional
+
 if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset, DataTree
@@ -31,11 +33,8 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
 
 def dataframe(report: RelayReport) -> DataFrame:
     """See ``RelayReport.to_dataframe``."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-    about = _evaluation(report)
+    pandas = optional("pandas", "to_dataframe")
+    about = evaluation_of(report)
     return pandas.concat(
         [
             pandas.DataFrame({**about, "layer": key, "concept": concept, **_columns(layer, relay)})
@@ -67,17 +66,15 @@ def _columns(layer: LayerRelay, relay: ConceptRelay) -> dict[str, Any]:
 
 def datatree(report: RelayReport) -> DataTree:
     """See ``RelayReport.to_xarray``."""
-    try:
-        import xarray
-    except ImportError as error:
-        raise ImportError("to_xarray needs xarray: pip install xarray") from error
-    about = {name: value for name, value in _evaluation(report).items() if value is not None}
-    return xarray.DataTree(
+    xarray = optional("xarray", "to_xarray")
+    about = {name: value for name, value in evaluation_of(report).items() if value is not None}
+    tree: DataTree = xarray.DataTree(
         xarray.Dataset(attrs=about),
         children={
             key: xarray.DataTree(_dataset(layer, xarray)) for key, layer in report.layers.items()
         },
     )
+    return tree
 
 
 def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
@@ -98,10 +95,6 @@ def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
 def dimensions(name: str) -> tuple[str, ...]:
     """Names of the dimensions of an array of ``ConceptRelay``."""
     return DIMENSIONS.get(name, ("step", "unit"))
-
-
-def _evaluation(report: RelayReport) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in ("stage", "epoch", "global_step")}
 
 
 def _arrays(relay: ConceptRelay) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from lightning_relay.information.options import RelayMeasure
+from lightning_relay.information.options import TIE, RelayMeasure
 from lightning_relay.relay.frames import dataframe, datatree
 from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.summary import html_summary, summary
@@ -29,9 +29,6 @@ FORMAT = 5
 
 CHANCE_LEVEL = 0.05
 """Probability of exceeding a chance level by chance."""
-
-TIE = 1e-9
-"""Values up to this many bits apart count as equal."""
 
 
 def place_of(step: int, time_steps: NDArray[np.int64], *, backward: bool) -> int:
@@ -391,7 +388,7 @@ class RelayReport:
         Args:
             what: Name of the picture: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``, or
                 ``"layers"`` (bits relayed by each layer at each step).
-            layer: Key of the layer. Default: the first.
+            layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
             concept: Name of the concept. Default: the first.
 
         Returns:
@@ -399,9 +396,12 @@ class RelayReport:
 
         Raises:
             KeyError: If there is no such picture, layer or concept; lists the known ones.
-            ValueError: If the picture shows shares and these were not measured.
+            ValueError: If the picture shows shares and these were not measured, or a layer is named
+                for ``"layers"``.
         """
         draw = known("picture", what, PICTURES)
+        if what == "layers" and layer is not None:
+            raise ValueError(f"layer: got {layer!r}, but 'layers' draws all layers; leave it out")
         key = next(iter(self.layers)) if layer is None else layer
         name = next(iter(self[key].concepts)) if concept is None else concept
         return Image.fromarray(draw(self, key, name))

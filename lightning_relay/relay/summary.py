@@ -80,7 +80,7 @@ def _three(report: RelayReport, layer: LayerRelay, concept: str) -> tuple[str, s
     relay = layer[concept]
     place = relay.place()
     relayed = (
-        f"{relay.information[place, 0]:.2f} of {relay.mutual_information[place]:.2f} bits that "
+        f"{relay.information[place, 0]:z.2f} of {relay.mutual_information[place]:z.2f} bits that "
         f"input and output share (input: {report.input_entropy[concept]:.2f} bits)"
     )
     smallest = relay.smallest_set(_FRACTION)

@@ -1,6 +1,5 @@
-import builtins
 import dataclasses
-from typing import Any
+import sys
 
 import numpy as np
 import pytest
@@ -49,14 +48,7 @@ def test_a_tree_has_a_dataset_for_each_layer_with_all_arrays() -> None:
 def test_without_the_package_it_says_what_to_install(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **options: Any) -> Any:
-        if name == package:
-            raise ImportError(name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, package, None)
     method = {"pandas": REPORT.to_dataframe, "xarray": REPORT.to_xarray}[package]
     with pytest.raises(ImportError, match=f"needs {package}: pip install {package}"):
         method()

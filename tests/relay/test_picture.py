@@ -117,7 +117,7 @@ def test_the_axis_holds_values_above_the_entropy_and_below_zero() -> None:
     information = np.full((6, 6), -BITS)
     panel = bars(changed(REPORT, corrected=corrected, information=information))
     assert rows_of(panel[0], MARK) == [0]
-    assert has(panel[5, -1], PALE) or has(panel[5, -1], BAR)
+    assert has(panel[5, -1], BAR)
 
 
 def test_numbers_of_sequences_are_drawn_where_they_differ() -> None:
@@ -239,5 +239,7 @@ def test_what_cannot_be_drawn_is_said() -> None:
         small_report(n_orders=0).picture("relay_share")
     with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
         REPORT.picture("relay_share", concept="colour")
+    with pytest.raises(ValueError, match=r"layer: got 'rnn.l0', but 'layers' draws all layers; l"):
+        REPORT.picture("layers", "rnn.l0")
     with pytest.raises(KeyError, match="no picture 'pie' in this report; it has 'relay_share'"):
         REPORT.picture("pie")  # type: ignore[arg-type]
