@@ -10,7 +10,7 @@ from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.files import kind_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunReports:
     """Reports of a run by optimizer step, those of testing after those of validation.
 
@@ -21,6 +21,9 @@ class RunReports:
 
     relay: tuple[RelayReport, ...]
     knockout: tuple[KnockoutReport, ...]
+
+    def __repr__(self) -> str:
+        return f"RunReports: {len(self.relay)} relay, {len(self.knockout)} knock-out"
 
 
 def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:

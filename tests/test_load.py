@@ -30,6 +30,7 @@ def test_reports_of_a_run_come_in_the_order_of_its_steps(tmp_path: Path) -> None
     found = load_reports(str(tmp_path), "relay")
     assert [report.global_step for report in found.relay] == [3, 20, 100, 100]
     assert found.knockout == ()
+    assert repr(found) == "RunReports: 4 relay, 0 knock-out"
 
 
 def test_where_there_is_no_report_it_says_so(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from lightning_relay.reports.drawing import (
     LINE,
     PANEL_WIDTH,
     RIGHT,
-    STRIPES,
     in_pixels,
     lines_of_text,
     ramp,
     shortened,
+    striped,
     ticks,
 )
 
@@ -277,10 +277,10 @@ def _starts(lengths: Sequence[int], first: int) -> list[int]:
 
 def _colours(share: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Colours of damage as a fraction of the largest, from -1 to 1; NaN is pale grey."""
-    colours = ramp(_WORSE, share)
+    colours = ramp(_WORSE, np.nan_to_num(share))
     colours[share < 0] = ramp(_BETTER, -share[share < 0])
     colours[np.isnan(share)] = _PALE
-    return colours.round().astype(np.uint8)
+    return colours
 
 
 def _paste(
@@ -293,10 +293,8 @@ def _paste(
     cell_height: int,
 ) -> None:
     """Draw cells ``(row, column)`` with their stripes and dots."""
-    pixels = in_pixels(_colours(share), cell_width, cell_height).astype(np.uint8)
-    rows, columns = np.indices(pixels.shape[:2])
-    hidden = in_pixels(np.isnan(share), cell_width, cell_height).astype(bool)
-    pixels[hidden & ((rows + columns) % STRIPES == 0)] = GREY
+    pixels = in_pixels(_colours(share), cell_width, cell_height)
+    pixels[striped(in_pixels(np.isnan(share), cell_width, cell_height))] = GREY
     if min(cell_width, cell_height) >= _DOTTED_CELL:
         size = 1 if min(cell_width, cell_height) < 6 else 2
         for row, column in np.argwhere(beyond_zero):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -82,13 +83,15 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             ``Logged("val_loss")``, a number that the step computes, measured instead of the
             accuracies unless ``target``, ``prediction`` or ``concepts`` is given.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
-            a function of it. Default: the only integer tensor ``(batch,)`` in the batch.
+            a function of it. Default: that of the RelayInformationCallback in the Trainer, or else
+            the only integer tensor ``(batch,)`` in the batch.
         prediction: X_out: the name of the submodule whose output is the class scores, or a
             function that is given what the step returned and gives class scores
-            ``(batch, classes)`` or classes ``(batch,)``. Default: the scores are found among the
-            outputs of the step's module calls.
+            ``(batch, classes)`` or classes ``(batch,)``. Default: that of the
+            RelayInformationCallback in the Trainer, or else the scores are found among the outputs
+            of the step's module calls.
         concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
-            of the class label by name, called with an int. Default: the concepts of the
+            of the class label by name, called with an int. Default: those of the
             RelayInformationCallback in the Trainer, or else ``"joint"``.
         relay: Source of relay shares and orders: a report, the path of a saved one, which ends in
             ``.npz``, or the prefix of a RelayInformationCallback in the Trainer. Default: the first
@@ -146,7 +149,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         dirpath: str | Path | None = None,
     ) -> None:
         super().__init__(every_n_epochs, stages, prefix, dirpath)
-        self.asked = Ablation(
+        self._given_options = self.asked = Ablation(
             EveryUnit() if which is None else which,
             value,
             Computed(score) if isinstance(score, Metric | MetricCollection) else score,
@@ -189,6 +192,13 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             raise ValueError(
                 f"which: {type(self.asked.which).__name__} follows a relay report, and there is "
                 "none; add a RelayInformationCallback to the Trainer, or give a report as relay="
+            )
+        self.asked = self._given_options
+        if self._relay is not None and self.asked.labelled:
+            self.asked = dataclasses.replace(
+                self.asked,
+                target=self._relay.target if self.asked.target is None else self.asked.target,
+                prediction=self.asked.prediction or self._relay.prediction,
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

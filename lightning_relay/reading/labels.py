@@ -72,9 +72,9 @@ def _only_integers(batch: Any) -> tuple[str, Tensor]:
     else:
         problem = "no integer tensor of shape (batch,) could be"
     raise ValueError(
-        f"target: {problem} the class labels in the batch; it has: {_described(batch)}. Relay "
-        "information needs the class of each input: give target= an index or key of the batch, "
-        "or a function of it"
+        f"target: {problem} the class labels in the batch; it has: {_described(batch)}. The "
+        "analysis needs the class of each input: give target= an index or key of the batch, or a "
+        "function of it"
     )
 
 

@@ -18,10 +18,10 @@ from lightning_relay.reports.drawing import (
     MARK,
     PANEL_WIDTH,
     RIGHT,
-    STRIPES,
     draw_axis,
     in_pixels,
     ramp,
+    striped,
     ticks,
 )
 
@@ -245,8 +245,8 @@ class _Canvas:
             canvas.draw.text((x + 20, y), text, INK, FONT)
         return canvas
 
-    def paste(self, pixels: NDArray[np.float64], corner: tuple[int, int]) -> None:
-        self.image.paste(Image.fromarray(pixels.round().astype(np.uint8)), corner)
+    def paste(self, pixels: NDArray[np.uint8], corner: tuple[int, int]) -> None:
+        self.image.paste(Image.fromarray(pixels), corner)
 
     def pixels(self) -> NDArray[np.uint8]:
         return np.asarray(self.image)
@@ -333,7 +333,7 @@ def _draw_sequences(draw: ImageDraw.ImageDraw, layer: LayerRelay, grid: _Grid, t
 def _draw_grid(
     canvas: _Canvas,
     grid: _Grid,
-    colours: NDArray[np.float64],
+    colours: NDArray[np.uint8],
     time_steps: NDArray[np.int64],
     *,
     hidden: NDArray[np.bool] | None = None,
@@ -342,7 +342,7 @@ def _draw_grid(
     pixels = in_pixels(colours.swapaxes(0, 1), grid.cell_width, grid.cell_height)
     if hidden is not None:
         pixels = _hidden(pixels, in_pixels(hidden.T, grid.cell_width, grid.cell_height), grid)
-    canvas.paste(pixels.astype(np.float64), (LEFT, grid.top))
+    canvas.paste(pixels, (LEFT, grid.top))
     for unit in ticks(grid.units, grid.units * grid.cell_height, 12):
         y = grid.top + unit * grid.cell_height + grid.cell_height // 2
         canvas.draw.text((LEFT - 5, y), str(unit), INK, FONT, anchor="rm")
@@ -352,16 +352,11 @@ def _draw_grid(
     canvas.draw.text((4, grid.bottom + 2), "step", INK, FONT)
 
 
-def _hidden(
-    pixels: NDArray[np.generic], hidden: NDArray[np.generic], grid: _Grid
-) -> NDArray[np.generic]:
+def _hidden(pixels: NDArray[np.uint8], hidden: NDArray[np.bool], grid: _Grid) -> NDArray[np.uint8]:
     """Pixels with grey stripes over hidden cells, or small hidden cells all grey."""
-    covered = hidden.astype(bool)
-    if min(grid.cell_width, grid.cell_height) >= _STRIPED_CELL:
-        rows, columns = np.indices(covered.shape)
-        covered &= (rows + columns) % STRIPES == 0
+    large = min(grid.cell_width, grid.cell_height) >= _STRIPED_CELL
     pixels = pixels.copy()
-    pixels[covered] = GREY
+    pixels[striped(hidden) if large else hidden] = GREY
     return pixels
 
 
@@ -383,9 +378,9 @@ def _draw_symbol(canvas: _Canvas, symbol: str, x: int, y: int) -> None:
     """Symbol of a legend, 14 pixels wide, beside a text at ``y``."""
     draw = canvas.draw
     if symbol == "unresolved":
-        cell = np.broadcast_to(_RAMP[0], (10, 14, 3))
+        cell = np.broadcast_to(_RAMP[0].astype(np.uint8), (10, 14, 3))
         whole = np.ones((10, 14), dtype=bool)
-        canvas.paste(_hidden(cell, whole, _Grid(1, 1, 0, 14, 10)).astype(np.float64), (x, y + 2))
+        canvas.paste(_hidden(cell, whole, _Grid(1, 1, 0, 14, 10)), (x, y + 2))
     elif symbol == "interval":
         draw.line((x + 7, y + 2, x + 7, y + 11), MARK)
     elif symbol in ("chance", "enough"):
@@ -412,7 +407,7 @@ _COLOURS: dict[str, Colour] = {
 _PALE: dict[str, Colour] = {"told": _UNATTRIBUTED, "left": (247, 214, 184)}
 
 
-def _of_shares(bits: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+def _of_shares(bits: NDArray[np.float64], most: float) -> NDArray[np.uint8]:
     """Colours of the square root of bits, ``(…, 3)``; orange below 0."""
     position = np.sqrt(np.abs(bits) / most).clip(0, 1)
     colours = ramp(_RAMP, position)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,6 +26,8 @@ MARK = (0, 0, 0)
 STRIPES = 5
 """One of this many diagonals is drawn over unresolved cells."""
 
+Kind = TypeVar("Kind", bound=np.generic)
+
 FONT = ImageFont.load_default(11)
 
 
@@ -42,15 +44,23 @@ def draw_axis(
             above = y
 
 
-def in_pixels(cells: NDArray[np.generic], width: int, height: int) -> NDArray[np.generic]:
+def in_pixels(cells: NDArray[Kind], width: int, height: int) -> NDArray[Kind]:
     """Cells ``(row, column, …)`` as pixels, ``(row * height, column * width, …)``."""
     return cells.repeat(height, 0).repeat(width, 1)
 
 
-def ramp(anchors: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.float64]:
+def striped(hidden: NDArray[np.bool]) -> NDArray[np.bool]:
+    """Pixels ``(row, column)`` of hidden cells that are on a stripe."""
+    rows, columns = np.ogrid[: hidden.shape[0], : hidden.shape[1]]
+    lines: NDArray[np.bool] = (rows + columns) % STRIPES == 0
+    return hidden & lines
+
+
+def ramp(anchors: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Colours between anchors ``(anchor, 3)``, at positions from 0 to 1, ``(…, 3)``."""
     places = np.linspace(0, 1, len(anchors))
-    return np.stack([np.interp(position, places, anchors[:, c]) for c in range(3)], axis=-1)
+    colours = [np.interp(position, places, anchors[:, c]) for c in range(3)]
+    return np.stack(colours, axis=-1).round().astype(np.uint8)
 
 
 def ticks(count: int, length: int, apart: int) -> range:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -331,3 +332,31 @@ def test_every_dataloader_follows_the_orders_of_its_own() -> None:
         assert chosen == sorted(share.tolist(), reverse=True)[:5]
     first, second = (report.sets[0].units["rnn.l0"] for report in knockout.reports)
     assert first != second
+
+
+class Dated(Classifier):
+    """A batch with a second integer tensor."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        x, _, y = batch
+        return super().validation_step((x, y), batch_idx)
+
+
+def test_labels_and_scores_are_those_of_the_relay_callback() -> None:
+    model = lively(Dated)
+    data = [(x, torch.arange(len(x)) % CLASSES, y) for x, y in batches()]
+    relay = RelayInformationCallback(target=2, prediction="head")
+    knockout = KnockoutCallback()
+    validated(model, relay, knockout, data=as_loader(data))
+    found = knockout.reports[0]
+    assert (found.x_in, found.x_out) == ("target=2", "argmax of 'head', 4 classes")
+    own = KnockoutCallback(target=2, prediction="head")
+    validated(model, own, data=as_loader(data))
+    np.testing.assert_array_equal(found.confusion, own.reports[0].confusion)
+    with pytest.raises(ValueError, match=r"target: several integer tensors \(batch\[1\], batch"):
+        validated(model, knockout, data=as_loader(data))
+    dates = KnockoutCallback(target=1)
+    validated(model, relay, dates, data=as_loader(data))
+    assert dates.reports[0].accuracy is not None
+    assert own.reports[0].accuracy is not None
+    assert dates.reports[0].accuracy.baseline != own.reports[0].accuracy.baseline

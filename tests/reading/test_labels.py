@@ -73,7 +73,7 @@ def test_float_targets_are_refused_with_what_was_seen() -> None:
     with pytest.raises(
         ValueError,
         match=r"target: no integer tensor of shape \(batch,\) could be the class labels in the batc"
-        r"h; it has: batch\[0\] float32 \(3, 5, 2\), batch\[1\] float32 \(3,\). Relay informati",
+        r"h; it has: batch\[0\] float32 \(3, 5, 2\), batch\[1\] float32 \(3,\). The analysis needs",
     ):
         read_target((X, Y.float()))
 
