@@ -78,7 +78,7 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     Columns are the accuracy, that of each concept if there are several, and that of each class;
     without labels, the metrics, each with its own scale. Cells run from white (0) to dark red (the
     largest absolute damage), or dark blue (better); stripes: no samples; a dot: the 95 % interval
-    excludes 0. Only sets that change something are drawn, at most the 64 most damaging. If no
+    excludes 0. Only sets that change a measure are drawn, at most the 64 most damaging. If no
     interval excludes 0, a sentence names the largest damage instead. Up to 200 columns the picture
     is 350 pixels wide, which TensorBoard shows unscaled.
     """

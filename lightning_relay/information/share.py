@@ -81,7 +81,7 @@ class RelayShare:
             ``(…, units)``; 0 if all orders were used. It says nothing about the choice of samples:
             ``bootstrap`` does.
         unattributed: Relay information of all units minus the sum of their shares, bits, float64
-            ``(…)``: what the samples attribute to no unit. Noise can make it slightly negative.
+            ``(…)``: what the samples attribute to no unit. Noise can make it negative.
         resolved: Fraction of the orders in which there were enough samples at the unit's turn,
             float64 ``(…, units)``. The condition there holds the unit and all units before it, and
             the rule is that of ``relay_order``.

@@ -106,7 +106,7 @@ class ConceptRelay:
         share_resolved: Fraction of the orders in which there were enough sequences when the unit
             became known, float64 ``(step, unit)``.
         unattributed: Relay information of all units minus the sum of their shares, bits, float64
-            ``(step,)``. Noise can make it slightly negative.
+            ``(step,)``. Noise can make it negative.
         lower: Lower ends of bootstrap intervals of ``information``, bits, float64
             ``(step, unit + 1)``. None without resamples, as the next four are.
         upper: Upper ends of these intervals, bits, float64 ``(step, unit + 1)``.
