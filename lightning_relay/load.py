@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,15 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
     directory = Path(log_dir)
     if not directory.is_dir():
         raise FileNotFoundError(f"log_dir: no directory {str(log_dir)!r}")
-    pattern = "*.npz" if prefix is None else f"{prefix}-*.npz"
-    kinds = {path: kind_of(path) for path in sorted(directory.rglob(pattern))}
+    first = "" if prefix is None else f"{prefix.replace('/', '-')}-"
+    named = re.compile(re.escape(first) + ("(validate|test)-epoch=" if first else ""))
+    paths = [path for path in sorted(directory.rglob("*.npz")) if named.match(path.name)]
+    kinds = {path: kind_of(path) for path in paths}
     relay = [RelayReport.load(path) for path, kind in kinds.items() if kind == "relay"]
     knockout = [KnockoutReport.load(path) for path, kind in kinds.items() if kind == "knock-out"]
     if not relay and not knockout:
         raise FileNotFoundError(
-            f"log_dir: no report {pattern!r} under {str(log_dir)!r}; name the directory of the "
+            f"log_dir: no report '{first}*.npz' under {str(log_dir)!r}; name the directory of the "
             "Trainer's first logger, or the callback's dirpath"
         )
     return RunReports(tuple(sorted(relay, key=_order)), tuple(sorted(knockout, key=_order)))

@@ -20,6 +20,8 @@ def test_reports_of_a_run_come_in_the_order_of_its_steps(tmp_path: Path) -> None
     knockout.save(tmp_path / "knockout-test-epoch=0-step=9.npz")
     np.savez(tmp_path / "relay-arrays.npz", header=np.zeros(2))
     np.savez(tmp_path / "relay-more.npz", values=np.zeros(2))
+    for number, header in enumerate((["one", "two"], "one, two", "3", "null", '"format"', "{}")):
+        np.savez(tmp_path / f"relay-data{number}.npz", header=np.array(header))
     (tmp_path / "relay-text.npz").write_text("text")
     found = load_reports(tmp_path)
     assert [report.global_step for report in found.relay] == [None, 3, 20, 100, 100]
@@ -40,6 +42,17 @@ def test_where_there_is_no_report_it_says_so(tmp_path: Path) -> None:
         FileNotFoundError, match=r"no report 'relay-\*.npz' under .*; name the dire"
     ):
         load_reports(tmp_path, "relay")
-    np.savez(tmp_path / "relay-old.npz", header=np.array(json.dumps({"format": 1})))
-    with pytest.raises(ValueError, match=r"relay-old.npz' is of another format than 5; load it wi"):
+    np.savez(tmp_path / "relay-test-epoch=0-step=1.npz", header=np.array(json.dumps({"format": 1})))
+    with pytest.raises(ValueError, match=r"step=1.npz' is of another format than 5; load it with"):
         load_reports(tmp_path, "relay")
+
+
+@pytest.mark.parametrize("prefix", ["relay", "relay-late", "relay/late", "a[1]*"])
+def test_a_prefix_is_that_of_the_callback_to_the_letter(tmp_path: Path, prefix: str) -> None:
+    relay = small_report()
+    names = ["relay", "relay-late", "relay-later", "a1", "a[1]*"]
+    for step, name in enumerate(names):
+        stamped = dataclasses.replace(relay, global_step=step)
+        stamped.save(tmp_path / f"{name}-validate-epoch=0-step={step}.npz")
+    found = load_reports(tmp_path, prefix)
+    assert [report.global_step for report in found.relay] == [names.index(prefix.replace("/", "-"))]

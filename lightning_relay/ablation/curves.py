@@ -16,6 +16,7 @@ from lightning_relay.reports.drawing import (
     PANEL_WIDTH,
     RIGHT,
     draw_axis,
+    draw_line,
     lines_of_text,
     ticks,
 )
@@ -133,7 +134,8 @@ def agreement_image(
         x = x_of(score)
         draw.line((x, _BOTTOM, x, _BOTTOM + 2), INK)
         draw.text((x, _BOTTOM + 9), f"{score:.2g}", INK, FONT, anchor="mm")
-    for unit, (score, damage) in enumerate(zip(found.scores, found.damage, strict=True)):
+    units = report.single_units(layer)
+    for unit, score, damage in zip(units, found.scores, found.damage, strict=True):
         if np.isnan(score) or np.isnan(damage):
             continue
         x, y = x_of(score), y_of(damage)
@@ -164,8 +166,8 @@ def _panel(title: str, y_name: str, x_name: str, lines: int) -> Image.Image:
     height = _BOTTOM + _AXIS + lines * LINE + 6
     image = Image.new("RGB", (LEFT + PANEL_WIDTH + RIGHT, height), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((4, 3), title, INK, FONT)
-    draw.text((4, 20), y_name, INK, FONT)
+    draw_line(draw, 4, 3, title)
+    draw_line(draw, 4, 20, y_name)
     draw.text((LEFT + PANEL_WIDTH // 2, _BOTTOM + 23), x_name, INK, FONT, anchor="mm")
     draw.line((LEFT, _TOP, LEFT, _BOTTOM), GREY)
     draw.line((LEFT, _BOTTOM, LEFT + PANEL_WIDTH, _BOTTOM), GREY)

@@ -17,6 +17,7 @@ from lightning_relay.reports.drawing import (
     LINE,
     PANEL_WIDTH,
     RIGHT,
+    draw_line,
     in_pixels,
     lines_of_text,
     ramp,
@@ -108,7 +109,7 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     height = bottom + _HEADS + _GAP + (2 + hatched + len(legend)) * LINE + 6
     image = Image.new("RGB", (max(right, LEFT + PANEL_WIDTH) + RIGHT, height), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((4, 3), title, INK, FONT)
+    draw_line(draw, 4, 3, title)
     some = ""
     if len(sets) < len(report.sets):
         kind = "worst" if len(sets) < changing.sum() else "those that change it"
@@ -116,7 +117,7 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     layer = f"{report.layers[0]}: " if len(report.layers) == 1 else ""
     of = f" of {report.layers[0]}" if layer else ""
     unit = "" if groups[0].apart else ", fraction of 1"
-    draw.text((4, 20), f"damage{of}{unit}{some}", INK, FONT)
+    draw_line(draw, 4, 20, f"damage{of}{unit}{some}")
 
     labelled = -_APART
     for top, (first, last) in zip(tops, blocks, strict=True):
@@ -146,7 +147,7 @@ def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     dotted, missing = max(widths) >= _DOTTED_CELL, "no samples" if hatched else ""
     _draw_key(image, draw, top, dotted, f"{found} of {number * len(sets)}", missing)
     for place, line in enumerate(legend):
-        draw.text((4, top + (2 + hatched + place) * LINE), line, INK, FONT)
+        draw_line(draw, 4, top + (2 + hatched + place) * LINE, line)
     return np.asarray(image)
 
 
@@ -182,8 +183,8 @@ def step_damage_image(
     top = bottom + 20
     image = Image.new("RGB", (width, top + 3 * LINE + 6), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((4, 3), title, INK, FONT)
-    draw.text((4, 20), f"unit: damage to {measure}{fraction}", INK, FONT)
+    draw_line(draw, 4, 3, title)
+    draw_line(draw, 4, 20, f"unit: damage to {measure}{fraction}")
     _paste(image, damage / largest, beyond, LEFT, _TOP, cell_width, cell_height)
     for place in ticks(len(units), len(units) * cell_height, _APART):
         y = _TOP + place * cell_height + cell_height // 2

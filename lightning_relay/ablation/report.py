@@ -253,6 +253,15 @@ class KnockoutReport:
             if some.group in groups and layer in (None, some.layer)
         ]
 
+    def single_units(self, layer: str) -> dict[int, int]:
+        """Indices of the sets with one unit of a layer at all steps, by unit."""
+        cells = {}
+        for place in self.places("each", layer=layer):
+            some = self.sets[place]
+            if some.unit is not None and some.steps is None:
+                cells[some.unit] = place
+        return cells
+
     def single_steps(self, layer: str) -> dict[tuple[int, int], int]:
         """Indices of the sets with one unit of a layer at one step, by unit and step."""
         cells = {}

@@ -192,11 +192,9 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
     """Compare what units relay with their damage; mean over the steps after the inputs' end."""
     found = []
     for layer in report.layers:
-        places = report.places("each", layer=layer)
-        places = [place for place in places if report.sets[place].steps is None]
+        places = report.single_units(layer)
         if not places or layer not in relay.layers:
             continue
-        units = [report.sets[place].units[layer][0] for place in places]
         steps = relay.layers[layer]
         weights = steps.samples * steps.inputs_ended
         for concept in report.concepts:
@@ -206,8 +204,8 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
             values, kind = own.share, "relay share, bits"
             if values is None:
                 values, kind = own.scores, "unit score"
-            scores = np.average(values, axis=0, weights=weights)[units].round(_DECIMALS)
-            damage = report.damage_of(concept).damage[places]
+            scores = np.average(values, axis=0, weights=weights)[list(places)].round(_DECIMALS)
+            damage = report.damage_of(concept).damage[list(places.values())]
             correlation = rank_correlation(scores, damage)
             found.append(ScoreAgreement(layer, concept, scores, damage, *correlation, kind=kind))
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_relay.ablation.report import KnockoutSet
+from lightning_relay.knockout.arguments import as_list
 from lightning_relay.reading.concepts import JOINT, Concepts, is_concept
 from lightning_relay.recurrent.layers import StateKey
 
@@ -70,12 +71,10 @@ def single_units(
 
 
 def named_sets(units: Mapping[str, Mapping[str, Sequence[int] | int]]) -> Sets:
-    """Sets of the user's own, by name."""
+    """Sets of the user's own, by name; units as ``knocked_out`` takes them."""
     sets = []
     for name, own in units.items():
-        listed = {
-            layer: (some,) if isinstance(some, int) else tuple(some) for layer, some in own.items()
-        }
+        listed = {layer: tuple(map(int, as_list(some) or ())) for layer, some in own.items()}
         sets.append(KnockoutSet(name, "given", listed))
     return Sets(tuple(sets))
 

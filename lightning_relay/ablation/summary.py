@@ -53,7 +53,7 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
         ]
         yield f"{layer}, {concept}, mean accuracy along the order: {', '.join(areas)}"
     for found in report.agreement:
-        words = "undefined, because all are alike"
+        words = "undefined (fewer than 4 units, or all alike)"
         if np.isfinite(found.correlation):
             words = f"{found.correlation:.2f} [{found.lower:.2f}, {found.upper:.2f}]"
         kind = found.kind.partition(",")[0]
@@ -66,17 +66,19 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
 def _worst(report: KnockoutReport, measure: str) -> str:
     found = report.damage_of(measure)
     without = f"{float(found.baseline):.3g} without knock-out"
-    finite = np.flatnonzero(np.isfinite(found.damage))
-    if not len(finite):
+    known = np.flatnonzero(~np.isnan(found.damage))
+    if not len(known):
         return without
-    worst = finite[np.argsort(-found.damage[finite], kind="stable")]
+    worst = known[np.argsort(-found.damage[known], kind="stable")]
     beyond = int(found.beyond_zero.sum())
     if not beyond:
         name, damage = report.sets[worst[0]].name, found.damage[worst[0]]
-        return f"{without}; no damage differs from 0; the largest: {damage:.3g} by {name}"
+        tested = bool(np.isfinite(found.lower).any())
+        found_none = "no damage differs from 0; the largest" if tested else "the largest damage"
+        return f"{without}; {found_none}: {damage:.3g} by {name}"
     telling = [at for at in worst if found.beyond_zero[at]][:_TOP]
     some = ", ".join(f"{found.damage[at]:.3g} by {report.sets[at].name}" for at in telling)
-    return f"{without}; damage of {beyond} of {len(finite)} sets differs from 0, such as {some}"
+    return f"{without}; damage of {beyond} of {len(known)} sets differs from 0, such as {some}"
 
 
 def dataframe(report: KnockoutReport) -> DataFrame:

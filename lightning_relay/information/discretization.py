@@ -94,7 +94,7 @@ def discretize(
         int64 codes of the shape of ``states``, from 0; larger states have larger codes.
 
     Raises:
-        TypeError: If ``states`` is not real or ``valid`` is not a mask.
+        TypeError: If ``states`` is not real, ``levels`` no integer or ``valid`` no mask.
         ValueError: If a shape does not fit, an option is unknown, no sample is valid, or a valid
             state is NaN or infinite. The message says which layer, step and unit.
 

@@ -63,8 +63,8 @@ class RelayMeasure:
         seed: Seed of orders, permutations and resamples. No other random state is touched.
 
     Raises:
-        TypeError: If ``n_orders``, ``n_permutations``, ``n_bootstraps``, ``min_coverage``,
-            ``max_gap`` or ``seed`` is not a number of the right kind.
+        TypeError: If ``levels``, ``n_orders``, ``n_permutations``, ``n_bootstraps``,
+            ``min_coverage``, ``max_gap`` or ``seed`` is not a number of the right kind.
         ValueError: If an option is unknown or out of its range. The message names it.
 
     Example:
@@ -129,8 +129,9 @@ def _listed(choices: Any) -> str:
 
 
 def check_method(method: str, levels: int) -> None:
-    """Raise a ValueError unless ``method`` is known and gives this number of levels."""
+    """Raise unless ``method`` is known and gives this number of levels."""
     _check_choice("discretization", method, Method)
+    check_type("levels", levels, int, "a number of levels, an int")
     if levels < 2:
         raise ValueError(f"levels: got {levels}; it takes at least 2")
     if levels > 2 and method != "quantile":

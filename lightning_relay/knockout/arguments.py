@@ -79,7 +79,7 @@ def _checked_units(
 
 def _checked_indices(layer: str, indices: Sequence[int] | int, count: int) -> tuple[int, ...]:
     takes = f"it takes unit indices from 0 to {count - 1}"
-    own = _as_list(indices)
+    own = as_list(indices)
     if own is None:
         raise TypeError(f"units: got {indices!r} for {layer!r}; {takes}")
     if not own:
@@ -109,7 +109,7 @@ def checked_steps(steps: Any) -> Steps:
         if last is not None and (first < 0) == (last < 0) and first >= last:
             raise ValueError(f"steps: got {steps!r}, which names no step; {takes}")
         return steps
-    found = _as_list(steps)
+    found = as_list(steps)
     if found is None or not all(map(_is_int, found)):
         raise TypeError(f"steps: got {steps!r}; {takes}")
     if not found:
@@ -189,7 +189,7 @@ def _named_values(
     return total / number.clamp(min=1), None
 
 
-def _as_list(given: Any) -> list[Any] | None:
+def as_list(given: Any) -> list[Any] | None:
     """A number, list, set, range, array or tensor as a list; None for anything else."""
     if hasattr(given, "tolist"):
         given = given.tolist()

@@ -68,12 +68,8 @@ def datatree(report: RelayReport) -> DataTree:
     """See ``RelayReport.to_xarray``."""
     xarray = optional("xarray", "to_xarray")
     about = {name: value for name, value in evaluation_of(report).items() if value is not None}
-    tree: DataTree = xarray.DataTree(
-        xarray.Dataset(attrs=about),
-        children={
-            key: xarray.DataTree(_dataset(layer, xarray)) for key, layer in report.layers.items()
-        },
-    )
+    parts = {key: _dataset(layer, xarray) for key, layer in report.layers.items()}
+    tree: DataTree = xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=about), **parts})
     return tree
 
 

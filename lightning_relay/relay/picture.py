@@ -19,6 +19,7 @@ from lightning_relay.reports.drawing import (
     PANEL_WIDTH,
     RIGHT,
     draw_axis,
+    draw_line,
     in_pixels,
     ramp,
     striped,
@@ -146,9 +147,9 @@ def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     enough = y_of(0.9 * float(told[-1]))
     for x in range(LEFT, LEFT + PANEL_WIDTH, 5):
         canvas.draw.point([(x, enough), (x + 1, enough)], MARK)
-    taken = relay.telling[place]
-    sure = [taken[k] < 0 or bool(relay.telling_resolved[place, taken[k]]) for k in range(units)]
-    lines = [(told, sure, "told")]
+    # Resolved are the first units of the whole growing order, which goes on where telling is -1.
+    sure = int(relay.telling_resolved[place].sum())
+    lines = [(told, [k < sure for k in range(units)], "told")]
     if shrinks:
         last_first = relay.units[place, ::-1]
         lines.append((left, list(relay.resolved[place, last_first]), "left"))
@@ -167,13 +168,13 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
 
     A layer is grey at steps that it does not have.
     """
-    most = max(report.input_entropy[concept], 1e-3)
     steps = sorted({int(step) for layer in report.layers.values() for step in layer.time_steps})
     steps = [step for step in steps if step >= 0] + [step for step in steps if step < 0]
     bits = np.full((len(steps), len(report.layers)), np.nan)
     for row, layer in enumerate(report.layers.values()):
         columns = [steps.index(int(step)) for step in layer.time_steps]
         bits[columns, row] = layer[concept].information[:, 0]
+    most = max(report.input_entropy[concept], 1e-3)
     grid = _Grid.of(len(steps), len(report.layers), _TOP + 4, tall=20)
     names = list(report.layers)
     title = f"{concept}{_epoch(report)}"
@@ -185,7 +186,7 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
     _draw_scale(canvas, grid, most)
     for row, name in enumerate(names):
         y = grid.bottom + _SCALE_HEIGHT + row * LINE
-        canvas.draw.text((LEFT, y), f"{row}: {name}", INK, FONT)
+        draw_line(canvas.draw, LEFT, y, f"{row}: {name}")
     return canvas.pixels()
 
 
@@ -238,7 +239,7 @@ class _Canvas:
         height = bottom + -(-len(legend) // columns) * LINE + 6
         image = Image.new("RGB", (right + RIGHT, height), "white")
         canvas = cls(image, ImageDraw.Draw(image))
-        canvas.draw.text((4, 3), title, INK, FONT)
+        draw_line(canvas.draw, 4, 3, title)
         for place, (symbol, text) in enumerate(legend):
             x, y = (4, HALF)[place % columns], bottom + place // columns * LINE
             _draw_symbol(canvas, symbol, x, y)

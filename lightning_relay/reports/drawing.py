@@ -80,6 +80,11 @@ def shortened(text: str, width: int) -> str:
     return "…"
 
 
+def draw_line(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
+    """Draw a line of text, shortened if it does not fit into a picture of 350 pixels."""
+    draw.text((x, y), shortened(text, LEFT + PANEL_WIDTH + RIGHT - x - 4), INK, FONT)
+
+
 def lines_of_text(title: str, text: str) -> NDArray[np.uint8]:
     """A picture ``(height, 350, 3)`` of a title and a text, if there is nothing to draw."""
     width = LEFT + PANEL_WIDTH
@@ -89,7 +94,7 @@ def lines_of_text(title: str, text: str) -> NDArray[np.uint8]:
         lines = [*lines[:-1], longer] if FONT.getlength(longer) <= width else [*lines, word]
     image = Image.new("RGB", (width + RIGHT, 24 + len(lines) * LINE), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((4, 3), title, INK, FONT)
+    draw_line(draw, 4, 3, title)
     for place, line in enumerate(lines):
-        draw.text((4, 20 + place * LINE), line, INK, FONT)
+        draw_line(draw, 4, 20 + place * LINE, line)
     return np.asarray(image)

@@ -39,9 +39,9 @@ def opened(
     if isinstance(path, str | Path) and Path(path).exists() and not is_zipfile(path):
         raise ValueError(f"path: {str(path)!r} holds no {kind} report")
     with np.load(path, allow_pickle=False) as file:
-        if "header" not in file:
+        header = _header(file)
+        if header is None:
             raise ValueError(f"path: {str(path)!r} holds no {kind} report")
-        header = json.loads(str(file["header"]))
         found = header.pop("kind", "relay")
         if found != kind:
             raise ValueError(
@@ -61,10 +61,17 @@ def kind_of(path: Path) -> str | None:
     if not is_zipfile(path):
         return None
     with np.load(path, allow_pickle=False) as file:
-        if "header" not in file or file["header"].dtype.kind != "U":
-            return None
+        header = _header(file)
+    return None if header is None else str(header.get("kind", "relay"))
+
+
+def _header(file: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The header that ``write`` wrote; None if another program wrote the file."""
+    try:
         header = json.loads(str(file["header"]))
-    return str(header.get("kind", "relay")) if "format" in header else None
+    except (KeyError, ValueError):
+        return None
+    return header if isinstance(header, dict) and "format" in header else None
 
 
 def arrays_of(result: Any, prefix: str) -> dict[str, NDArray[Any]]:

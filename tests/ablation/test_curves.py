@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from lightning_relay.ablation.curves import agreement_image, deletion_image
-from lightning_relay.ablation.report import DeletionCurve
-from tests.support.knockouts import LAYER, agreement, small_knockouts
+from lightning_relay.ablation.report import DeletionCurve, KnockoutSet
+from tests.support.knockouts import LAYER, agreement, single_units, small_knockouts
 
 LEFT, TOP, WIDTH, HEIGHT = 40, 42, 300, 180
 BOTTOM = TOP + HEIGHT
@@ -92,9 +92,12 @@ def test_curves_that_are_not_there_are_refused() -> None:
         deletion_image(small_knockouts(curves=False), LAYER, "joint", "title")
 
 
-def scattered(scores: list[float], damage: list[float]) -> NDArray[np.uint8]:
+def scattered(
+    scores: list[float], damage: list[float], sets: list[KnockoutSet] | None = None
+) -> NDArray[np.uint8]:
     found = agreement("joint", np.array(scores), np.array(damage))
-    return agreement_image(small_knockouts(agreement=(found,)), LAYER, "joint", "title")
+    sets = single_units(len(scores)) if sets is None else sets
+    return agreement_image(small_knockouts(sets, agreement=(found,)), LAYER, "joint", "title")
 
 
 def test_a_point_for_each_unit_at_its_score_and_damage() -> None:
@@ -125,6 +128,14 @@ def test_where_all_units_are_alike_a_sentence_says_so(
 
 def test_a_correlation_of_few_units_is_undefined_and_drawn() -> None:
     assert scattered([0.0, 0.5, 1.0], [0.0, 0.1, 0.2]).shape == (278, 350, 3)
+
+
+def test_points_carry_the_indices_of_the_units_that_were_run() -> None:
+    values = np.linspace(0, 1, 5).tolist()
+    sampled = [single_units(20)[unit] for unit in (1, 2, 3, 4, 17)]
+    first, some = scattered(values, values), scattered(values, values, sampled)
+    assert (first[:, : LEFT + 30] != some[:, : LEFT + 30]).any()
+    assert (first[: TOP + 10] != some[: TOP + 10]).any()
 
 
 def test_many_points_carry_no_names() -> None:

@@ -51,11 +51,23 @@ def test_a_report_is_printed_as_the_sets_that_do_most_damage() -> None:
 def test_what_is_undefined_is_said() -> None:
     report = dataclasses.replace(
         small_knockouts(single_units(4), classes=0),
-        metrics={"loss": of([np.nan] * 4, [False] * 4)},
-        agreement=(agreement("joint", np.ones(4), np.ones(4)),),
+        metrics={
+            "loss": of([np.nan] * 4, [False] * 4),
+            "untested": dataclasses.replace(
+                of([0.0, 0.5, 0.1, 0.0], [False] * 4), lower=np.full(4, np.nan)
+            ),
+            "perplexity": of([np.inf, 1.0, np.nan, 0.0], [True, True, False, False]),
+        },
+        agreement=(agreement("joint", np.arange(3.0), np.arange(3.0)),),
     )
-    assert "loss: 0.875 without knock-out" in str(report).splitlines()
-    assert "units: undefined, because all are alike" in str(report)
+    lines = str(report).splitlines()
+    assert "loss: 0.875 without knock-out" in lines
+    assert "units: undefined (fewer than 4 units, or all alike)" in str(report)
+    assert f"untested: 0.875 without knock-out; the largest damage: 0.5 by {LAYER}: 1" in lines
+    assert (
+        f"perplexity: 0.875 without knock-out; damage of 2 of 3 sets differs from 0, such as inf "
+        f"by {LAYER}: 0, 1 by {LAYER}: 1"
+    ) in lines
 
 
 def test_a_summary_fits_a_screen() -> None:

@@ -26,7 +26,7 @@ def test_sets_along_orders_have_no_map(tmp_path: Path) -> None:
         for size in range(1, 4)
     ]
     with SummaryWriter(str(tmp_path)) as writer:
-        write_knockout_report(writer, small_knockouts(sets), "knockout", 7)
+        write_knockout_report(writer, small_knockouts(sets, agreement=()), "knockout", 7)
     images = EventAccumulator(str(tmp_path)).Reload().Tags()["images"]
     assert "knockout/damage" not in images
     assert f"knockout/{LAYER}/joint/deletion" in images

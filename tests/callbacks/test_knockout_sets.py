@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from lightning_relay import (
     EveryUnit,
     HiddenStates,
     KnockoutCallback,
+    KnockoutReport,
     Mean,
     MeanPerStep,
     NamedSets,
@@ -33,6 +34,9 @@ from tests.support.ablation import (
 )
 from tests.support.models import CLASSES, STEPS, Classifier, InPieces, PlainRNN, Stepped, TwoModules
 from tests.support.training import INPUTS, LABELS, batch_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("kind", [Classifier, PlainRNN, Ragged, Stepped, InPieces, TwoModules])
@@ -164,22 +168,28 @@ def test_the_states_of_lengths_that_are_named_are_valid() -> None:
     np.testing.assert_allclose(report.predictions_changed, expected, atol=1e-12)
 
 
-def test_sets_by_name() -> None:
+def test_sets_by_name(tmp_path: Path) -> None:
     sets: dict[str, dict[str, Any]] = {
         "pair": {"rnn.l0": [3, 5]},
         "across": {"encoder.l0": [0, 1, 2], "rnn.l0": range(2)},
-        "one": {"encoder.l0": 4},
+        "one": {"encoder.l0": np.int64(4)},
+        "array": {"encoder.l0": np.array([2, 4])},
+        "tensor": {"rnn.l0": torch.tensor([1])},
     }
     model = lively(TwoModules)
     callback = KnockoutCallback(
-        NamedSets(sets), concepts={"low": lambda label: label & 1}, value=-1
+        NamedSets(sets), concepts={"low": lambda label: label & 1}, value=-1, dirpath=tmp_path
     )
     validated(model, callback)
     (report,) = callback.reports
+    (path,) = tmp_path.iterdir()
+    assert KnockoutReport.load(path).sets == report.sets
     assert [(some.name, some.group, dict(some.units)) for some in report.sets] == [
         ("pair", "given", {"rnn.l0": (3, 5)}),
         ("across", "given", {"encoder.l0": (0, 1, 2), "rnn.l0": (0, 1)}),
         ("one", "given", {"encoder.l0": (4,)}),
+        ("array", "given", {"encoder.l0": (2, 4)}),
+        ("tensor", "given", {"rnn.l0": (1,)}),
     ]
     assert_report(report, model, batches(), {"low": lambda label: label & 1}, value=-1)
 

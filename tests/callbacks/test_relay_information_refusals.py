@@ -60,6 +60,7 @@ from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
             "n_permutations=5 no p-value is below 1/",
         ),
         (RelayMeasure, {"n_bootstraps": 5}, ValueError, "n_bootstraps: got 5; for a confidence of"),
+        (RelayMeasure, {"levels": 3.0}, TypeError, "levels: got 3.0; it takes a number of levels"),
         (RelayMeasure, {"seed": 0.5}, TypeError, "seed: got 0.5; it takes an integer"),
         (RelayInformationCallback, {"layers": "first"}, ValueError, "layers: got 'first'; it take"),
         (RelayInformationCallback, {"states": ["gate"]}, ValueError, r"states: got \['gate'\]; it"),

@@ -44,6 +44,13 @@ def test_a_tree_has_a_dataset_for_each_layer_with_all_arrays() -> None:
     np.testing.assert_array_equal(dataset["step"], REPORT["rnn.l0"].time_steps)
 
 
+def test_a_tree_takes_names_of_modules_with_a_slash() -> None:
+    layer = REPORT["rnn.l0"]
+    report = dataclasses.replace(REPORT, layers={"rnn.l0": layer, "in/out.rnn.l0": layer})
+    tree = report.to_xarray()
+    np.testing.assert_array_equal(tree["in/out.rnn.l0"]["tells"][2], layer["class_2"].tells)
+
+
 @pytest.mark.parametrize("package", ["pandas", "xarray"])
 def test_without_the_package_it_says_what_to_install(
     package: str, monkeypatch: pytest.MonkeyPatch

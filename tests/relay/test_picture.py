@@ -211,6 +211,11 @@ def test_curves_are_what_growing_and_remaining_sets_tell() -> None:
     np.testing.assert_allclose(curve(report, [224, 120, 40]), [0, 87, 130.5], atol=2.5)
     unsure = changed(report, telling_resolved=~sure, resolved=~sure)
     np.testing.assert_allclose(curve(unsure, PALE, 2), [87, 130.5], atol=2.5)
+    resolved = np.tile([False, False, False, True, False], (6, 1))
+    first = drawn(changed(report, telling_resolved=resolved), "units_needed")[36:218, 40:340]
+    pale_from = int(np.flatnonzero((first == PALE).all(-1).any(0)).min())
+    assert pale_from == pytest.approx(299 // 5, abs=2)
+    assert not (first[:, pale_from + 2 :] == BAR).all(-1).any()
     growing = dataclasses.replace(
         report, measure=dataclasses.replace(report.measure, direction="grow")
     )
@@ -237,8 +242,9 @@ def test_a_report_of_nothing_is_drawn() -> None:
 def test_what_cannot_be_drawn_is_said() -> None:
     with pytest.raises(ValueError, match=r"report: relay shares were not measured; measure "):
         small_report(n_orders=0).picture("relay_share")
-    with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
-        REPORT.picture("relay_share", concept="colour")
+    for what in PICTURES:
+        with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
+            REPORT.picture(what, concept="colour")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"layer: got 'rnn.l0', but 'layers' draws all layers; l"):
         REPORT.picture("layers", "rnn.l0")
     with pytest.raises(KeyError, match="no picture 'pie' in this report; it has 'relay_share'"):
