@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lightning_relay.information.subsets import (
         relay_information_of_all_subsets as relay_information_of_all_subsets,
     )
+    from lightning_relay.information.transfer import RelayTransfer as RelayTransfer
+    from lightning_relay.information.transfer import relay_transfer as relay_transfer
 
 _HOMES = {
     name: f"{__name__}.{module}"
@@ -44,6 +46,7 @@ _HOMES = {
         "permutation": ["ChanceLevel", "chance_level"],
         "share": ["RelayShare", "relay_share"],
         "subsets": ["relay_information_of_all_subsets"],
+        "transfer": ["RelayTransfer", "relay_transfer"],
     }.items()
     for name in names
 }

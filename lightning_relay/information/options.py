@@ -191,6 +191,13 @@ def check_orders(n_orders: int | float) -> None:
         raise ValueError(f"n_orders: got {n_orders}; an error aimed at is above 0 bits")
 
 
+def check_splits(n_splits: int) -> None:
+    """Raise unless ``n_splits`` is a number of splits from 4."""
+    check_type("n_splits", n_splits, int, "a number of splits into halves, an int")
+    if n_splits < 4:
+        raise ValueError(f"n_splits: got {n_splits}; it takes at least 4, so that errors are known")
+
+
 def checked_permutations(within: str, n_permutations: int, level: float) -> int:
     """Number of permutations, the data included, that may reach a value significant at ``level``.
 

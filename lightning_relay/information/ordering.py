@@ -296,16 +296,18 @@ def grow(
     *,
     chosen: Sequence[int] = (),
     priority: Ints | None = None,
+    until: float = -np.inf,
 ) -> Grown:
     """Let the units join the condition: in the chosen order, or the best of the rest each time.
 
     The best leaves the largest information for ``"shrink"`` and the smallest for ``"grow"``. Of
-    tied units, the first in ``priority`` joins; by default the lowest.
+    tied units, the first in ``priority`` joins; by default the lowest. Ends once I(X_in; X_out | S)
+    is at most ``until`` bits; ``units`` and ``groups`` of the units that have not joined are -1.
     """
     psi = psi_of(estimator, rows.samples)
     by_sets = not (rows.counted and psi.additive)
     candidates = np.arange(rows.units) if priority is None else priority
-    grown: Grown = _grown(
+    grown: Grown = let_join(
         rows.table,
         rows.by_out if by_sets else np.empty(0, dtype=np.uint32),
         rows.masks(np.eye(rows.units if by_sets else 0, rows.units, dtype=np.bool_)),
@@ -315,12 +317,13 @@ def grow(
         direction == "shrink",
         np.array(chosen, dtype=np.int64),
         candidates.astype(np.uint32),
+        until,
     )
     return grown
 
 
 @compiled
-def _grown(
+def let_join(
     table: Words,
     by_out: Numbers,
     masks: Words,
@@ -330,11 +333,16 @@ def _grown(
     largest: bool,
     chosen: Ints,
     candidates: Numbers,
+    until: float,
 ) -> Grown:
-    """All candidates are counted at once or, with ``by_sets``, each in a set of its own."""
+    """``grow`` for the rows of a table.
+
+    All candidates are counted at once or, with ``by_sets``, each in a set of its own. ``sizes`` are
+    the number of X_out, of samples, of planes, and of bits from plane to plane.
+    """
     outs, samples, planes, stride = sizes
     units = len(candidates)
-    order = np.empty(units, np.int64)
+    order = np.full(units, -1)
     group = np.full(units, -1)
     tied = np.zeros(units, np.bool_)
     conditioned = np.zeros(units + 1, np.float64)
@@ -371,7 +379,7 @@ def _grown(
                 table, by_out, samples, condition, Psi(psi.other, psi.value, psi.pairs, True)
             )
         conditioned[step], compared[step] = total, compare
-        if step == units:
+        if step == units or total <= until:
             break
         taken = 0
         for place in range(len(left)):

@@ -274,12 +274,14 @@ def _gains(
 
     Also returns the fraction of the orders in which this is resolved, ``(indices, units)``.
     """
-    means = _small_means(estimator)[: None if corrected else 0]
+    means = small_means(estimator)[: None if corrected else 0]
 
     def measured(rows: Rows, some: Ints) -> tuple[Floats, Bools]:
         sizes = rows.outs, rows.samples, rows.levels, rows.planes, 8 * rows.bytes
         psi = psi_of(estimator, rows.samples)
-        return _taken(rows.table, some, sizes, psi, means, limits)
+        gains, resolved = taken_along(rows.table, some, sizes, psi, means, limits)
+        turn = some.argsort(1)
+        return np.take_along_axis(gains, turn, 1), np.take_along_axis(resolved, turn, 1)
 
     if samples.indices > 1:
         found = samples.each(lambda rows: measured(rows, orders))
@@ -308,7 +310,7 @@ def _exact(rows: Rows, estimator: Estimator) -> Floats:
 
 
 @compiled
-def _taken(
+def taken_along(
     table: Words,
     orders: Ints,
     sizes: tuple[int, int, int, int, int],
@@ -316,12 +318,14 @@ def _taken(
     means: Floats,
     limits: tuple[float, float],
 ) -> tuple[Floats, Bools]:
-    """What each unit takes away at its turn, bits, and whether the turn is resolved.
+    """What the unit of each turn takes away, bits, and whether the turn is resolved.
 
-    Both are ``(orders, units)``. Empty ``means`` stand for plain gains.
+    Both are ``(orders, turns)``, as are the orders. Empty ``means`` stand for plain gains.
+    ``sizes`` are the number of X_out, of samples, of levels, of planes, and of bits from plane to
+    plane.
     """
     outs, samples, levels, planes, stride = sizes
-    units = orders.shape[1]
+    turns = orders.shape[1]
     gains = np.zeros(orders.shape, np.float64)
     resolved = np.zeros(orders.shape, np.bool_)
     label, bag = room_for_bags(len(table), outs)
@@ -334,7 +338,7 @@ def _taken(
         begin_with(table, strata)
         is_resolved = True
         before = total = 0.0
-        for turn in range(units + 1):
+        for turn in range(turns + 1):
             if turn == 0 or strata.tally[CHANGE_COUNT]:
                 total, compared = count(
                     strata, none, planes, psi, label, bag, counters, nothing, nothing[0]
@@ -344,9 +348,9 @@ def _taken(
                     gap = abs(compared - total) / samples
                     is_resolved = coverage >= limits[0] and gap <= limits[1]
             if turn > 0:
-                gains[place, orders[place, turn - 1]] = (before - total) / samples
-                resolved[place, orders[place, turn - 1]] = is_resolved
-            if turn == units:
+                gains[place, turn - 1] = (before - total) / samples
+                resolved[place, turn - 1] = is_resolved
+            if turn == turns:
                 break
             unit = orders[place, turn]
             before = total
@@ -391,7 +395,7 @@ def _permuted(
 
 
 @lru_cache(maxsize=4)
-def _small_means(estimator: Estimator) -> Floats:
+def small_means(estimator: Estimator) -> Floats:
     """Mean of psi by the numbers of samples, of holders and of samples drawn, for few samples."""
     return _means_of(psi_of(estimator, _SMALL).value)
 
