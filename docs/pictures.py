@@ -16,7 +16,7 @@ from PIL import Image
 from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback, RelayReport
 from lightning_relay.ablation.curves import deletion_image
 from lightning_relay.ablation.maps import damage_image
-from lightning_relay.relay.picture import order_image, share_image, units_image
+from lightning_relay.relay.picture import order_image, share_image, transfer_image, units_image
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def main() -> None:
         report = relays.reports[-1]
         save(share_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}")
         save(share_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_bit")
+        save(transfer_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_transfer")
         print(f"{cell}, first bit: correlation of shares from step to step {stability(report):.2f}")
+        print(report)
         save(order_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_order")
         save(units_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_units")
         if cell == "gru":

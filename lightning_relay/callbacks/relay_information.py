@@ -49,15 +49,17 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     the other units do not. While the model's own ``validation_step`` or ``test_step`` runs, forward
     hooks record the hidden states and the class scores; the class labels are read from the batch.
     At the end of the epoch the callback discretizes the states. For every layer, step and concept
-    it computes, logs and keeps the relay information of all units, their greedy order and their
-    relay shares. The model, its training, its random streams and its own logs are what they are
-    without the callback. Between evaluations there is no hook on the model.
+    it computes, logs and keeps the relay information of all units, their greedy order, their relay
+    shares and the relay transfer between steps. The model, its training, its random streams and its
+    own logs are what they are without the callback. Between evaluations there is no hook on the
+    model.
 
     Scalars are logged under ``{prefix}/`` (``{prefix}_test/`` in testing). Several dataloaders are
     told apart by ``/dataloader_{i}`` at the end. A mean runs over the steps at which all inputs
     had been presented; each step is weighted with the number of sequences that are long enough for
-    it. The last step is step -1, the last of each sequence, if it was analysed, and otherwise the
-    step with the largest index. A backward layer ends with the smallest index.
+    it. Steps counted from the sequences' ends count only if there is no other. The last step is
+    step -1, the last of each sequence, if it was analysed, and otherwise the step with the largest
+    index. A backward layer ends with the smallest index.
 
     - ``{layer}/{concept}/information``: mean of I_R of all units, bits.
     - ``{layer}/{concept}/information_last``: I_R of all units at the last step, bits.
@@ -67,6 +69,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
       their relay shares, bits; this part is in no unit's share.
     - ``{layer}/{concept}/units_needed_last``: number of units in a small set that tells 90 % of
       what all units tell at the last step; see ``ConceptRelay.smallest_set``.
+    - ``{layer}/{concept}/migration``, with transfer and where it can be measured: part of the
+      information that has left its units one step later, as the mean over steps; see
+      ``relay_transfer``.
     - ``{layer}/{concept}/coverage``: mean coverage of the joint states of all units and X_in or
       X_out, whichever is lower, fraction of 1.
     - ``{layer}/{concept}/chance_level``, with permutations: mean of the value that I(X_in; X_out)
@@ -81,8 +86,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
       at the step and of the unit where it is lowest.
 
     A TensorBoardLogger also gets, for each layer and concept, the images ``…/relay_share`` (bits by
-    step and unit), ``…/greedy_order`` and ``…/units_needed`` and the table ``…/relay_table``. A
-    model with several layers also has the image ``{concept}/layers``: bits by layer and step.
+    step and unit), ``…/greedy_order``, ``…/units_needed`` and ``…/relay_transfer`` (by pair of
+    steps) and the table ``…/relay_table``. A model with several layers also has the image
+    ``{concept}/layers``: bits by layer and step.
 
     Args:
         modules: Dotted names of the recurrent modules to analyse. Default: all recurrent modules.

@@ -54,17 +54,21 @@ class RelayMeasure:
         n_orders: Number of random orders for the relay share of each unit, at least 4; more orders
             give smaller errors. A float is instead the standard error aimed at, in bits. 0 computes
             no shares, nor does ``estimator="chao_shen"``. The orders are the same at all steps.
+        n_splits: Number of random splits of the sequences into halves for the relay transfer
+            between all pairs of steps, at least 4; 0 measures no transfer, nor does
+            ``estimator="chao_shen"``. It needs the codes of all steps in memory at once.
         n_permutations: Number of permutations of X_out for the chance levels of all units together
             and of each alone: at least 19, or 0 for no chance levels. Where nothing can be
             permuted, for example while the model gives every sequence the same class, the table
             says so and there is no warning.
         n_bootstraps: Number of resamples of the sequences for intervals of information and places:
             at least 40, or 0 for no intervals.
-        seed: Seed of orders, permutations and resamples. No other random state is touched.
+        seed: Seed of orders, splits, permutations and resamples. No other random state is touched.
 
     Raises:
-        TypeError: If ``levels``, ``n_orders``, ``n_permutations``, ``n_bootstraps``,
-            ``min_coverage``, ``max_gap`` or ``seed`` is not a number of the right kind.
+        TypeError: If ``levels``, ``n_orders``, ``n_splits``, ``n_permutations``,
+            ``n_bootstraps``, ``min_coverage``, ``max_gap`` or ``seed`` is not a number of the right
+            kind.
         ValueError: If an option is unknown or out of its range. The message names it.
 
     Example:
@@ -79,6 +83,7 @@ class RelayMeasure:
     min_coverage: float = 0.9
     max_gap: float = 0.1
     n_orders: int | float = 16
+    n_splits: int = 4
     n_permutations: int = 0
     n_bootstraps: int = 0
     seed: int = 0
@@ -90,6 +95,8 @@ class RelayMeasure:
         check_evidence_rule(self.min_coverage, self.max_gap)
         if type(self.n_orders) is not int or self.n_orders != 0:
             check_orders(self.n_orders)
+        if type(self.n_splits) is not int or self.n_splits != 0:
+            check_splits(self.n_splits)
         if self.n_permutations != 0:
             checked_permutations("states", self.n_permutations, 0.05)
         if self.n_bootstraps != 0:
@@ -102,13 +109,18 @@ class RelayMeasure:
         return self.n_orders if is_additive(self.estimator) else 0
 
     @property
+    def splits_of_transfer(self) -> int:
+        """``n_splits``, or 0 if the estimator gives no transfer."""
+        return self.n_splits if is_additive(self.estimator) else 0
+
+    @property
     def all_steps_at_once(self) -> bool:
         """Whether a result cannot be computed in blocks of steps.
 
-        An aimed-at standard error is such a case: the step with the largest error decides how many
-        orders all steps get.
+        Transfer compares all steps. With an aimed-at standard error, the step with the largest
+        error decides how many orders all steps get.
         """
-        draws = self.n_permutations or self.n_bootstraps
+        draws = self.splits_of_transfer or self.n_permutations or self.n_bootstraps
         return bool(draws) or isinstance(self.orders_of_shares, float)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, nan
+from math import log, nan, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 
 from lightning_relay.information.compiled import compiled, in_threads
 from lightning_relay.information.estimators import psi_of
-from lightning_relay.information.given import information_of
+from lightning_relay.information.given import information_given, information_of
+from lightning_relay.information.lags import half_life, lag_profile, period
 from lightning_relay.information.options import (
     TIE,
     Estimator,
@@ -38,12 +39,10 @@ _RANDOM_SETS = 32
 """Number of random sets of each size; fewer if the layer has fewer units."""
 
 _ERRORS = 4.0
-"""A difference to random sets is measurable if it is larger than this many standard errors."""
+"""Bits are more than noise if they are more than this many standard errors."""
 
 _LEAST = 0.05
-"""A difference to random sets is measurable from this fraction of I(X_in; X_out) on."""
-
-_HALF = 0.5
+"""Bits are more than noise only if they are more than this fraction of I(X_in; X_out)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +57,20 @@ class RelayTransfer:
             differ from as many random units as the set of t has.
         standard_error: Standard error of ``transfer`` by the choice of samples and sets, float64
             ``(steps, steps)``.
-        set_size: Number of units in the set of each step, int64 ``(steps,)``; 0 if the units tell
-            nothing.
-        reached: What the set of each step tells, beyond permuted copies, as a fraction of what all
-            units seem to tell there, float64 ``(steps,)``. It is far below ``fraction`` where
-            samples run out: much of what all units seem to tell is noise then, or cannot be told
-            from it. NaN where the units tell nothing.
+        set_size: Number of units in the set of each step, int64 ``(steps,)``; 0 if it cannot be
+            told from noise or tells less than a twentieth of I(X_in; X_out), or if X_in and X_out
+            share no more than independent labels would.
+        reached: What the set of each step tells, beyond permuted copies, as a fraction of
+            I(X_in; X_out) and at most 1, float64 ``(steps,)``. It is low where the units tell
+            little, and where there are too few samples to tell what they hold from noise. 0 where
+            there is no set; NaN if input and output share nothing.
         lag_profile: Mean of ``transfer`` over all measurable pairs of steps that are 1, 2, … steps
             apart, in both directions of time, float64 ``(steps - 1,)``; NaN where there is none.
         half_life: First lag in steps at which the profile is below one half; infinite if it stays
             above, NaN if nothing can be measured.
         period: Lag in steps at which the information first returns to units that it had left: the
-            profile is at least one half there and has risen by at least one half; 0 if there is no
-            such lag.
+            profile is at least one half there and has risen by at least one half. 0 if there is no
+            such lag in the first half of the profile; longer lags have too few pairs of steps.
     """
 
     transfer: Tensor
@@ -100,8 +100,8 @@ def relay_transfer(
     split into halves A and B. At each step t, units join a set, each time the one that tells most
     on A. What it adds is measured on B, beyond a permuted copy (see ``relay_share``), and the means
     of all splits are summed. The set :math:`S_t` is the smallest that tells a fraction of the most
-    that any of these sets tells. So it does not grow by noise that seems to tell something because
-    samples run out. With
+    that any of these sets tells, or of :math:`I(X_{in}; X_{out})` if that is less. So it does not
+    grow by noise that seems to tell something because samples run out. With
     :math:`G(t, S) = I(X_{in}; X_{out}) - I(X_{in}; X_{out} | Y_S(t))`, measured on B, and
     :math:`\bar G(t, k)`, its mean over random sets of k units:
 
@@ -136,9 +136,9 @@ def relay_transfer(
         >>> bit = torch.tensor([0, 1]).repeat(50)
         >>> other = torch.zeros_like(bit)
         >>> here, there = torch.stack([bit, other], -1), torch.stack([other, bit], -1)
-        >>> found = relay_transfer(bit, bit, torch.stack([here, there, here]))
+        >>> found = relay_transfer(bit, bit, torch.stack([here, there, here, there]))
         >>> found.transfer[0].tolist(), found.half_life, found.period
-        ([1.0, -1.0, 1.0], 1.0, 2)
+        ([1.0, -1.0, 1.0, -1.0], 1.0, 2)
 
     Source:
         This project's own. Its picture is the temporal generalization matrix of decoding: King and
@@ -161,14 +161,15 @@ def relay_transfer(
         )
     generator = np.random.default_rng(seed)
     halves = np.concatenate([_halves(samples, generator) for _ in range(n_splits)])
-    steps = in_threads(lambda step: _Step.of(samples, step, halves), range(samples.indices))
-    joined = in_threads(lambda step: step.joined(estimator), steps)
-    orders, gains = (np.stack(part) for part in zip(*joined, strict=True))
-    sets = _Sets.of(orders, gains.mean(1), fraction, generator)
-    told, shared, everything = zip(
-        *in_threads(lambda step: step.told(sets, estimator), steps), strict=True
+    steps = in_threads(
+        lambda step: _Step.of(samples, step, halves, estimator), range(samples.indices)
     )
-    return _summed(sets, np.stack(told), np.stack(shared), np.stack(everything), samples.device)
+    shared = np.array([step.shared for step in steps])
+    joined = in_threads(lambda step: step.joined(fraction), steps)
+    orders, gains = (np.stack(part) for part in zip(*joined, strict=True))
+    sets = _Sets.of(orders, gains, shared, fraction, generator)
+    left = np.stack(in_threads(lambda step: step.left(sets), steps))
+    return _summed(sets, left, shared, samples.device)
 
 
 def _halves(samples: Samples, generator: np.random.Generator) -> Bools:
@@ -194,18 +195,27 @@ class _Sets:
 
     @classmethod
     def of(
-        cls, orders: Ints, gains: Floats, fraction: float, generator: np.random.Generator
+        cls,
+        orders: Ints,
+        gains: Floats,
+        shared: Floats,
+        fraction: float,
+        generator: np.random.Generator,
     ) -> _Sets:
         """The smallest sets whose gains add up to a fraction of the most.
 
-        ``orders`` ``(steps, halves, units)`` are those in which units join, and ``gains``
-        ``(steps, units)`` are what each adds, on average over the halves.
+        ``orders`` are those in which units join, and ``gains`` what each adds, both
+        ``(steps, halves, units)``. ``shared`` ``(steps,)`` is I(X_in; X_out).
         """
         _, halves, units = orders.shape
-        curve = gains.cumsum(1)
-        most = curve.max(1)
-        size = np.where(most > TIE, (curve >= fraction * most[:, None] - TIE).argmax(1) + 1, 0)
-        known = np.where(size > 0, curve[np.arange(len(curve)), size - 1], 0)
+        curves = gains.cumsum(2)
+        curve = curves.mean(1)
+        most = np.minimum(curve.max(1), shared)
+        size = (curve >= fraction * most[:, np.newaxis] - TIE).argmax(1) + 1
+        here = np.arange(len(curve)), size - 1
+        known = curve[here]
+        size[known <= _large(_error(curves, 1)[here], shared)] = 0
+        known = np.where(size > 0, np.minimum(known, shared), 0)
         joins = np.zeros((halves, *size.shape, units + 1), dtype=np.bool_)
         taken = np.where(np.arange(units) < size[:, None, None], orders, -1).swapaxes(0, 1)
         np.put_along_axis(joins, taken, True, axis=2)
@@ -238,9 +248,12 @@ class _Step:
     rows: Rows
     codes: NDArray[np.uint8]  # (units, rows); without rows if codes do not fit.
     weight: Words  # (halves, rows) Number of samples of each row.
+    psi: Psi
+    means: Floats  # Of psi, for permuted copies.
+    shared: float  # I(X_in; X_out) of all samples, bits.
 
     @classmethod
-    def of(cls, samples: Samples, step: int, halves: Bools) -> _Step:
+    def of(cls, samples: Samples, step: int, halves: Bools, estimator: Estimator) -> _Step:
         rows, row = samples.merged(step)
         counted = row >= 0
         weight = [np.bincount(row[half & counted], minlength=len(rows.table)) for half in halves]
@@ -248,41 +261,67 @@ class _Step:
         first[row[counted]] = np.flatnonzero(counted)
         hidden = samples.hidden[step]
         codes = hidden[first if hidden.dtype == np.uint8 else first[:0]].T
-        return cls(rows, np.ascontiguousarray(codes, np.uint8), np.stack(weight).astype(np.uint64))
+        none = np.zeros((1, rows.units), dtype=np.bool_)
+        return cls(
+            rows,
+            np.ascontiguousarray(codes, np.uint8),
+            np.stack(weight).astype(np.uint64),
+            psi_of(estimator, rows.samples),
+            small_means(estimator),
+            float(information_given(rows, estimator, none)[0]),
+        )
 
-    def joined(self, estimator: Estimator) -> tuple[Ints, Floats]:
+    def joined(self, fraction: float) -> tuple[Ints, Floats]:
         """Units in the order in which they join, -1 behind them, and what each adds, in bits.
 
         Both are ``(halves, units)``. The other half of the split says which unit joins; what it
-        adds, beyond a permuted copy, is that of the half.
+        adds, beyond a permuted copy, is that of the half. Units no longer join when what is left
+        does not matter for the fraction, and none does if labels share no more than by chance.
         """
         rows = self.rows
+        if self.shared <= self._by_chance():
+            shape = len(self.weight), rows.units
+            return np.full(shape, -1), np.zeros(shape)
         one = rows.masks(np.eye(rows.units, dtype=np.bool_))
         sizes = rows.outs, rows.levels, rows.planes, 8 * rows.bytes
-        psi, means = psi_of(estimator, rows.samples), small_means(estimator)
-        return _joined(rows.table, rows.by_out, self.weight, one, sizes, psi, means, rows.counted)
+        until = max(TIE, (1 - fraction) * self.shared / 10)
+        return _joined(
+            rows.table,
+            rows.by_out,
+            self.weight,
+            one,
+            sizes,
+            self.psi,
+            self.means,
+            rows.counted,
+            until,
+        )
 
-    def told(self, sets: _Sets, estimator: Estimator) -> tuple[Floats, Floats, Floats]:
-        """Bits told by each set, and by no and all units of each half, to the halves."""
-        rows, psi = self.rows, psi_of(estimator, self.rows.samples)
-        halves = np.arange(len(self.weight))
-        ends = np.array([[False], [True]]).repeat(rows.units, 1).repeat(len(halves), 0)
-        members = np.concatenate([ends, sets.members])
-        half = np.concatenate([halves, halves, sets.half])
-        given = _given(
+    def _by_chance(self) -> float:
+        """Bits of I(X_in; X_out) that independent labels hardly exceed.
+
+        Mean and four standard deviations of the chi-squared distribution that they follow (Wilks).
+        """
+        labels = self.rows.table[:, -2]
+        parts = labels >> np.uint64(32), labels & np.uint64(2**32 - 1)
+        freedom = np.prod([len(np.unique(part)) - 1 for part in parts])
+        return float((freedom + 4 * sqrt(2 * freedom)) / (2 * self.rows.samples * log(2)))
+
+    def left(self, sets: _Sets) -> Floats:
+        """I(X_in; X_out | S) of each set in bits, in the half that reads it, ``(sets,)``."""
+        rows = self.rows
+        return _given(
             rows.table,
             rows.by_out,
             self.codes,
             rows.levels,
             rows.outs,
             self.weight,
-            half,
-            members,
-            rows.masks(members),
-            psi,
+            sets.half,
+            sets.members,
+            rows.masks(sets.members),
+            self.psi,
         )
-        shared, left = given[: 2 * len(halves)].reshape(2, -1)
-        return shared[sets.half] - given[2 * len(halves) :], shared, shared - left
 
 
 @compiled
@@ -295,6 +334,7 @@ def _joined(
     psi: Psi,
     means: Floats,
     counted: bool,
+    until: float,
 ) -> tuple[Ints, Floats]:
     """``_Step.joined`` for the rows of a table; ``one`` has the mask of each unit."""
     outs, levels, planes, stride = sizes
@@ -316,7 +356,7 @@ def _joined(
             False,
             chosen,
             np.arange(len(one)).astype(np.uint32),
-            TIE,
+            until,
         ).units
         joined = int((orders[half] >= 0).sum())
         gains[half, :joined] = taken_along(
@@ -428,68 +468,41 @@ def _given(
     return found
 
 
-def _summed(
-    sets: _Sets, told: Floats, shared: Floats, everything: Floats, device: torch.device
-) -> RelayTransfer:
-    """Transfer from bits: told by sets ``(steps, sets)``, shared and told by all units.
-
-    The latter two are ``(steps, halves)``.
-    """
-    random = told.T[sets.random].mean(2)
-    told = told.T[sets.chosen]
-    own = np.diagonal(told, axis1=1, axis2=2)
-    gained, possible = told - random, own[:, np.newaxis] - random
-    spread = np.sqrt(1 + 1 / len(told))
-    error = possible.std(0, ddof=1) * spread
-    large = np.maximum(_ERRORS * error, _LEAST * shared.mean(1))
-    measurable = possible.mean(0) > np.maximum(large, TIE)
+def _summed(sets: _Sets, left: Floats, shared: Floats, device: torch.device) -> RelayTransfer:
+    """Transfer from I(X_in; X_out | S) ``(steps, sets)`` and I(X_in; X_out) ``(steps,)``."""
+    random = left.T[sets.random].mean(2)
+    left = left.T[sets.chosen]
+    own = np.diagonal(left, axis1=1, axis2=2)
+    gained, possible = random - left, random - own[:, np.newaxis]
+    measurable = possible.mean(0) > _large(_error(possible, 0), shared)
     # A set must differ from random ones at its own step, too.
     found = np.diagonal(measurable) & (sets.size > 0)
     measurable &= found & found[:, np.newaxis]
     whole = np.where(measurable, possible.mean(0), nan)
     transfer = gained.mean(0) / whole
     residual = gained - transfer * possible
-    total = everything.mean(1)
     profile = lag_profile(transfer, np.arange(len(transfer)))
     return RelayTransfer(
         transfer=torch.from_numpy(transfer).to(device),
-        standard_error=torch.from_numpy(residual.std(0, ddof=1) * spread / whole).to(device),
+        standard_error=torch.from_numpy(_error(residual, 0) / whole).to(device),
         set_size=torch.from_numpy(sets.size).to(device),
-        reached=torch.from_numpy(sets.known / np.where(total > TIE, total, nan)).to(device),
+        reached=torch.from_numpy(sets.known / np.where(shared > TIE, shared, nan)).to(device),
         lag_profile=torch.from_numpy(profile).to(device),
         half_life=half_life(profile),
         period=period(profile),
     )
 
 
-def lag_profile(transfer: Floats, time_steps: Ints) -> Floats:
-    """Mean transfer by lag from 1 on, over pairs of these steps; NaN without a pair."""
-    lags = np.abs(time_steps[:, np.newaxis] - time_steps)
-    profile = np.full(lags.max(initial=0), nan)
-    for lag in np.unique(lags[lags > 0]):
-        found = transfer[lags == lag]
-        if np.isfinite(found).any():
-            profile[lag - 1] = np.nanmean(found)
-    return profile
+def _error(values: Floats, axis: int) -> Floats:
+    """Standard error of a mean over halves along an axis."""
+    error: Floats = values.std(axis, ddof=1)
+    return error * sqrt(1 + 1 / values.shape[axis])
 
 
-def half_life(profile: Floats) -> float:
-    """First lag at which a profile is below one half."""
-    below = np.flatnonzero(profile < _HALF)
-    if len(below):
-        return float(below[0] + 1)
-    return inf if np.isfinite(profile).any() else nan
-
-
-def period(profile: Floats) -> int:
-    """Lag at which a profile first returns; 0 if it does not."""
-    lowest = inf
-    for place, here in enumerate(profile):
-        after = profile[place + 1] if place + 1 < len(profile) else nan
-        if here >= max(_HALF, lowest + _HALF) and not after > here:
-            return place + 1
-        lowest = min(lowest, here) if np.isfinite(here) else lowest
-    return 0
+def _large(error: Floats, shared: Floats) -> Floats:
+    """Bits above which a mean with this error is more than noise, beside I(X_in; X_out)."""
+    least: Floats = np.maximum(np.maximum(_ERRORS * error, _LEAST * shared), TIE)
+    return least
 
 
 def check_fraction(fraction: float) -> None:

@@ -18,10 +18,12 @@ from lightning_relay.information import (
     mutual_information,
     relay_order,
     relay_share,
+    relay_transfer,
 )
 from lightning_relay.information.arguments import check_label_tensor
 from lightning_relay.information.discretization import fit_thresholds
 from lightning_relay.information.each import given_each_unit
+from lightning_relay.information.lags import lag_profile
 from lightning_relay.information.options import TIE, RelayMeasure
 from lightning_relay.reading.concepts import Concepts, concept_codes
 from lightning_relay.recurrent.layers import StateKey
@@ -168,10 +170,17 @@ def relay_report(
             for name, relay in relays.items():
                 relay |= _drawn(codes[name], hidden, valid, measure)
         analysed, backward = np.array(steps, dtype=np.int64), StateKey.parse(layer).reverse
+        inputs_ended = _inputs_ended(layer, states, steps, inputs_end).cpu().numpy()
+        for relay in relays.values():
+            if "transfer" in relay:
+                kept = np.flatnonzero(inputs_ended & (analysed >= 0))
+                relay["lag_profile"] = lag_profile(
+                    relay["transfer"][np.ix_(kept, kept)], analysed[kept]
+                )
         layers[layer] = LayerRelay(
             time_steps=analysed,
             backward=backward,
-            inputs_ended=_inputs_ended(layer, states, steps, inputs_end).cpu().numpy(),
+            inputs_ended=inputs_ended,
             samples=samples.sum(1).cpu().numpy(),
             distinct_states=np.concatenate(distinct_states),
             concepts={
@@ -371,6 +380,8 @@ def _drawn(
     drawn: Arrays = {}
     if isinstance(measure.orders_of_shares, float):
         drawn |= _shares(labels, hidden, valid, measure)
+    if measure.splits_of_transfer:
+        drawn |= _transfer(labels, hidden, valid, measure)
     if measure.n_bootstraps:
         intervals = bootstrap(
             *labels,
@@ -385,6 +396,26 @@ def _drawn(
     if measure.n_permutations:
         drawn |= _chance(labels, hidden, valid, measure)
     return drawn
+
+
+def _transfer(
+    labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
+) -> Arrays:
+    """Relay transfer between all steps, by the names in ``ConceptRelay``."""
+    found = relay_transfer(
+        *labels,
+        hidden,
+        n_splits=measure.splits_of_transfer,
+        valid=None if bool(valid.all()) else valid,
+        estimator=measure.estimator,
+        seed=measure.seed,
+    )
+    return {
+        "transfer": found.transfer.cpu().numpy(),
+        "transfer_error": found.standard_error.cpu().numpy(),
+        "set_size": found.set_size.cpu().numpy(),
+        "reached": found.reached.cpu().numpy(),
+    }
 
 
 def _chance(

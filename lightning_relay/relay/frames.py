@@ -19,6 +19,9 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ["mutual_information", "unattributed", "rank_stability", "unexplained_p_values"], ("step",)
     ),
+    **dict.fromkeys(["set_size", "reached"], ("step",)),
+    **dict.fromkeys(["transfer", "transfer_error"], ("step", "read_at")),
+    "lag_profile": ("lag",),
     **dict.fromkeys(
         ["information", "corrected", "gap", "coverage", "distinct_states", "alone"],
         ("step", "gone"),
@@ -85,6 +88,9 @@ def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
     for name in ("samples", "inputs_ended"):
         data[name] = (("step",), getattr(layer, name))
     coordinates = {"concept": list(layer.concepts), "step": layer.time_steps}
+    if "transfer" in data:
+        coordinates["read_at"] = layer.time_steps
+        coordinates["lag"] = np.arange(1, data["lag_profile"][1].shape[1] + 1)
     return xarray.Dataset(data, coords=coordinates)  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a relay report: shares, greedy order, number of units needed, all layers."""
+"""Pictures of a relay report: shares, order, number of units needed, transfer, all layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lightning_relay.relay.summary import lags_in_words
 from lightning_relay.reports.drawing import (
     FONT,
     GREY,
@@ -46,6 +47,9 @@ _EARLY, _EARLY_UNATTRIBUTED = (150, 150, 150), (214, 214, 214)
 _LIMIT = (200, 80, 20)
 _RAMP = np.array([(250, 250, 245), (158, 202, 225), (49, 130, 189), (8, 48, 107)], dtype=np.float64)
 _NEGATIVE = np.array([(250, 250, 245), (230, 120, 40)], dtype=np.float64)
+
+_LEFT_UNITS = np.array([(250, 250, 245), (253, 174, 97), (166, 54, 3)], dtype=np.float64)
+_MISSING = (205, 205, 205)
 
 _STRIPED_CELL = 4
 """Unresolved cells of at least this many pixels are striped; smaller ones are all grey."""
@@ -163,6 +167,47 @@ def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     return canvas.pixels()
 
 
+def transfer_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
+    """Relay transfer by the step whose units are read and the step of reading, RGB.
+
+    The first step is at the lower left. Up to 300 steps the picture is 350 pixels wide.
+    """
+    results = report[layer]
+    relay = results[concept]
+    if relay.transfer is None:
+        raise ValueError(
+            "report: relay transfer was not measured; measure it with RelayMeasure(n_splits=4)"
+        )
+    steps = len(relay.transfer)
+    size = max(1, min(24, PANEL_WIDTH // steps))
+    grid = _Grid(steps, steps, _TOP + 4, size, size)
+    missing = np.isnan(relay.transfer)
+    legend = [("", lags_in_words(relay))]
+    if missing.any():
+        legend.append(("missing", f"cannot be measured: {missing.sum()} of {missing.size}"))
+    if not results.inputs_ended.all():
+        legend.append(("ended", "left and below: not all input seen"))
+    title = _title(report, layer, concept)
+    canvas = _Canvas.of(title, grid.right, grid.bottom + _SCALE_HEIGHT, legend, columns=1)
+    canvas.draw.text((4, 18), "transfer from the units of a step (up) to a step (right)", INK, FONT)
+    colours = _of_transfer(np.nan_to_num(relay.transfer))
+    colours[missing] = _MISSING
+    times = results.time_steps
+    _draw_grid(canvas, grid, colours[::-1].swapaxes(0, 1), times, rows=times[::-1])
+    if results.inputs_ended.any() and not results.inputs_ended.all():
+        first = int(np.argmax(results.inputs_ended)) * size
+        x, y = LEFT + first, grid.bottom - first
+        canvas.draw.line((x, grid.top, x, grid.bottom), _LIMIT)
+        canvas.draw.line((LEFT, y, LEFT + steps * size, y), _LIMIT)
+    y, width = grid.bottom + LINE + 8, 120
+    canvas.draw.text((4, y), "-1 or less", INK, FONT)
+    canvas.paste(_of_transfer(np.linspace(-1, 1, width))[None].repeat(10, 0), (LEFT + 24, y + 2))
+    canvas.draw.text((LEFT + 30 + width, y), "1 or more: as those that tell it", INK, FONT)
+    middle = LEFT + 24 + width // 2
+    canvas.draw.text((middle, y + 19), "0: as random units", INK, FONT, anchor="mm")
+    return canvas.pixels()
+
+
 def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]:
     """Bits that all units of each layer relay, by layer and step, RGB ``(height, width, 3)``.
 
@@ -190,13 +235,14 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
     return canvas.pixels()
 
 
-Picture = Literal["relay_share", "greedy_order", "units_needed", "layers"]
+Picture = Literal["relay_share", "greedy_order", "units_needed", "relay_transfer", "layers"]
 """Name of a picture, the last part of its tag."""
 
 PICTURES: Mapping[str, Callable[[RelayReport, str, str], NDArray[np.uint8]]] = {
     "relay_share": share_image,
     "greedy_order": order_image,
     "units_needed": units_image,
+    "relay_transfer": transfer_image,
     "layers": layers_image,
 }
 
@@ -243,7 +289,7 @@ class _Canvas:
         for place, (symbol, text) in enumerate(legend):
             x, y = (4, HALF)[place % columns], bottom + place // columns * LINE
             _draw_symbol(canvas, symbol, x, y)
-            canvas.draw.text((x + 20, y), text, INK, FONT)
+            canvas.draw.text((x + 20 if symbol else x, y), text, INK, FONT)
         return canvas
 
     def paste(self, pixels: NDArray[np.uint8], corner: tuple[int, int]) -> None:
@@ -338,15 +384,17 @@ def _draw_grid(
     time_steps: NDArray[np.int64],
     *,
     hidden: NDArray[np.bool] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Cells of colours ``(step, unit, 3)``, labelled with units and steps."""
+    """Cells of colours ``(step, unit, 3)``, labelled with steps, and with units or ``rows``."""
     pixels = in_pixels(colours.swapaxes(0, 1), grid.cell_width, grid.cell_height)
     if hidden is not None:
         pixels = _hidden(pixels, in_pixels(hidden.T, grid.cell_width, grid.cell_height), grid)
     canvas.paste(pixels, (LEFT, grid.top))
     for unit in ticks(grid.units, grid.units * grid.cell_height, 12):
         y = grid.top + unit * grid.cell_height + grid.cell_height // 2
-        canvas.draw.text((LEFT - 5, y), str(unit), INK, FONT, anchor="rm")
+        name = unit if rows is None else rows[unit]
+        canvas.draw.text((LEFT - 5, y), str(name), INK, FONT, anchor="rm")
     for step in ticks(grid.steps, grid.steps * grid.cell_width, 26):
         x = LEFT + step * grid.cell_width + grid.cell_width // 2
         canvas.draw.text((x, grid.bottom + 8), str(time_steps[step]), INK, FONT, anchor="mm")
@@ -382,6 +430,9 @@ def _draw_symbol(canvas: _Canvas, symbol: str, x: int, y: int) -> None:
         cell = np.broadcast_to(_RAMP[0].astype(np.uint8), (10, 14, 3))
         whole = np.ones((10, 14), dtype=bool)
         canvas.paste(_hidden(cell, whole, _Grid(1, 1, 0, 14, 10)), (x, y + 2))
+    elif symbol == "ended":
+        draw.line((x + 7, y, x + 7, y + 13), _LIMIT)
+        draw.line((x, y + 7, x + 14, y + 7), _LIMIT)
     elif symbol == "interval":
         draw.line((x + 7, y + 2, x + 7, y + 11), MARK)
     elif symbol in ("chance", "enough"):
@@ -389,7 +440,7 @@ def _draw_symbol(canvas: _Canvas, symbol: str, x: int, y: int) -> None:
         draw.point([(at, y + 6) for at in range(x, x + 14) if at % 5 < 3], colour)
     elif symbol in ("limit", "corrected", "told", "left"):
         draw.line((x, y + 6, x + 14, y + 6), _COLOURS[symbol], 1 + (symbol in _PALE))
-    else:
+    elif symbol:
         draw.rectangle((x + 2, y + 2, x + 12, y + 11), _COLOURS[symbol])
 
 
@@ -404,8 +455,16 @@ _COLOURS: dict[str, Colour] = {
     "told": _BAR,
     "left": (224, 120, 40),
     "tied": (158, 202, 225),
+    "missing": _MISSING,
 }
 _PALE: dict[str, Colour] = {"told": _UNATTRIBUTED, "left": (247, 214, 184)}
+
+
+def _of_transfer(transfer: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colours of transfer, ``(…, 3)``: blue above 0, orange below, the same beyond -1 and 1."""
+    colours = ramp(_RAMP, transfer)
+    colours[transfer < 0] = ramp(_LEFT_UNITS, -transfer[transfer < 0])
+    return colours
 
 
 def _of_shares(bits: NDArray[np.float64], most: float) -> NDArray[np.uint8]:

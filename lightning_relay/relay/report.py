@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from math import nan
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from lightning_relay.information.lags import half_life, period
 from lightning_relay.information.options import TIE, RelayMeasure
 from lightning_relay.relay.frames import dataframe, datatree
 from lightning_relay.relay.picture import PICTURES, Picture
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import DataTree
 
-FORMAT = 5
+FORMAT = 6
 """Version of the file format; files of other versions are refused."""
 
 CHANCE_LEVEL = 0.05
@@ -107,6 +109,19 @@ class ConceptRelay:
             became known, float64 ``(step, unit)``.
         unattributed: Relay information of all units minus the sum of their shares, bits, float64
             ``(step,)``. Noise can make it negative.
+        transfer: Relay transfer T(t, t'), float64 ``(step, step)``: what the units that tell the
+            concept at the step of the row tell at the step of the column, from 0 (no more than
+            random units) to 1 (as much as the units that tell it there); below 0, less than random
+            ones. NaN where it cannot be measured; see ``relay_transfer``. None if transfer was not
+            measured, as the next four are.
+        transfer_error: Standard error of ``transfer``, float64 ``(step, step)``.
+        set_size: Number of units in the set of each step, int64 ``(step,)``; 0 if the units tell
+            nothing.
+        reached: What the set of each step tells on sequences that did not choose its units, as a
+            fraction of what all units seem to tell, float64 ``(step,)``.
+        lag_profile: Mean transfer between steps that are 1, 2, … steps apart, float64 ``(lag,)``;
+            NaN where it cannot be measured. Only steps at which all inputs had been presented
+            count, and none that count back from the sequences' own ends.
         lower: Lower ends of bootstrap intervals of ``information``, bits, float64
             ``(step, unit + 1)``. None without resamples, as the next four are.
         upper: Upper ends of these intervals, bits, float64 ``(step, unit + 1)``.
@@ -152,6 +167,11 @@ class ConceptRelay:
     share_error: NDArray[np.float64] | None = None
     share_resolved: NDArray[np.float64] | None = None
     unattributed: NDArray[np.float64] | None = None
+    transfer: NDArray[np.float64] | None = None
+    transfer_error: NDArray[np.float64] | None = None
+    set_size: NDArray[np.int64] | None = None
+    reached: NDArray[np.float64] | None = None
+    lag_profile: NDArray[np.float64] | None = None
     lower: NDArray[np.float64] | None = None
     upper: NDArray[np.float64] | None = None
     rank_lower: NDArray[np.float64] | None = None
@@ -228,6 +248,27 @@ class ConceptRelay:
         told = self.told[place]
         enough = told >= fraction * told[-1] - TIE
         return [int(unit) for unit in self.telling[place, : int(np.argmax(enough))]]
+
+    @property
+    def migration(self) -> float:
+        """Part of the information that has left its units one step later: 1 - mean transfer.
+
+        Above 1, the units tell less than random ones then. NaN if it cannot be measured.
+        """
+        return nan if self.lag_profile is None else 1 - float([*self.lag_profile, nan][0])
+
+    @property
+    def half_life(self) -> float:
+        """First lag in steps at which the mean transfer is below one half; see ``relay_transfer``.
+
+        Infinite if it stays above, NaN if it cannot be measured.
+        """
+        return nan if self.lag_profile is None else half_life(self.lag_profile)
+
+    @property
+    def period(self) -> int:
+        """Lag in steps at which information first returns to units that it had left, or 0."""
+        return 0 if self.lag_profile is None else period(self.lag_profile)
 
     @cached_property
     def ambiguous(self) -> NDArray[np.bool]:
@@ -373,7 +414,8 @@ class RelayReport:
 
         The other dimensions are ``step`` (coordinates: ``time_steps``), ``unit``, ``place`` in
         ``units`` and ``telling``, ``gone`` for the number of units that left R, ``taken`` for the
-        number of units in a growing set, and ``set`` for all units followed by each alone.
+        number of units in a growing set, ``set`` for all units followed by each alone, and
+        ``read_at`` and ``lag`` in steps for relay transfer.
 
         Raises:
             ImportError: If xarray is not installed.
@@ -386,8 +428,8 @@ class RelayReport:
         """One of the pictures that TensorBoard shows; a notebook shows it by itself.
 
         Args:
-            what: Name of the picture: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``, or
-                ``"layers"`` (bits relayed by each layer at each step).
+            what: Name of the picture: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``,
+                ``"relay_transfer"``, or ``"layers"`` (bits relayed by each layer at each step).
             layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
             concept: Name of the concept. Default: the first.
 
@@ -396,8 +438,8 @@ class RelayReport:
 
         Raises:
             KeyError: If there is no such picture, layer or concept; lists the known ones.
-            ValueError: If the picture shows shares and these were not measured, or a layer is named
-                for ``"layers"``.
+            ValueError: If what the picture shows was not measured, or a layer is named for
+                ``"layers"``.
         """
         draw = known("picture", what, PICTURES)
         if what == "layers" and layer is not None:

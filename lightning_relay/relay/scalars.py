@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -27,6 +28,9 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
         if not ended.any():
             _raise_all_early(report, key, layer.backward)
         weights = layer.samples * ended
+        forward = weights * (layer.time_steps >= 0)
+        if forward.any():
+            weights = forward  # A step counted from the end is one of these already.
         last = layer.place()
         for concept, relay in layer.concepts.items():
             means = _means(relay, report.full_condition)
@@ -36,6 +40,8 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
             }
             scalars[f"{key}/{concept}/information_last"] = float(relay.information[last, 0])
             scalars[f"{key}/{concept}/units_needed_last"] = float(len(relay.smallest_set_at(last)))
+            if isfinite(relay.migration):
+                scalars[f"{key}/{concept}/migration"] = relay.migration
             if relay.share is not None:
                 scalars[f"{key}/{concept}/largest_share_last"] = float(relay.share[last].max())
     for key, agreement in report.threshold_agreement.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -106,12 +108,29 @@ def _shares(relay: ConceptRelay, place: int) -> str:
 
 
 def _notes(relay: ConceptRelay, place: int) -> Iterator[str]:
+    if relay.transfer is not None:
+        yield lags_in_words(relay)
     units = relay.units.shape[1]
     ambiguous, unresolved = relay.ambiguous[place].sum(), (~relay.resolved[place]).sum()
     if ambiguous:
         yield f"the order leaves {ambiguous} of {units} units tied"
     if unresolved:
         yield f"too few sequences for the places of {unresolved} of {units} units"
+
+
+def lags_in_words(relay: ConceptRelay) -> str:
+    """Whether information moves between units, in words."""
+    half_life = relay.half_life
+    if np.isnan(half_life) or np.isnan(relay.migration):
+        return "whether it moves between units cannot be measured"
+    verb = "stays in its units"
+    if np.isfinite(half_life):
+        verb = f"{'moves' if half_life == 1 else 'drifts'} between units"
+    text = f"{verb}: transfer {1 - relay.migration:.2f} after 1 step"
+    if half_life > 1:
+        when = f"after {half_life:.0f} steps" if np.isfinite(half_life) else "at no lag"
+        text += f", below 0.5 {when}"
+    return text + f", back after {relay.period} steps" * (relay.period > 0)
 
 
 def _listed(units: list[int]) -> str:

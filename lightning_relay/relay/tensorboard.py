@@ -44,12 +44,17 @@ def write_relay_report(
             for name, draw in PICTURES.items():
                 if name == "layers" and len(report.layers) > 1:
                     images.setdefault(f"{prefix}/{concept}/layers", draw(report, key, concept))
-                elif name != "layers" and (name != "relay_share" or relay.share is not None):
+                elif name != "layers" and _is_measured(relay, name):
                     images[f"{tag}/{name}"] = draw(report, key, concept)
             table = relay_table(report, key, concept)
             writer.add_text(f"{tag}/relay_table{suffix}", table, global_step)
     for tag, image in images.items():
         writer.add_image(f"{tag}{suffix}", image, global_step, dataformats="HWC")
+
+
+def _is_measured(relay: ConceptRelay, picture: str) -> bool:
+    needed = {"relay_share": relay.share, "relay_transfer": relay.transfer}
+    return picture not in needed or needed[picture] is not None
 
 
 def relay_table(report: RelayReport, layer: str, concept: str) -> str:

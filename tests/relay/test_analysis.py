@@ -18,7 +18,7 @@ from lightning_relay import (
     relay_order,
     relay_report,
 )
-from lightning_relay.information import bootstrap, chance_level, relay_share
+from lightning_relay.information import bootstrap, chance_level, relay_share, relay_transfer
 from lightning_relay.relay.analysis import _blocks
 from lightning_relay.relay.tensorboard import order_in_words
 from lightning_relay.sampling import SequenceBuffer
@@ -314,6 +314,59 @@ def test_shares_are_those_of_the_codes_with_the_same_orders_at_all_steps(
     ):
         assert found is not None
         np.testing.assert_allclose(found, values, atol=1e-12)
+
+
+def test_transfer_is_that_of_the_codes_and_its_profile_leaves_out_steps_with_input_to_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = [0, 1, 3, -1]
+    lasting = HiddenStates.of_lengths(VALUES, LENGTHS)
+    hidden = torch.stack([lasting.at(step).values[:, 0] for step in steps])
+    valid = torch.stack([lasting.at(step).valid[:, 0] for step in steps])
+    options: dict[str, Any] = {"n_splits": 6, "seed": 3, "estimator": "grassberger"}
+    codes = discretize(hidden, valid=valid)
+    expected = relay_transfer(X_IN, X_OUT, codes, valid=valid, **options)
+    monkeypatch.setattr("lightning_relay.relay.analysis._CODES_AT_ONCE", 1)
+    measure = RelayMeasure(**options)
+    relay = relay_report(STATES, X_IN, X_OUT, time_steps=steps, measure=measure)["rnn.l0"]["joint"]
+    for found, values in (
+        (relay.transfer, expected.transfer),
+        (relay.transfer_error, expected.standard_error),
+        (relay.set_size, expected.set_size),
+        (relay.reached, expected.reached),
+    ):
+        assert found is not None
+        np.testing.assert_allclose(found, values, atol=1e-12)
+    copies = torch.randn(200, 4, 6)
+    bit = (copies[:, 0, 0] > 0).long()
+    copies[:, :, 0] = 2.0 * bit.unsqueeze(1) - 1
+    states = {"rnn.l0": HiddenStates(copies, torch.ones(200, 4, dtype=torch.bool))}
+    report = relay_report(states, bit, bit, time_steps=[0, 1, 3, -1], inputs_end=1)
+    relay = report["rnn.l0"]["joint"]
+    assert relay.transfer is not None
+    assert relay.transfer.tolist() == np.ones((4, 4)).tolist()
+    assert relay.lag_profile is not None
+    np.testing.assert_array_equal(relay.lag_profile, [np.nan, 1.0])
+    assert np.isnan(relay.migration)
+    assert relay.half_life == np.inf
+    assert relay.period == 0
+    whole = relay_report(states, bit, bit)["rnn.l0"]["joint"]
+    assert whole.migration == 0.0
+
+
+def test_transfer_may_be_left_out_and_is_where_the_estimator_gives_none() -> None:
+    for measure in (RelayMeasure(n_splits=0), RelayMeasure(estimator="chao_shen")):
+        relay = relay_report(STATES, X_IN, X_OUT, time_steps=[1], measure=measure)["rnn.l0"][
+            "joint"
+        ]
+        assert relay.transfer is relay.transfer_error is relay.set_size is relay.reached is None
+        assert relay.lag_profile is None
+        assert np.isnan(relay.half_life)
+        assert relay.period == 0
+    with pytest.raises(ValueError, match="n_splits: got 3; it takes at least 4"):
+        RelayMeasure(n_splits=3)
+    with pytest.raises(TypeError, match="n_splits: got True; it takes a number of splits"):
+        RelayMeasure(n_splits=True)
 
 
 @pytest.mark.parametrize(("levels", "dtype"), [(3, torch.uint8), (300, torch.int32)])

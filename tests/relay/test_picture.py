@@ -175,7 +175,7 @@ def test_smaller_cells_are_grey_where_sequences_are_too_few() -> None:
     np.testing.assert_array_equal((pixels == 150).all((2, 3)), ~resolved)
 
 
-@pytest.mark.parametrize("what", ["relay_share", "greedy_order", "units_needed"])
+@pytest.mark.parametrize("what", ["relay_share", "greedy_order", "units_needed", "relay_transfer"])
 @pytest.mark.parametrize(("steps", "units"), [(1, 1), (6, 5), (300, 300)])
 def test_up_to_300_steps_tensorboard_shows_it_unscaled(
     what: Picture, steps: int, units: int
@@ -188,6 +188,7 @@ def test_up_to_300_steps_tensorboard_shows_it_unscaled(
         told=wide[:, ::-1],
         telling=np.tile(np.arange(units), (steps, 1)),
         telling_resolved=flags,
+        transfer=np.ones((steps, steps)),
     )
     assert drawn(report, what).shape[1] == 350
 
@@ -222,6 +223,22 @@ def test_curves_are_what_growing_and_remaining_sets_tell() -> None:
     assert not has(drawn(growing, "units_needed"), [224, 120, 40]).any()
 
 
+def test_transfer_begins_at_the_lower_left_with_a_column_for_each_step_of_reading() -> None:
+    transfer = np.zeros((6, 6))
+    transfer[0, 1:4] = 1.0, -1.0, np.nan
+    transfer[5, 5] = 1.5
+    report = changed(REPORT, transfer=transfer)
+    area = drawn(report, "relay_transfer")[40 : 40 + 6 * 24, 40 : 40 + 6 * 24]
+    found = area.reshape(6, 24, 6, 24, 3)[::-1, 12, :, 12]
+    assert found[0, :4].tolist() == [WHITE, DARKEST, [166, 54, 3], [205, 205, 205]]
+    assert found[5, 5].tolist() == DARKEST
+    assert (found[1:5] == WHITE).all()
+    early = changed(REPORT, transfer=transfer, inputs_ended=np.arange(6) > 2)
+    area = drawn(early, "relay_transfer")[40 : 40 + 6 * 24, 40 : 40 + 6 * 24]
+    assert has(area, LIMIT).sum() == 6 * 24  # a row and a point in each other row
+    assert rows_of(area[:, 80:], LIMIT) == [72]
+
+
 def test_layers_have_a_row_each_and_grey_where_they_have_no_such_step() -> None:
     first = REPORT["rnn.l0"]
     second = small_report(steps=4)["rnn.l0"]
@@ -242,6 +259,8 @@ def test_a_report_of_nothing_is_drawn() -> None:
 def test_what_cannot_be_drawn_is_said() -> None:
     with pytest.raises(ValueError, match=r"report: relay shares were not measured; measure "):
         small_report(n_orders=0).picture("relay_share")
+    with pytest.raises(ValueError, match=r"report: relay transfer was not measured; measure "):
+        small_report(n_splits=0).picture("relay_transfer")
     for what in PICTURES:
         with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
             REPORT.picture(what, concept="colour")  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
         "rnn.l0/joint/information": pytest.approx(float(relay.information[2:, 0].mean())),
         "rnn.l0/joint/information_last": float(relay.information[-1, 0]),
         "rnn.l0/joint/largest_share_last": float(relay.share[-1].max()),
+        "rnn.l0/joint/migration": relay.migration,
         "rnn.l0/joint/units_needed_last": len(relay.smallest_set()),
         "rnn.l0/joint/coverage": pytest.approx(float(relay.coverage[2:, -1].mean())),
         "rnn.l0/joint/unattributed": pytest.approx(float(relay.unattributed[2:].mean())),
@@ -30,27 +31,36 @@ def test_scalars_are_few_and_leave_out_steps_with_input_to_come() -> None:
 def test_steps_count_by_their_sequences_and_the_last_is_that_of_each() -> None:
     report = changed(
         small_report(steps=3, inputs_end=None),
+        lag_profile=np.array([0.25, 0.5]),
         information=np.array([[3.0, 0], [1.0, 0], [2.0, 0]]),
         share=np.array([[0.5, 2.0], [1.0, 0.0], [3.0, 4.0]]),
         told=np.array([[0, 3.0, 3.0], [0, 0.5, 1.0], [0, 1.0, 2.0]]),
         coverage=np.array([[1.0, 0.5], [1.0, 0.25], [1.0, 0.0]]),
         telling=np.array([[1, 0], [0, 1], [0, 1]]),
         unattributed=np.array([0.25, 1.0, 9.0]),
-        time_steps=np.array([-1, 5, -4]),
+        time_steps=np.array([3, 5, -4]),
         samples=np.array([60, 30, 10]),
         inputs_ended=np.array([True, True, False]),
     )
     scalars = relay_scalars(report)
     assert scalars["rnn.l0/joint/information"] == pytest.approx((60 * 3 + 30 * 1) / 90)
-    assert scalars["rnn.l0/joint/information_last"] == 3.0
-    assert scalars["rnn.l0/joint/largest_share_last"] == 2.0
-    assert scalars["rnn.l0/joint/units_needed_last"] == 1.0
+    assert scalars["rnn.l0/joint/information_last"] == 1.0
+    assert scalars["rnn.l0/joint/largest_share_last"] == 1.0
+    assert scalars["rnn.l0/joint/units_needed_last"] == 2.0
+    assert scalars["rnn.l0/joint/migration"] == 0.75
     assert scalars["rnn.l0/joint/coverage"] == pytest.approx((60 * 0.5 + 30 * 0.25) / 90)
     assert scalars["rnn.l0/joint/unattributed"] == pytest.approx((60 * 0.25 + 30 * 1.0) / 90)
     growing = dataclasses.replace(small_report(direction="grow"), layers=report.layers)
     assert relay_scalars(growing)["rnn.l0/joint/coverage"] == 1.0
-    scalars = relay_scalars(changed(report, time_steps=np.array([2, 5, -4])))
-    assert scalars["rnn.l0/joint/information_last"] == 1.0
+    ended = relay_scalars(changed(report, time_steps=np.array([-1, 5, -4])))
+    assert ended["rnn.l0/joint/information_last"] == 3.0
+    assert ended["rnn.l0/joint/largest_share_last"] == 2.0
+    assert ended["rnn.l0/joint/units_needed_last"] == 1.0
+    assert ended["rnn.l0/joint/information"] == 1.0  # step -1 is a step of each sequence already
+    only = relay_scalars(changed(report, time_steps=np.array([-1, -2, -4])))
+    assert only["rnn.l0/joint/information"] == scalars["rnn.l0/joint/information"]
+    unknown = changed(report, lag_profile=np.array([np.nan, 0.5]))
+    assert "rnn.l0/joint/migration" not in relay_scalars(unknown)
 
 
 def test_chance_levels_and_stability_are_means_where_they_were_asked_for() -> None:

@@ -26,6 +26,8 @@ PLAIN: dict[str, Any] = {
     "unattributed": np.full(6, 0.58),
     "groups": last([0, 1, 2, 3, 4]).astype(int),
     "resolved": last([1, 1, 1, 1, 1]).astype(bool),
+    "transfer": None,
+    "lag_profile": None,
 }
 
 
@@ -55,6 +57,23 @@ def test_ties_and_too_few_sequences_are_said_in_words() -> None:
         "    no unit has a share; in no unit's share: 0.58 bits",
         "    the order leaves 3 of 5 units tied; too few sequences for the places of 2 of 5 units",
     ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ([-0.2, 0.9, 0.1], "moves between units: transfer -0.20 after 1 step, back after 2 steps"),
+        ([0.3, 0.2], "moves between units: transfer 0.30 after 1 step"),
+        ([0.9, 0.4], "drifts between units: transfer 0.90 after 1 step, below 0.5 after 2 steps"),
+        ([0.9, 0.8], "stays in its units: transfer 0.90 after 1 step, below 0.5 at no lag"),
+        ([np.nan, np.nan], "whether it moves between units cannot be measured"),
+        ([], "whether it moves between units cannot be measured"),
+    ],
+)
+def test_whether_information_moves_is_said_in_words(profile: list[float], words: str) -> None:
+    measured = {"transfer": np.zeros((6, 6)), "lag_profile": np.array(profile)}
+    lines = str(changed(REPORT, **(PLAIN | measured))).splitlines()
+    assert lines[4:] == [f"    {words}"]
 
 
 def test_without_shares_nothing_is_said_of_them() -> None:
