@@ -1,6 +1,7 @@
 """What the relay callback adds to training: the same run with and without it, in turn.
 
-    python benchmarks/callback_overhead.py [--pairs 5] [--orders 16] [--permutations 0]
+    python benchmarks/callback_overhead.py [--pairs 5] [--orders 16] [--splits 4]
+        [--permutations 0]
 
 Both runs have a TensorBoardLogger; the callback writes its scalars, pictures, tables and reports.
 Prints, for each case, the median time of three epochs of training and validation without the
@@ -63,8 +64,8 @@ def seconds(case: Case, callbacks: list[Callback]) -> float:
 class Timed(RelayInformationCallback):
     """The callback, with the time spent in it."""
 
-    def __init__(self, orders: int, permutations: int) -> None:
-        super().__init__(measure=RelayMeasure(n_orders=orders, n_permutations=permutations))
+    def __init__(self, measure: RelayMeasure) -> None:
+        super().__init__(measure=measure)
         self.seconds = 0.0
         for name in dir(self):
             if name.startswith("on_validation"):
@@ -84,18 +85,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--orders", type=int, default=16, help="of relay shares; 0 for none")
+    parser.add_argument("--splits", type=int, default=4, help="of relay transfer; 0 for none")
     parser.add_argument("--permutations", type=int, default=0, help="for chance levels")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
 
-    drawn = arguments.orders, arguments.permutations
-    seconds(Case(20, 2, 64), [Timed(*drawn)])
+    measure = RelayMeasure(
+        n_orders=arguments.orders,
+        n_splits=arguments.splits,
+        n_permutations=arguments.permutations,
+    )
+    seconds(Case(20, 2, 64), [Timed(measure)])
     print("units  steps  sequences  without, s  with / without (lowest to highest)  inside")
     for case in CASES:
         without, ratios, inside = [], [], []
         for _ in range(arguments.pairs):
-            callback = Timed(*drawn)
+            callback = Timed(measure)
             without.append(seconds(case, []))
             ratios.append(seconds(case, [callback]) / without[-1])
             inside.append(callback.seconds / without[-1])

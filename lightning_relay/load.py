@@ -39,7 +39,8 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
 
     Raises:
         FileNotFoundError: If the directory does not exist or holds no report.
-        ValueError: If a report has another version of the file format.
+        ValueError: If there are reports of several runs, or a report has another version of the
+            file format.
 
     Example:
         >>> runs = load_reports("lightning_logs/version_0")  # doctest: +SKIP
@@ -53,6 +54,12 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
     named = re.compile(re.escape(first) + ("(validate|test)-epoch=" if first else ""))
     paths = [path for path in sorted(directory.rglob("*.npz")) if named.match(path.name)]
     kinds = {path: kind_of(path) for path in paths}
+    runs = sorted({str(_run_of(path)) for path, kind in kinds.items() if kind is not None})
+    if len(runs) > 1:
+        raise ValueError(
+            f"log_dir: got {str(log_dir)!r} with reports of {len(runs)} runs; it takes one of "
+            f"{', '.join(map(repr, runs))}"
+        )
     relay = [RelayReport.load(path) for path, kind in kinds.items() if kind == "relay"]
     knockout = [KnockoutReport.load(path) for path, kind in kinds.items() if kind == "knock-out"]
     if not relay and not knockout:
@@ -61,6 +68,11 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
             "Trainer's first logger, or the callback's dirpath"
         )
     return RunReports(tuple(sorted(relay, key=_order)), tuple(sorted(knockout, key=_order)))
+
+
+def _run_of(path: Path) -> Path:
+    """Directory of the run that a report belongs to: the callbacks save in ``…_reports`` in it."""
+    return path.parent.parent if path.parent.name.endswith("_reports") else path.parent
 
 
 def _order(report: RelayReport | KnockoutReport) -> tuple[int, bool]:

@@ -35,6 +35,20 @@ def test_reports_of_a_run_come_in_the_order_of_its_steps(tmp_path: Path) -> None
     assert repr(found) == "RunReports: 4 relay, 0 knock-out"
 
 
+def test_reports_of_several_runs_are_not_mixed(tmp_path: Path) -> None:
+    relay, knockout = small_report(), small_knockouts()
+    for run in ("one", "two"):
+        for kind, report in (("relay", relay), ("knockout", knockout)):
+            folder = tmp_path / run / f"{kind}_reports"
+            folder.mkdir(parents=True)
+            report.save(folder / f"{kind}-validate-epoch=0-step=1.npz")  # type: ignore[attr-defined]
+    with pytest.raises(
+        ValueError, match=r"log_dir: got '.*' with reports of 2 runs; it takes one of '.*one', '.*t"
+    ):
+        load_reports(tmp_path)
+    assert repr(load_reports(tmp_path / "two")) == "RunReports: 1 relay, 1 knock-out"
+
+
 def test_where_there_is_no_report_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"log_dir: no directory '.*nothing'"):
         load_reports(tmp_path / "nothing")

@@ -123,8 +123,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         reports: Reports so far, the newest last.
 
     Raises:
-        TypeError: If the module is not a ``lightning.pytorch.LightningModule``, or labels are not
-            integers.
+        TypeError: If an argument is of a wrong type, the module is not a
+            ``lightning.pytorch.LightningModule``, or labels are not integers.
         ValueError: If an argument is out of its range, or something cannot be found in model,
             batch or step; the message lists what there is and the argument to set.
 
@@ -165,6 +165,12 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         check_layers(layers)
         check_states(states)
         check_concepts(concepts)
+        for name, option, kind in (
+            ("measure", measure, RelayMeasure),
+            ("sample", sample, SequenceSample),
+        ):
+            if not isinstance(option, kind | None):
+                raise TypeError(f"{name}: got {option!r}; it takes {kind.__name__}(…)")
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
             raise TypeError(

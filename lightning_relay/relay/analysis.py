@@ -140,7 +140,7 @@ def relay_report(
             _check_codes(layer, layer_states, measure)
         steps = _steps(layer, layer_states, time_steps)
         samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
-        parts, kept_codes, kept_valid = [], [], []
+        parts, common, kept_codes, kept_valid = [], [], [], []
         for block in _blocks(layer_states, steps):
             valid = torch.cat([part.valid for part in block], dim=1).T
             hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
@@ -154,6 +154,7 @@ def relay_report(
                 )
                 hidden = thresholds.codes(hidden, code_dtype(measure.levels))
             parts.append(_measured(codes, hidden, valid, measure))
+            common.append(_common_code(hidden, valid))
             if measure.all_steps_at_once:
                 kept_codes.append(_narrow(hidden))
                 kept_valid.append(valid)
@@ -183,6 +184,7 @@ def relay_report(
             inputs_ended=inputs_ended,
             samples=samples.sum(1).cpu().numpy(),
             distinct_states=np.concatenate(distinct_states),
+            common_code=np.concatenate(common),
             concepts={
                 name: ConceptRelay(time_steps=analysed, backward=backward, **relay)
                 for name, relay in relays.items()
@@ -294,6 +296,17 @@ def _narrow(codes: Tensor) -> Tensor:
     """The same codes, in one byte each if they fit."""
     small = int(codes.min()) >= 0 and int(codes.max()) < 2**8
     return codes.to(torch.uint8) if small else codes
+
+
+def _common_code(codes: Tensor, valid: Tensor) -> NDArray[np.float64]:
+    """Fraction of the valid samples that have the most common code, of ``(step, batch, unit)``."""
+    counted = valid.unsqueeze(-1)
+    values = range(2) if codes.dtype == torch.uint8 and int(codes.max()) < 2 else codes.unique()
+    most = torch.zeros(codes[:, 0].shape, dtype=torch.int64, device=codes.device)
+    for value in values:
+        most = torch.maximum(most, ((codes == value) & counted).sum(1))
+    fraction: NDArray[np.float64] = (most.double() / valid.sum(1, keepdim=True)).cpu().numpy()
+    return fraction
 
 
 def _measured(

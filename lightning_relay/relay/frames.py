@@ -63,6 +63,7 @@ def _columns(layer: LayerRelay, relay: ConceptRelay) -> dict[str, Any]:
     return {
         **{name: np.repeat(part, units) for name, part in of_steps.items() if part is not None},
         "unit": np.tile(np.arange(units), steps),
+        "common_code": layer.common_code.ravel(),
         **{name: part.ravel() for name, part in of_units.items()},
     }
 
@@ -87,6 +88,7 @@ def _dataset(layer: LayerRelay, xarray: Any) -> Dataset:
     }
     for name in ("samples", "inputs_ended"):
         data[name] = (("step",), getattr(layer, name))
+    data["common_code"] = (("step", "unit"), layer.common_code)
     coordinates = {"concept": list(layer.concepts), "step": layer.time_steps}
     if "transfer" in data:
         coordinates["read_at"] = layer.time_steps

@@ -395,10 +395,18 @@ def _draw_grid(
         y = grid.top + unit * grid.cell_height + grid.cell_height // 2
         name = unit if rows is None else rows[unit]
         canvas.draw.text((LEFT - 5, y), str(name), INK, FONT, anchor="rm")
-    for step in ticks(grid.steps, grid.steps * grid.cell_width, 26):
+    for step in _labelled(time_steps, ticks(grid.steps, grid.steps * grid.cell_width, 26)):
         x = LEFT + step * grid.cell_width + grid.cell_width // 2
         canvas.draw.text((x, grid.bottom + 8), str(time_steps[step]), INK, FONT, anchor="mm")
     canvas.draw.text((4, grid.bottom + 2), "step", INK, FONT)
+
+
+def _labelled(time_steps: NDArray[np.int64], wanted: range) -> list[int]:
+    """Columns to label: surely the last one if it counts from the end, unlike the one before."""
+    last = len(time_steps) - 1
+    if last < 1 or time_steps[last] >= 0 or time_steps[last - 1] < 0:
+        return list(wanted)
+    return [step for step in wanted if step <= last - wanted.step] + [last]
 
 
 def _hidden(pixels: NDArray[np.uint8], hidden: NDArray[np.bool], grid: _Grid) -> NDArray[np.uint8]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FORMAT = 6
 """Version of the file format; files of other versions are refused."""
 
+NEARLY_CONSTANT = 0.95
+"""A unit is nearly constant if this fraction of the sequences has one code."""
+
 CHANCE_LEVEL = 0.05
 """Probability of exceeding a chance level by chance."""
 
@@ -48,7 +51,7 @@ def place_of(step: int, time_steps: NDArray[np.int64], *, backward: bool) -> int
     return int(found[0])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConceptRelay:
     """What one layer relays of one concept, at every analysed step.
 
@@ -182,6 +185,10 @@ class ConceptRelay:
     unexplained_p_values: NDArray[np.float64] | None = None
     movable: NDArray[np.float64] | None = None
 
+    def __repr__(self) -> str:
+        steps, units = self.units.shape
+        return f"ConceptRelay: {steps} steps, {units} units"
+
     def place(self, step: int = -1) -> int:
         """Index of a step in the arrays.
 
@@ -299,7 +306,7 @@ class ConceptRelay:
         return beyond & explained[:, np.newaxis]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerRelay:
     """What one recurrent layer relays.
 
@@ -313,6 +320,9 @@ class LayerRelay:
             short for the step are not counted.
         distinct_states: Number of different joint states of all units in these sequences, int64
             ``(step,)``.
+        common_code: Fraction of these sequences that have the most common code of each unit,
+            float64 ``(step, unit)``. Near 1 the threshold leaves hardly any information in the
+            code, whatever the state holds: see ``nearly_constant``.
         concepts: Results by concept name.
     """
 
@@ -321,11 +331,25 @@ class LayerRelay:
     inputs_ended: NDArray[np.bool]
     samples: NDArray[np.int64]
     distinct_states: NDArray[np.int64]
+    common_code: NDArray[np.float64]
     concepts: Mapping[str, ConceptRelay]
+
+    def __repr__(self) -> str:
+        steps, units = self.common_code.shape
+        return f"LayerRelay: {steps} steps, {units} units, concepts {', '.join(self.concepts)}"
 
     def __getitem__(self, concept: str) -> ConceptRelay:
         """Results of a concept; a KeyError lists the known ones."""
         return known("concept", concept, self.concepts)
+
+    @property
+    def nearly_constant(self) -> NDArray[np.bool]:
+        """Whether at least 95 % of the sequences have one code of a unit, bool ``(step, unit)``.
+
+        Such a unit has hardly any share. If it varies all the same, another ``discretization`` may
+        tell more.
+        """
+        return self.common_code >= NEARLY_CONSTANT
 
     def place(self, step: int = -1) -> int:
         """Index of a step in the arrays; see ``ConceptRelay.place``."""
@@ -399,10 +423,10 @@ class RelayReport:
     def to_dataframe(self) -> DataFrame:
         """All results of units as a pandas frame, a row for each layer, concept, step and unit.
 
-        Columns are the arrays ``(step, unit)`` of ``ConceptRelay``; of each step ``information`` of
-        all units, ``mutual_information``, ``samples``, ``inputs_ended``, ``distinct_states`` and
-        ``unattributed``; and ``stage``, ``epoch`` and ``global_step``, so that frames of several
-        epochs can be joined.
+        Columns are the arrays ``(step, unit)`` of ``ConceptRelay`` and ``common_code``; of each
+        step ``information`` of all units, ``mutual_information``, ``samples``, ``inputs_ended``,
+        ``distinct_states`` and ``unattributed``; and ``stage``, ``epoch`` and ``global_step``, so
+        that frames of several epochs can be joined.
 
         Raises:
             ImportError: If pandas is not installed.

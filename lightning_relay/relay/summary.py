@@ -93,7 +93,7 @@ def _three(report: RelayReport, layer: LayerRelay, concept: str) -> tuple[str, s
             relayed += ", or others as good"
         if not relay.telling_resolved[place, smallest].all():
             relayed += " (too few sequences to be sure)"
-    return relayed, _shares(relay, place), "; ".join(_notes(relay, place))
+    return relayed, _shares(relay, place), "; ".join(_notes(layer, relay, place))
 
 
 def _shares(relay: ConceptRelay, place: int) -> str:
@@ -107,7 +107,7 @@ def _shares(relay: ConceptRelay, place: int) -> str:
     return f"{text}; in no unit's share: {relay.unattributed[place]:z.2f} bits"
 
 
-def _notes(relay: ConceptRelay, place: int) -> Iterator[str]:
+def _notes(layer: LayerRelay, relay: ConceptRelay, place: int) -> Iterator[str]:
     if relay.transfer is not None:
         yield lags_in_words(relay)
     units = relay.units.shape[1]
@@ -116,6 +116,8 @@ def _notes(relay: ConceptRelay, place: int) -> Iterator[str]:
         yield f"the order leaves {ambiguous} of {units} units tied"
     if unresolved:
         yield f"too few sequences for the places of {unresolved} of {units} units"
+    if constant := layer.nearly_constant[place].sum():
+        yield f"{constant} of {units} units nearly constant"
 
 
 def lags_in_words(relay: ConceptRelay) -> str:

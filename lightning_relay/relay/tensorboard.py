@@ -94,6 +94,7 @@ def relay_table(report: RelayReport, layer: str, concept: str) -> str:
         f"{measure.min_coverage:g}, or corrected and plug-in information are more "
         f"than {measure.max_gap:g} bits apart. Coverage is that of the states of all units. "
         f"{_shares(report, relay)}{_chance(report, relay)}{_intervals(report, relay)}"
+        "A unit is nearly constant if 95 % of the sequences or more have one of its codes. "
         "At a step marked * the states had not seen all input."
     )
     rules = [":---" if name in (_SHARES, _ORDER, _EVIDENCE) else "---:" for name in columns]
@@ -143,8 +144,14 @@ def _evidence(report: RelayReport, layer: LayerRelay, relay: ConceptRelay, step:
         f"{layer.samples[step]} sequences in {layer.distinct_states[step]} states, coverage "
         f"{relay.coverage[step, report.full_condition]:.3f}; I_R corrected "
         f"{relay.corrected[step, 0]:.3f} bits; order: {relay.ambiguous[step].sum()} of {units} "
-        f"units tied, {relay.resolved[step].sum()} resolved"
+        f"units tied, {relay.resolved[step].sum()} resolved{_constant(layer, step)}"
     )
+
+
+def _constant(layer: LayerRelay, step: int) -> str:
+    """How many units have nearly one code, if any."""
+    number = int(layer.nearly_constant[step].sum())
+    return f"; {number} of {layer.nearly_constant.shape[1]} units nearly constant" * (number > 0)
 
 
 def _with_interval(relay: ConceptRelay, step: int) -> str:

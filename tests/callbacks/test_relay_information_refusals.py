@@ -20,6 +20,18 @@ from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
 @pytest.mark.parametrize(
     ("kind", "options", "error", "message"),
     [
+        (
+            RelayInformationCallback,
+            {"measure": "grow"},
+            TypeError,
+            r"measure: got 'grow'; it takes RelayMeasure\(…\)",
+        ),
+        (
+            RelayInformationCallback,
+            {"sample": 100},
+            TypeError,
+            r"sample: got 100; it takes SequenceSample\(…\)",
+        ),
         (SequenceSample, {"max_samples": 1}, ValueError, "max_samples: got 1; it takes an integer"),
         (SequenceSample, {"max_samples": 2.5}, ValueError, "max_samples: got 2.5; it takes an int"),
         (SequenceSample, {"fit_samples": 1}, ValueError, "fit_samples: got 1; it takes an integer"),

@@ -20,7 +20,7 @@ from lightning_relay import (
 )
 from lightning_relay.information import bootstrap, chance_level, relay_share, relay_transfer
 from lightning_relay.relay.analysis import _blocks
-from lightning_relay.relay.tensorboard import order_in_words
+from lightning_relay.relay.tensorboard import order_in_words, relay_table
 from lightning_relay.sampling import SequenceBuffer
 from tests.support import brute_force
 from tests.support.reports import assert_equal
@@ -352,6 +352,26 @@ def test_transfer_is_that_of_the_codes_and_its_profile_leaves_out_steps_with_inp
     assert relay.period == 0
     whole = relay_report(states, bit, bit)["rnn.l0"]["joint"]
     assert whole.migration == 0.0
+
+
+def test_units_with_nearly_one_code_are_named() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(3, (100, 2, 4), generator=generator)
+    codes[:, 1, 1] = 7
+    codes[3:8, 1, 1] = -2
+    codes[:4, 0, 2], codes[4:, 0, 2] = 1, 0
+    lengths = torch.tensor([2] * 90 + [1] * 10)
+    states = {"rnn.l0": HiddenStates.of_lengths(codes, lengths)}
+    label = torch.randint(2, (100,), generator=generator)
+    layer = relay_report(states, label, label, time_steps=[0, 1])["rnn.l0"]
+    for step, count in enumerate((100, 90)):
+        for unit in range(4):
+            most = np.unique(codes[:count, step, unit], return_counts=True)[1].max()
+            assert layer.common_code[step, unit] == most / count
+    assert np.argwhere(layer.nearly_constant).tolist() == [[0, 2]]
+    report = relay_report(states, label, label, time_steps=[0])
+    assert "; 1 of 4 units nearly constant |" in relay_table(report, "rnn.l0", "joint")
+    assert "1 of 4 units nearly constant" in str(report)
 
 
 def test_transfer_may_be_left_out_and_is_where_the_estimator_gives_none() -> None:

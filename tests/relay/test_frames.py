@@ -26,6 +26,7 @@ def test_a_frame_has_a_row_for_each_layer_concept_step_and_unit() -> None:
     assert row["information"].item() == relay.information[3, 0]
     assert row["unattributed"].item() == relay.unattributed[3]
     assert row["samples"].item() == layer.samples[3]
+    assert row["common_code"].item() == layer.common_code[3, 4]
     assert "chance_level" not in frame
 
 
@@ -41,7 +42,10 @@ def test_a_tree_has_a_dataset_for_each_layer_with_all_arrays() -> None:
             assert array.dims == dimensions(field.name)
             np.testing.assert_array_equal(array.values, values)
     np.testing.assert_array_equal(dataset["samples"], REPORT["rnn.l0"].samples)
+    np.testing.assert_array_equal(dataset["common_code"], REPORT["rnn.l0"].common_code)
     np.testing.assert_array_equal(dataset["step"], REPORT["rnn.l0"].time_steps)
+    np.testing.assert_array_equal(dataset["read_at"], REPORT["rnn.l0"].time_steps)
+    assert dataset["lag"].values.tolist() == [1, 2, 3]
 
 
 def test_a_tree_takes_names_of_modules_with_a_slash() -> None:

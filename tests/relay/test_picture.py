@@ -130,6 +130,17 @@ def test_numbers_of_sequences_are_drawn_where_they_differ() -> None:
     assert heights == [31, 31, 23, 16, 9, 2]
 
 
+def test_the_last_step_of_each_sequence_has_a_label_apart() -> None:
+    steps = np.array([0, 1, 2, 3, 4, 5])
+    ended = np.array([0, 1, 2, 3, 4, -1])
+    row = 40 + 5 * 14 + 8
+    for times, known in ((steps, [0, 2, 4]), (ended, [0, 2, 5])):
+        area = drawn(changed(REPORT, time_steps=times), "greedy_order")
+        labels = area[row - 5 : row + 5, 40 : 40 + 6 * 24].reshape(10, 6, 24, 3)
+        labelled = (labels != 255).any((0, 2, 3))
+        assert np.flatnonzero(labelled).tolist() == known
+
+
 def test_tied_units_have_one_shade_and_stripes_are_where_sequences_are_too_few() -> None:
     random = np.random.default_rng(0)
     resolved = random.random((6, 5)) < 0.5
