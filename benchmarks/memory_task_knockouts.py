@@ -68,7 +68,10 @@ TOP = 3
 RANDOM_SETS = 20
 """For each bit; each random set is measured on all bits."""
 
-SETS: dict[str, Selection] = {"concept": TopUnits(TOP, n_random=RANDOM_SETS), "each": EveryUnit()}
+SETS: dict[str, Selection] = {
+    "concept": TopUnits(TOP, n_random=RANDOM_SETS, steps=None),
+    "each": EveryUnit(),
+}
 
 FIRST_SEED = 100
 """Lower ones were looked at while the study was written."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.asked import MeanPerStep as MeanPerStep
     from lightning_relay.ablation.asked import Resample as Resample
     from lightning_relay.ablation.damage import Damage as Damage
+    from lightning_relay.ablation.report import DamagePrediction as DamagePrediction
     from lightning_relay.ablation.report import DeletionCurve as DeletionCurve
     from lightning_relay.ablation.report import KnockoutReport as KnockoutReport
     from lightning_relay.ablation.report import KnockoutSet as KnockoutSet
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.selection import AlongOrder as AlongOrder
     from lightning_relay.ablation.selection import EveryUnit as EveryUnit
     from lightning_relay.ablation.selection import NamedSets as NamedSets
+    from lightning_relay.ablation.selection import RandomSets as RandomSets
     from lightning_relay.ablation.selection import TopUnits as TopUnits
     from lightning_relay.callbacks.knockout import KnockoutCallback as KnockoutCallback
     from lightning_relay.callbacks.relay_information import (
@@ -80,6 +82,7 @@ _HOMES = {
     "Mean": "lightning_relay.ablation.asked",
     "MeanPerStep": "lightning_relay.ablation.asked",
     "NamedSets": "lightning_relay.ablation.selection",
+    "RandomSets": "lightning_relay.ablation.selection",
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
     "RelayMeasure": "lightning_relay.information.options",
     "RelayOrder": "lightning_relay.information.ordering",
@@ -87,6 +90,7 @@ _HOMES = {
     "RelayShare": "lightning_relay.information.share",
     "Resample": "lightning_relay.ablation.asked",
     "RunReports": "lightning_relay.load",
+    "DamagePrediction": "lightning_relay.ablation.report",
     "ScoreAgreement": "lightning_relay.ablation.report",
     "SequenceSample": "lightning_relay.sampling.sample",
     "TopUnits": "lightning_relay.ablation.selection",

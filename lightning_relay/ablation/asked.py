@@ -127,8 +127,8 @@ class Ablation:
     def __post_init__(self) -> None:
         if not isinstance(self.which, Selection):
             raise TypeError(
-                f"which: got {self.which!r}; it takes EveryUnit(), AlongOrder(), TopUnits() or "
-                "NamedSets({'first two': {'rnn.l0': [0, 1]}})"
+                f"which: got {self.which!r}; it takes EveryUnit(), AlongOrder(), TopUnits(), "
+                "RandomSets() or NamedSets({'first two': {'rnn.l0': [0, 1]}})"
             )
         if not isinstance(self.value, _OfStates):
             number = isinstance(self.value, int | float) and not isinstance(self.value, bool)

@@ -1,4 +1,4 @@
-"""Pictures of the accuracy along orders of units, and of damage over what units relay."""
+"""Pictures of the accuracy along orders of units, and of damage over what units and sets relay."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, ScoreAgreement
+    from lightning_relay.ablation.report import (
+        DamagePrediction,
+        DeletionCurve,
+        KnockoutReport,
+        ScoreAgreement,
+    )
 
 _TOP = 42
 _HEIGHT = 180
@@ -44,6 +49,8 @@ _NAMES = {
     "least_first": "least first",
     "random_first": "random order",
 }
+_FEW, _MANY = np.array([(158, 202, 225), (8, 48, 107)], dtype=np.float64)
+
 _BAND = 45
 """Opacity of bands, from 0 to 255."""
 
@@ -125,15 +132,7 @@ def agreement_image(
     low, high = _range(found.damage)
     y_of = _y_of(low, high)
     draw_axis(draw, sorted({high, 0.0, low}, reverse=True), y_of, LEFT + PANEL_WIDTH + 1)
-    least, most = _range(found.scores)
-
-    def x_of(score: float) -> int:
-        return LEFT + 4 + round((score - least) / (most - least) * (PANEL_WIDTH - 8))
-
-    for score in sorted({least, 0.0, most}):
-        x = x_of(score)
-        draw.line((x, _BOTTOM, x, _BOTTOM + 2), INK)
-        draw.text((x, _BOTTOM + 9), f"{score:.2g}", INK, FONT, anchor="mm")
+    x_of = _x_of(draw, found.scores)
     units = report.single_units(layer)
     for unit, score, damage in zip(units, found.scores, found.damage, strict=True):
         if np.isnan(score) or np.isnan(damage):
@@ -148,6 +147,63 @@ def agreement_image(
     words = "undefined" if np.isnan(found.correlation) else words
     draw.text((4, _BOTTOM + _AXIS), f"rank correlation: {words}", INK, FONT)
     return np.asarray(image)
+
+
+def prediction_image(found: DamagePrediction, title: str) -> NDArray[np.uint8]:
+    """Picture ``(height, 350, 3)``, RGB, of the damage by random sets over their information.
+
+    Each set is a point, the darker the more units it has. If all damages are equal, a sentence
+    replaces the points.
+    """
+    damage, bits = found.damage, found.information
+    if damage.min() == damage.max():
+        words = f"each of {len(damage)} random sets does the same damage to {found.concept}"
+        return lines_of_text(title, f"{words}: {damage[0]:.3g}")
+    name = f"relay information at step {found.step}, bits"
+    image = _panel(title, f"damage to {found.concept}, fraction of 1", name, 4)
+    draw = ImageDraw.Draw(image)
+    low, high = _range(damage)
+    y_of = _y_of(low, high)
+    draw_axis(draw, sorted({high, 0.0, low}, reverse=True), y_of, LEFT + PANEL_WIDTH + 1)
+    x_of = _x_of(draw, bits)
+    sizes = found.sizes
+    dark = (sizes - sizes.min()) / max(1, np.ptp(sizes))
+    colours = (_FEW + dark[:, np.newaxis] * (_MANY - _FEW)).round().astype(int)
+    for place in np.argsort(sizes, kind="stable"):
+        x, y = x_of(float(bits[place])), y_of(float(damage[place]))
+        draw.rectangle((x - 1, y - 1, x + 1, y + 1), tuple(colours[place].tolist()))
+    y = _BOTTOM + _AXIS
+    for x, colour, size in ((4, _FEW, sizes.min()), (66, _MANY, sizes.max())):
+        draw.rectangle((x, y + 5, x + 4, y + 9), tuple(colour.astype(int).tolist()))
+        draw.text((x + 8, y), f"{size} unit{'s' * int(size != 1)}", INK, FONT)
+    draw.text((134, y), f"{len(sizes)} sets, {found.samples} sequences", INK, FONT)
+    for line, (label, field) in enumerate(
+        (("R2 of size alone", 0), ("R2 with relay information", 1), ("partial R2", 2)), start=1
+    ):
+        draw.text((4, y + line * LINE), f"{label}: {_with_ends(found, field)}", INK, FONT)
+    return np.asarray(image)
+
+
+def _with_ends(found: DamagePrediction, field: int) -> str:
+    value = (found.r2_size, found.r2, found.partial_r2)[field]
+    if np.isnan(value):
+        return "undefined"
+    ends = found.lower[field], found.upper[field]
+    return f"{value:.2f}" + ("" if np.isnan(ends[0]) else f" [{ends[0]:.2f}, {ends[1]:.2f}]")
+
+
+def _x_of(draw: ImageDraw.ImageDraw, values: NDArray[np.float64]) -> Callable[[float], int]:
+    """Draw a horizontal axis that holds the values and 0; gives the function to pixels."""
+    least, most = _range(values)
+
+    def x_of(value: float) -> int:
+        return LEFT + 4 + round((value - least) / (most - least) * (PANEL_WIDTH - 8))
+
+    for value in sorted({least, 0.0, most}):
+        x = x_of(value)
+        draw.line((x, _BOTTOM, x, _BOTTOM + 2), INK)
+        draw.text((x, _BOTTOM + 9), f"{value:.2g}", INK, FONT, anchor="mm")
+    return x_of
 
 
 def _all_alike(found: ScoreAgreement) -> str | None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from lightning_relay.ablation.runs import EvaluationBatch, KnockoutRuns, Ran
@@ -47,6 +48,7 @@ class _OfDataloader:
     runs: KnockoutRuns | None = None
     reference: int = 0
     waiting: list[EvaluationBatch] = field(default_factory=list)
+    at_steps: list[dict[str, list[HiddenStates]]] = field(default_factory=list)
     recorded: list[dict[str, HiddenStates]] = field(default_factory=list)
 
 
@@ -106,6 +108,11 @@ class KnockoutPass:
             EvaluationBatch(self._rerun, batch, batch_idx, dataloader, self._target, size)
         )
         self._rerun = None
+        if steps := self.asked.which.measured_at:
+            states = self._recorded(own.waiting[-1])
+            own.at_steps.append(
+                {layer: [_at(part, step) for step in steps] for layer, part in states.items()}
+            )
         if own.runs is None and (self.asked.which.needs_steps or self.asked.of_states):
             own.recorded.append(self._recorded(own.waiting[-1]))
             if not self._has_enough_states(own, dataloader):
@@ -126,6 +133,7 @@ class KnockoutPass:
                 own.samples_seen,
                 own.batches_seen,
                 own.x_in,
+                _joined(own.at_steps),
             )
         return found
 
@@ -211,3 +219,21 @@ class KnockoutPass:
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }
+
+
+def _joined(batches: Sequence[Mapping[str, list[HiddenStates]]]) -> dict[str, list[HiddenStates]]:
+    """States of all batches at each step, by layer key."""
+    return {
+        layer: [
+            HiddenStates.concatenate(parts)
+            for parts in zip(*(batch[layer] for batch in batches), strict=True)
+        ]
+        for layer in (batches[0] if batches else ())
+    }
+
+
+def _at(states: HiddenStates, step: int) -> HiddenStates:
+    """States at a step; none is valid where no sequence of the batch has it."""
+    if states.has(step):
+        return states.at(step)
+    return HiddenStates(states.values[:, :1], torch.zeros_like(states.valid[:, :1]))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format; files of other versions are refused."""
 
 ACCURACY = "accuracy"
@@ -27,6 +27,9 @@ ACCURACY = "accuracy"
 
 ORDERS = ("most_first", "least_first", "random_first")
 """Groups of sets that follow an order of units."""
+
+STATISTICS = ("r2_size", "r2", "partial_r2", "within_size", "specificity")
+"""Fields of ``DamagePrediction``, in the order of its intervals."""
 
 _PARTS = ("accuracy", "class_accuracy", "concept_accuracy")
 
@@ -39,7 +42,8 @@ class KnockoutSet:
         name: Short label, unique in the report, such as ``"rnn.l0: 3"`` or ``"bit_0: top 3"``.
         group: How the set was chosen: ``"each"`` unit alone, ``"given"`` by the user, a prefix of
             an order (``"most_first"``, ``"least_first"``, ``"random_first"``), the units that relay
-            most of a ``"concept"``, or equally many random units, ``"concept_random"``.
+            most of a ``"concept"``, equally many random units, ``"concept_random"``, or units drawn
+            at ``"random"`` whatever they relay.
         units: Unit indices by layer key.
         steps: Steps at which the units were knocked out; None: all.
         concept: Name of the concept that chose the order or the units; None for other groups.
@@ -124,6 +128,67 @@ class ScoreAgreement:
     kind: str = "unit score"
 
 
+@dataclass(frozen=True, eq=False)
+class DamagePrediction:
+    """How well the relay information of random sets predicts the damage when they are knocked out.
+
+    Only the sequences that have the step count. R² is the fraction of the variance of the damage
+    over sets that a linear regression accounts for.
+
+    Attributes:
+        layer: Layer key of the states whose information is measured.
+        step: Step at which sets were held.
+        concept: Name of the concept.
+        samples: Number of sequences.
+        places: Indices of the sets in the report, int64 ``(set,)``.
+        sizes: Numbers of units, int64 ``(set,)``.
+        information: I_R of each set at the step, bits, float64 ``(set,)``.
+        damage: Damage to the concept's accuracy, fraction of 1, float64 ``(set,)``.
+        r2_size: R² of the number of units alone. NaN, like the others, if it is undefined, for
+            example because all damages are equal.
+        r2: R² of the number of units and the information.
+        partial_r2: Part of what the number of units leaves unexplained that the information
+            explains: (r2 - r2_size) / (1 - r2_size).
+        within_size: Rank correlation (Spearman) of information and damage among sets of the same
+            size, as the mean over sizes with at least 4 sets, weighted by their number.
+        specificity: Correlation over sets of two deviations from the mean over all concepts: that
+            of the information about this concept, and that of the damage to it. NaN with a single
+            concept.
+        lower: Lower ends of 95 % bootstrap intervals over sets and sequences of ``r2_size``,
+            ``r2``, ``partial_r2``, ``within_size`` and ``specificity``, float64 ``(5,)``; NaN
+            without resamples, and where a resample has no value.
+        upper: Upper ends, float64 ``(5,)``.
+        unit_damage: Coefficient of each unit in a linear regression of the damage on the units in a
+            set, fraction of 1, float64 ``(unit,)``; NaN if there are no more sets than units.
+        unit_share: Relay share of each unit at the step, bits, float64 ``(unit,)``; NaN if shares
+            are not measured.
+        share_correlation: Rank correlation of ``unit_share`` and ``unit_damage``.
+
+    Source:
+        Hintze and Adami, Entropy 25(3):401 (2023), who regress the damage of all sets on their size
+        and information. Holding sets at the step of the measurement is this project's own.
+    """
+
+    layer: str
+    step: int
+    concept: str
+    samples: int
+    places: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    information: NDArray[np.float64]
+    damage: NDArray[np.float64]
+    r2_size: float
+    r2: float
+    partial_r2: float
+    within_size: float
+    specificity: float
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    unit_damage: NDArray[np.float64]
+    unit_share: NDArray[np.float64]
+    share_correlation: float
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class KnockoutReport:
     """Results of one knock-out analysis: ``report["accuracy"]`` is the damage to the accuracy.
@@ -155,6 +220,8 @@ class KnockoutReport:
             those at steps that only later, longer sequences have.
         curves: Accuracies along orders of units.
         agreement: How well relay shares, or unit scores, predict the damage of single units.
+        predictions: How well relay information predicts the damage of random sets, by layer, step
+            and concept; with ``RandomSets``.
         x_in: Source of X_in, in words.
         x_out: Source of X_out, in words.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
@@ -183,6 +250,7 @@ class KnockoutReport:
     metrics: Mapping[str, Damage] = field(default_factory=dict)
     curves: tuple[DeletionCurve, ...] = ()
     agreement: tuple[ScoreAgreement, ...] = ()
+    predictions: tuple[DamagePrediction, ...] = ()
     x_in: str | None = None
     x_out: str | None = None
     stage: str | None = None
@@ -321,10 +389,14 @@ class KnockoutReport:
         return cls(**header)
 
 
-_RESULTS = {"curves": DeletionCurve, "agreement": ScoreAgreement}
+_RESULTS = {
+    "curves": DeletionCurve,
+    "agreement": ScoreAgreement,
+    "predictions": DamagePrediction,
+}
 
 
-def _plain(result: DeletionCurve | ScoreAgreement) -> dict[str, Any]:
+def _plain(result: DeletionCurve | ScoreAgreement | DamagePrediction) -> dict[str, Any]:
     """The fields that are not arrays."""
     parts = {part.name: getattr(result, part.name) for part in fields(result)}
     return {name: part for name, part in parts.items() if not isinstance(part, np.ndarray)}

@@ -17,7 +17,10 @@ from lightning_relay.ablation.damage import (
     rank_correlation,
     wilson_interval,
 )
+from lightning_relay.ablation.prediction import Answers, predictions
 from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, ScoreAgreement
+from lightning_relay.ablation.selection import RandomSets
+from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import JOINT, Concepts, concept_codes
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from lightning_relay.ablation.asked import Ablation, Logged
+    from lightning_relay.ablation.report import DamagePrediction
     from lightning_relay.ablation.runs import Outcomes, Ran
     from lightning_relay.ablation.sets import Deletion
     from lightning_relay.relay.report import RelayReport
@@ -88,6 +92,30 @@ def knockout_report(
         report,
         curves=tuple(_curve(report, labelled, concepts, deletion) for deletion in sets.deletions),
         agreement=() if relay is None else tuple(_agreement(report, relay)),
+        predictions=tuple(_predictions(ran, labelled, asked, concepts, relay)),
+    )
+
+
+def _predictions(
+    ran: Ran, labelled: _Labelled, asked: Ablation, concepts: Concepts, relay: RelayReport | None
+) -> list[DamagePrediction]:
+    """What the relay information of random sets predicts, measured as in the relay report."""
+    if not isinstance(asked.which, RandomSets):
+        return []
+    tables = _codes(labelled, concepts)
+    answers = Answers(
+        {name: codes[labelled.labels] for name, codes in tables.items()},
+        {name: codes[labelled.classes[0]] for name, codes in tables.items()},
+        {name: _concept_right(labelled, codes) for name, codes in tables.items()},
+    )
+    return predictions(
+        ran.sets.sets,
+        ran.at_steps,
+        asked.which.measured_at,
+        answers,
+        RelayMeasure() if relay is None else relay.measure,
+        asked.which.n_bootstraps,
+        asked.seed,
     )
 
 

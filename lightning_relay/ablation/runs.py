@@ -72,7 +72,8 @@ class Ran:
     """What was run in an evaluation.
 
     ``reference`` counts the sequences whose states made the value. ``samples_seen`` and
-    ``batches_seen`` count the whole evaluation; None: no more than the outcomes.
+    ``batches_seen`` count the whole evaluation; None: no more than the outcomes. ``at_steps`` are
+    the states ``(batch, 1, unit)`` at each step of ``measured_at``, by layer key.
     """
 
     sets: Sets
@@ -81,6 +82,7 @@ class Ran:
     samples_seen: int | None = None
     batches_seen: int | None = None
     x_in: str | None = None
+    at_steps: Mapping[str, Sequence[HiddenStates]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lightning_relay.ablation.report import KnockoutReport
+    from lightning_relay.ablation.report import DamagePrediction, KnockoutReport
 
 _AREAS = {
     "most_first": "area_most_first",
@@ -35,6 +35,8 @@ def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
       (unit scores, where shares were not measured) with their damage.
     - ``{layer}/{concept}/top_damage``, ``random_damage``: mean damage to the concept by its top
       units, and by random sets of the same size.
+    - ``{layer}/{concept}/predicts_damage``: partial R² of the relay information of random sets,
+      given their sizes; with several steps, ``…/predicts_damage_{step}``.
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
       largest damage to it by any set.
     """
@@ -49,9 +51,20 @@ def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
         scalars[name] = float(curve.area.mean())
     for found in report.agreement:
         scalars[f"{found.layer}/{found.concept}/score_correlation"] = found.correlation
+    for name, prediction in by_name(report, "predicts_damage").items():
+        scalars[name] = prediction.partial_r2
     if report.accuracy is not None:
         scalars["accuracy"] = float(report.accuracy.baseline)
     return {name: value for name, value in scalars.items() if np.isfinite(value)}
+
+
+def by_name(report: KnockoutReport, last: str) -> dict[str, DamagePrediction]:
+    """Predictions by tag: layer, concept and ``last``, which has the step if there are several."""
+    steps = {found.step for found in report.predictions}
+    return {
+        f"{found.layer}/{found.concept}/{last}{f'_{found.step}' * (len(steps) > 1)}": found
+        for found in report.predictions
+    }
 
 
 def _of_layer(report: KnockoutReport, layer: str) -> dict[str, float]:

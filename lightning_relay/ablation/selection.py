@@ -14,6 +14,7 @@ from lightning_relay.ablation.sets import (
     check_known,
     check_same_units,
     named_sets,
+    random_sets,
     single_units,
     top_relays,
 )
@@ -57,6 +58,11 @@ class Selection(ABC):
     def needs_steps(self) -> bool:
         """Whether the sets depend on the numbers of steps."""
         return False
+
+    @property
+    def measured_at(self) -> tuple[int, ...]:
+        """Steps at which the relay information of the sets is measured."""
+        return ()
 
     @property
     def held_at(self) -> Any:
@@ -106,17 +112,11 @@ class _OfLayers(Selection):
     modules: Sequence[str] | None = None
     layers: Layers = "last"
     states: Sequence[State] = ("hidden",)
-    steps: Steps = None
-    max_sets: int | None = 256
 
     def __post_init__(self) -> None:
         check_modules(self.modules)
         check_layers(self.layers)
         check_states(self.states)
-        if self.max_sets is not None:
-            check_count("max_sets", self.max_sets, 1)
-        if not self.needs_steps:
-            checked_steps(self.steps)
 
     def layers_in(self, model: nn.Module) -> dict[str, int]:
         """Number of units of each selected layer, by layer key."""
@@ -135,7 +135,20 @@ class _OfLayers(Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EveryUnit(_OfLayers):
+class _AtSteps(_OfLayers):
+    steps: Steps = None
+    max_sets: int | None = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_sets is not None:
+            check_count("max_sets", self.max_sets, 1)
+        if not self.needs_steps:
+            checked_steps(self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryUnit(_AtSteps):
     """Every unit alone.
 
     Attributes:
@@ -159,7 +172,8 @@ class EveryUnit(_OfLayers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Following(_OfLayers):
+class _Following(_AtSteps):
+    steps: Steps = -1
     concepts: Sequence[str] | None = None
     n_random: int = 5
     follows: ClassVar[bool] = True
@@ -202,7 +216,8 @@ class AlongOrder(_Following):
         modules: Dotted names of the recurrent modules; default: all.
         layers: The ``"last"`` layer of each module, or ``"all"``.
         states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
-        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: all.
+        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: the last,
+            whose shares rank the units. None: all steps.
         max_sets: Maximum number of sets; None for no limit. Above it, fewer numbers of units are
             run, and the report counts the sets left out.
     """
@@ -226,7 +241,8 @@ class TopUnits(_Following):
         modules: Dotted names of the recurrent modules; default: all.
         layers: The ``"last"`` layer of each module, or ``"all"``.
         states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both.
-        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: all.
+        steps: Steps at which the units are held, as ``knocked_out`` takes them; default: the last,
+            whose shares rank the units. None: all steps.
         max_sets: Maximum number of sets; None for no limit. Above it, fewer random sets are run,
             and the report counts those left out.
     """
@@ -240,6 +256,63 @@ class TopUnits(_Following):
     @property
     def _choose(self) -> Callable[..., Sets]:
         return partial(top_relays, top=self.top)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSets(_OfLayers):
+    """Random sets of units of all sizes, each held at one step, with their relay information.
+
+    Tests whether relay information predicts damage: both are measured for the same sets, at the
+    same step and on the same sequences. See ``DamagePrediction``.
+
+    Attributes:
+        n: Number of sets of each layer and step.
+        step: Step at which the units are held, or several steps, each with sets of its own. A
+            negative step counts back from the end: -1 is the last.
+        sizes: Numbers of units in a set, drawn equally often. Default: from 1 to all but one.
+        n_bootstraps: Number of resamples of sets and sequences for intervals; 0 for no intervals.
+        modules: Dotted names of the recurrent modules; default: all.
+        layers: The ``"last"`` layer of each module, or ``"all"``.
+        states: ``"hidden"`` states, ``"cell"`` states of LSTMs, or both. With both, the hidden and
+            the cell state of a unit are held together, and information is that of the cell states.
+    """
+
+    n: int = 200
+    step: int | Sequence[int] = -1
+    sizes: Sequence[int] | None = None
+    n_bootstraps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("n", self.n, 8)
+        check_count("n_bootstraps", self.n_bootstraps, 0)
+        steps = [self.step] if not isinstance(self.step, Sequence) else self.step
+        if not steps or any(isinstance(own, bool) or not isinstance(own, int) for own in steps):
+            raise TypeError(f"step: got {self.step!r}; it takes a step index or a list of them")
+        if self.sizes is not None:
+            sizes = list(self.sizes)
+            if not sizes:
+                raise ValueError("sizes: got none; it takes numbers of units from 1")
+            for size in sizes:
+                check_count("sizes", size, 1)
+
+    @property
+    def measured_at(self) -> tuple[int, ...]:
+        """Steps at which the relay information of the sets is measured."""
+        return (self.step,) if isinstance(self.step, int) else tuple(self.step)
+
+    @property
+    def steps(self) -> Steps:  # type: ignore[override]
+        """Steps at which sets are held."""
+        return self.measured_at
+
+    def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
+        """Sets of units to knock out."""
+        return random_sets(layers, self.n, self.measured_at, self.sizes, seed)
+
+    def tried(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
+        """Few sets for the sanity check."""
+        return random_sets(layers, _TRIED, self.measured_at, self.sizes, seed)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lightning_relay.reading.concepts import JOINT, Concepts, is_concept
 from lightning_relay.recurrent.layers import StateKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,6 +68,46 @@ def single_units(
         return Sets(tuple(sets))
     kept = np.sort(np.random.default_rng(seed).choice(len(sets), max_sets, replace=False))
     return Sets(tuple(sets[place] for place in kept), len(sets) - max_sets)
+
+
+def random_sets(
+    layers: Mapping[str, int], n: int, steps: Sequence[int], sizes: Sequence[int] | None, seed: int
+) -> Sets:
+    """Random sets as ``RandomSets`` explains them, ``n`` of each layer and step."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for keys in together(layers).values():
+        units = {layers[key] for key in keys}
+        if len(units) > 1:
+            raise ValueError(
+                f"states: got {' and '.join(map(repr, keys))}, which have "
+                f"{' and '.join(str(layers[key]) for key in keys)} units and cannot be held "
+                "together; name one of 'hidden' and 'cell'"
+            )
+        (number,) = units
+        wanted = list(range(1, number)) if sizes is None else list(sizes)
+        if not wanted or max(wanted) > number:
+            raise ValueError(
+                f"sizes: got {sizes!r}; {keys[0]!r} has {number} units, so it takes numbers from 1 "
+                f"to {number}" + " (a layer of one unit has no set by default)" * (number == 1)
+            )
+        for step in steps:
+            drawn = np.resize(generator.permutation(np.resize(wanted, max(n, len(wanted)))), n)
+            for place, size in enumerate(drawn.tolist()):
+                own = np.sort(generator.choice(number, size, replace=False)).tolist()
+                name = f"{keys[0]}: random {place} of {size} @{step}"
+                units_of = {key: tuple(own) for key in keys}
+                found.append(KnockoutSet(name, "random", units_of, (step,)))
+    return Sets(tuple(found))
+
+
+def together(layers: Iterable[str]) -> dict[StateKey, list[str]]:
+    """Keys of the hidden and the cell state of the same layer and direction, by the first."""
+    found: dict[StateKey, list[str]] = {}
+    for layer in layers:
+        key = StateKey.parse(layer)
+        found.setdefault(replace(key, cell=False), []).append(layer)
+    return found
 
 
 def named_sets(units: Mapping[str, Mapping[str, Sequence[int] | int]]) -> Sets:

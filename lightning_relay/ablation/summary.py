@@ -52,6 +52,14 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
             if (curve.layer, curve.concept) == (layer, concept)
         ]
         yield f"{layer}, {concept}, mean accuracy along the order: {', '.join(areas)}"
+    for predicted in report.predictions:
+        words = "undefined"
+        if np.isfinite(predicted.r2):
+            words = f"{predicted.r2:.2f} ({predicted.r2_size:.2f} by their size alone)"
+        yield (
+            f"{predicted.layer}, {predicted.concept}, step {predicted.step}: damage by random sets "
+            f"explained by size and relay information, R²: {words}"
+        )
     for found in report.agreement:
         words = "undefined (fewer than 4 units, or all alike)"
         if np.isfinite(found.correlation):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_relay.ablation.report import STATISTICS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -41,6 +43,15 @@ def knockout_table(report: KnockoutReport) -> str:
             "Do the units that relay most do most damage? Rank correlation (Spearman) over units "
             "knocked out alone; – if undefined.",
             agreement,
+        ]
+    if predictions := _rows(_predictions(report)):
+        parts += [
+            "Does the relay information of random sets predict the damage when they are held at "
+            "the step? R² of a regression of the damage on the number of units, and on number and "
+            "information; partial R² of the information; rank correlation among sets of one size; "
+            "specificity: correlation of the deviations of information and damage from their means "
+            "over concepts; – if undefined.",
+            predictions,
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -155,6 +166,24 @@ def _agreement(report: KnockoutReport) -> dict[str, list[str]]:
             _interval(found.correlation, found.lower, found.upper, 2) for found in results
         ],
     }
+
+
+def _predictions(report: KnockoutReport) -> dict[str, list[str]]:
+    results = report.predictions
+    columns = {
+        "layer": [found.layer for found in results],
+        "step": [str(found.step) for found in results],
+        "concept": [found.concept for found in results],
+        "sets": [str(len(found.places)) for found in results],
+        "sequences": [str(found.samples) for found in results],
+    }
+    names = ("R² of size", "R² with information", "partial R²", "within size", "specificity")
+    for row, name in enumerate(names):
+        columns[f"{name} [95 %]"] = [
+            _interval(getattr(found, STATISTICS[row]), found.lower[row], found.upper[row], 2)
+            for found in results
+        ]
+    return columns
 
 
 def _rows(columns: Mapping[str, Sequence[str]]) -> str:

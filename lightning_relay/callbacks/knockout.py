@@ -65,17 +65,21 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
       accuracy while units are knocked out one after the other.
     - ``{layer}/{concept}/top_damage``, ``…/random_damage``: damage to a concept by its top units,
       and by random sets of the same size.
+    - ``{layer}/{concept}/predicts_damage``: partial R² of the relay information of random sets,
+      given their sizes; with several steps, ``…/predicts_damage_{step}``.
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
       largest damage to it.
 
     A TensorBoardLogger also gets the text ``knockout_table`` and images: ``damage`` of every set,
     ``{layer}/{concept}/deletion`` along orders, ``{layer}/{concept}/agreement`` of damage and relay
-    shares, and ``{layer}/{measure}/step_damage`` of single units at single steps.
+    shares, ``{layer}/{concept}/prediction`` of damage over the relay information of random sets,
+    and ``{layer}/{measure}/step_damage`` of single units at single steps.
 
     Args:
         which: Units to knock out, and when: ``EveryUnit()``, each alone (default);
             ``AlongOrder()``, one after the other by relay share; ``TopUnits()``, those with the
-            largest relay shares of each concept, and random sets; or ``NamedSets()``, the user's.
+            largest relay shares of each concept, and random sets; ``RandomSets()``, random sets
+            held at one step, beside their relay information; or ``NamedSets()``, the user's.
         value: Value that the units are held at: a number, or ``Mean()``, ``MeanPerStep()`` or
             ``Resample()`` of recorded states.
         score: A torchmetrics.Metric or MetricCollection of class scores and labels, measured

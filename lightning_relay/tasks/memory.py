@@ -6,16 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
+
+from lightning_relay.tasks.sequences import SequenceTask, balanced_labels, check_at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
 
-
-class MemoryTask(LightningDataModule):
+class MemoryTask(SequenceTask):
     """Recall a pattern of k bits after a delay of d steps.
 
     The only channel of the input presents one bit per step, as +1 or -1, and then d zeros. The
@@ -57,22 +56,15 @@ class MemoryTask(LightningDataModule):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
-        for name, value in {"bits": bits, **sizes, "batch_size": batch_size}.items():
-            if value < 1:
-                raise ValueError(f"{name}: got {value}; it takes at least 1")
-        if delay < 0:
-            raise ValueError(f"delay: got {delay}; it takes at least 0 steps")
+        super().__init__(sizes, batch_size, seed)
+        check_at_least(1, "bits", bits)
+        check_at_least(0, "delay", delay, " steps")
         if noise < 0:
             raise ValueError(f"noise: got {noise}; it takes a standard deviation of at least 0")
         self.bits = bits
         self.delay = delay
         self.noise = noise
-        self.batch_size = batch_size
-        self.seed = seed
-        self._sizes = tuple(sizes.values())
-        self._splits: list[TensorDataset] = []
 
     @property
     def num_classes(self) -> int:
@@ -94,26 +86,8 @@ class MemoryTask(LightningDataModule):
         """Functions of the class label that give one bit each: ``bit_0`` is the first presented."""
         return {f"bit_{bit}": partial(_bit, bit) for bit in range(self.bits)}
 
-    def setup(self, stage: str) -> None:
-        """Generate the sequences of all splits."""
-        generator = torch.Generator().manual_seed(self.seed)
-        self._splits = [self._sequences(size, generator) for size in self._sizes]
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled batches of sequences ``(batch, step, 1)`` and labels ``(batch,)``."""
-        return DataLoader(self._splits[0], self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of sequences ``(batch, step, 1)`` and labels ``(batch,)``."""
-        return DataLoader(self._splits[1], self.batch_size)
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of sequences ``(batch, step, 1)`` and labels ``(batch,)``."""
-        return DataLoader(self._splits[2], self.batch_size)
-
     def _sequences(self, size: int, generator: torch.Generator) -> TensorDataset:
-        labels = torch.arange(size) % self.num_classes
-        labels = labels[torch.randperm(size, generator=generator)]
+        labels = balanced_labels(size, self.num_classes, generator)
         pattern = (labels[:, None] >> torch.arange(self.bits)) & 1
         inputs = torch.zeros(size, self.steps, 1)
         inputs[:, : self.bits, 0] = 2.0 * pattern - 1.0

@@ -61,7 +61,8 @@ def test_units_one_after_the_other_along_the_order() -> None:
     )
     validated(model, callback)
     (report,) = callback.reports
-    classes = assert_report(report, model, batches(), CONCEPTS)
+    classes = assert_report(report, model, batches(), CONCEPTS, steps=[-1])
+    assert {some.steps for some in report.sets} == {(-1,)}
     assert len({frozenset(some.units["rnn.l0"]) for some in report.sets}) == len(report.sets)
     assert [(c.layer, c.concept, c.direction) for c in report.curves] == [
         ("rnn.l0", concept, direction)
@@ -103,7 +104,8 @@ def test_the_units_that_relay_most_of_each_concept() -> None:
     callback = KnockoutCallback(TopUnits(2, n_random=4), relay=relay, concepts=CONCEPTS, seed=1)
     trainer = validated(model, callback)
     (report,) = callback.reports
-    classes = assert_report(report, model, batches(), CONCEPTS)
+    classes = assert_report(report, model, batches(), CONCEPTS, steps=[-1])
+    assert {some.steps for some in report.sets} == {(-1,)}
     for concept in CONCEPTS:
         own = [some for some in report.sets if some.concept == concept]
         assert [some.group for some in own] == ["concept", *["concept_random"] * 4]

@@ -1,0 +1,305 @@
+"""Whether the relay information of random sets predicts the damage when they are held."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import linregress, pearsonr, spearmanr
+from torch import nn
+
+from lightning_relay import KnockoutCallback, KnockoutReport, RandomSets, RelayMeasure
+from lightning_relay.ablation.curves import prediction_image
+from lightning_relay.ablation.prediction import statistics
+from lightning_relay.ablation.report import STATISTICS
+from lightning_relay.ablation.scalars import knockout_scalars
+from lightning_relay.ablation.table import knockout_table
+from lightning_relay.callbacks.relay_information import RelayInformationCallback
+from lightning_relay.information import discretize, relay_information, relay_share
+from tests.support.ablation import (
+    Ragged,
+    as_loader,
+    batches,
+    by_hand,
+    lively,
+    recorded,
+    refused_before_training,
+    validated,
+)
+from tests.support.models import Classifier
+from tests.support.reports import assert_equal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning_relay.ablation.report import DamagePrediction
+
+CONCEPTS: dict[str, Any] = {"low": lambda label: label & 1, "high": lambda label: label >> 1}
+
+
+class LongMemory(Classifier):
+    cell = nn.LSTM
+
+
+def report_of(model: Classifier, which: RandomSets, *others: Any, **options: Any) -> KnockoutReport:
+    callback = KnockoutCallback(which, **{"concepts": CONCEPTS} | options)
+    validated(model, *others, callback, data=as_loader(batches(16, 20, 12)))
+    return callback.reports[-1]
+
+
+@pytest.mark.parametrize("step", [-1, 2])
+def test_information_and_damage_are_those_of_the_sets_at_the_step(step: int) -> None:
+    model = lively(Classifier)
+    report = report_of(model, RandomSets(n=12, step=step, n_bootstraps=0))
+    data = batches(16, 20, 12)
+    labels = torch.cat([y for _, y in data])
+    states = recorded(model, data)["rnn.l0"]
+    codes = discretize(states.at(step).values[:, 0])
+    plain = by_hand(model, data, None).argmax(1)
+    assert [found.concept for found in report.predictions] == ["low", "high"]
+    for found in report.predictions:
+        concept = CONCEPTS[found.concept]
+        assert (found.layer, found.step, found.samples) == ("rnn.l0", step, 48)
+        for row, place in enumerate(found.places):
+            some = report.sets[place]
+            assert (some.group, some.steps) == ("random", (step,))
+            units = list(some.units["rnn.l0"])
+            assert found.sizes[row] == len(units)
+            answers = by_hand(model, data, {"rnn.l0": units}, steps=[step]).argmax(1)
+            right, after = (concept(part) == concept(labels) for part in (plain, answers))
+            damage = (right.double() - after.double()).mean()
+            assert found.damage[row] == pytest.approx(float(damage), abs=1e-12)
+            bits = relay_information(concept(labels), concept(plain), codes, units)
+            assert found.information[row] == pytest.approx(float(bits), abs=1e-9)
+        share = relay_share(concept(labels), concept(plain), codes, n_orders=16).share
+        np.testing.assert_allclose(found.unit_share, share)
+        members = np.zeros((12, 6))
+        for row, place in enumerate(found.places):
+            members[row, list(report.sets[place].units["rnn.l0"])] = 1
+        regressors = np.column_stack([np.ones(12), members])
+        effects = np.linalg.pinv(regressors) @ found.damage
+        np.testing.assert_allclose(found.unit_damage, effects[1:], atol=1e-9)
+        assert found.share_correlation == pytest.approx(
+            spearmanr(found.unit_share.round(9), found.unit_damage.round(9)).statistic
+        )
+        assert np.isnan([found.lower, found.upper]).all()
+        assert_statistics(found)
+
+
+def assert_statistics(found: DamagePrediction) -> None:
+    values = statistics(found.sizes, found.information[None], found.damage[None])[0]
+    np.testing.assert_allclose([getattr(found, name) for name in STATISTICS[:4]], values[:4])
+
+
+def test_sets_of_all_sizes_are_drawn_equally_often() -> None:
+    which = RandomSets(n=50, step=[0, -1])
+    sets = which.sets({"rnn.l0": 6}, None, 3).sets  # type: ignore[arg-type]
+    assert len(sets) == 100
+    for step in (0, -1):
+        own = [some.units["rnn.l0"] for some in sets if some.steps == (step,)]
+        assert np.bincount([len(units) for units in own]).tolist() == [0, 10, 10, 10, 10, 10]
+        assert len({units for units in own if len(units) == 3}) > 3
+        assert all(list(units) == sorted(set(units)) for units in own)
+    assert len({some.name for some in sets}) == 100
+    again = which.sets({"rnn.l0": 6}, None, 3).sets  # type: ignore[arg-type]
+    assert again == sets
+    assert which.sets({"rnn.l0": 6}, None, 4).sets != sets  # type: ignore[arg-type]
+    few = RandomSets(n=9, sizes=[2]).sets({"rnn.l0": 6}, None, 0).sets  # type: ignore[arg-type]
+    assert {len(some.units["rnn.l0"]) for some in few} == {2}
+
+
+def test_hidden_and_cell_states_of_a_unit_are_held_together() -> None:
+    model = lively(LongMemory)
+    report = report_of(model, RandomSets(n=8, step=3, states=("hidden", "cell")))
+    data = batches(16, 20, 12)
+    labels = torch.cat([y for _, y in data])
+    plain = by_hand(model, data, None).argmax(1)
+    codes = discretize(recorded(model, data)["rnn.l0.cell"].at(3).values[:, 0])
+    found = report.predictions[0]
+    assert found.layer == "rnn.l0.cell"
+    for row, place in enumerate(found.places):
+        units = list(report.sets[place].units["rnn.l0"])
+        both = {"rnn.l0": units, "rnn.l0.cell": units}
+        assert {key: list(own) for key, own in report.sets[place].units.items()} == both
+        answers = by_hand(model, data, both, steps=[3]).argmax(1)
+        low = [(part & 1) == (labels & 1) for part in (plain, answers)]
+        damage = (low[0].double() - low[1].double()).mean()
+        assert found.damage[row] == pytest.approx(float(damage), abs=1e-12)
+        bits = relay_information(labels & 1, plain & 1, codes, units)
+        assert found.information[row] == pytest.approx(float(bits), abs=1e-9)
+
+
+def test_only_sequences_that_have_the_step_count() -> None:
+    model = lively(Ragged)
+    report = report_of(model, RandomSets(n=8, step=[4, -1], sizes=[1, 2]), concepts="joint")
+    data = batches(16, 20, 12)
+    labels = torch.cat([y for _, y in data])
+    plain = by_hand(model, data, None).argmax(1)
+    recordings = recorded(model, data)
+    keys = ("rnn.l1", "rnn.l1_reverse")
+    assert [(found.layer, found.step) for found in report.predictions] == [
+        (key, step) for key in keys for step in (4, -1)
+    ]
+    for found in report.predictions:
+        states = recordings[found.layer].at(found.step)
+        valid = states.valid[:, 0]
+        assert found.samples == int(valid.sum())
+        assert (found.step == -1) == (found.samples == 48)
+        codes = discretize(states.values[:, 0][valid])
+        for row, place in enumerate(found.places):
+            units = report.sets[place].units
+            answers = by_hand(model, data, units, steps=[found.step]).argmax(1)
+            lost = (plain == labels).double() - (answers == labels).double()
+            assert found.damage[row] == pytest.approx(float(lost[valid].mean()), abs=1e-12)
+            bits = relay_information(labels[valid], plain[valid], codes, list(units[found.layer]))
+            assert found.information[row] == pytest.approx(float(bits), abs=1e-9)
+
+
+def test_states_are_measured_as_in_the_relay_report() -> None:
+    model = lively(Classifier)
+    measure = RelayMeasure(discretization="quantile", levels=3, n_orders=0, estimator="grassberger")
+    relay = RelayInformationCallback(measure=measure, concepts=CONCEPTS)
+    report_of(model, RandomSets(n=8), relay)
+    found = report_of(model, RandomSets(n=8), relay).predictions[0]
+    data = batches(16, 20, 12)
+    labels = torch.cat([y for _, y in data])
+    plain = by_hand(model, data, None).argmax(1)
+    states = recorded(model, data)["rnn.l0"].at(-1).values[:, 0]
+    codes = discretize(states, "quantile", levels=3)
+    members = torch.zeros(8, 6, dtype=torch.bool)
+    whole = report_of(model, RandomSets(n=8), relay)
+    for row, place in enumerate(found.places):
+        members[row, list(whole.sets[place].units["rnn.l0"])] = True
+    bits = relay_information(labels & 1, plain & 1, codes, members, estimator="grassberger")
+    np.testing.assert_allclose(found.information, bits, atol=1e-9)
+    assert np.isnan(found.unit_share).all()
+
+
+def test_statistics_are_those_of_regressions_and_ranks() -> None:
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(1, 6, 60)
+    information = sizes * 0.1 + generator.random((3, 60))
+    damage = 0.3 * information + 0.02 * sizes + 0.1 * generator.random((3, 60))
+    found = statistics(sizes, information, damage)
+    for row in range(3):
+        bits, lost = information[row], damage[row]
+        alone = linregress(sizes, lost).rvalue ** 2
+        of_size = [part - np.polyval(np.polyfit(sizes, part, 1), sizes) for part in (bits, lost)]
+        partial = pearsonr(*of_size).statistic ** 2  # squared partial correlation
+        ranks = [
+            (spearmanr(bits[sizes == size], lost[sizes == size]).statistic, (sizes == size).sum())
+            for size in range(1, 6)
+        ]
+        within = np.average([value for value, _ in ranks], weights=[number for _, number in ranks])
+        apart = [part[row] - part.mean(0) for part in (information, damage)]
+        expected = [
+            alone,
+            alone + (1 - alone) * partial,
+            partial,
+            within,
+            pearsonr(*apart).statistic,
+        ]
+        np.testing.assert_allclose(found[row], expected, atol=1e-9)
+
+
+def test_what_is_undefined_is_nan() -> None:
+    sizes = np.array([1, 1, 2, 2, 3])
+    random = np.random.default_rng(0).random((1, 5))
+    assert np.isnan(statistics(sizes, random, np.zeros((1, 5)))).all()
+    found = statistics(sizes, random, random[:, ::-1])
+    assert np.isnan(found[0, 3:]).all()  # too few sets of one size, and a single concept
+    assert np.isfinite(found[0, :3]).all()
+
+
+def test_intervals_hold_the_values_and_come_back_with_the_seed() -> None:
+    model = lively(Classifier)
+    report, same = (report_of(model, RandomSets(n=60, n_bootstraps=60)) for _ in range(2))
+    other = report_of(model, RandomSets(n=60, n_bootstraps=60), seed=1)
+    assert_equal(report, same)
+    for found, drawn in zip(report.predictions, other.predictions, strict=True):
+        values = [getattr(found, name) for name in STATISTICS[:2]]
+        assert (found.lower[:2] <= values).all()
+        assert (values <= found.upper[:2]).all()
+        assert (found.upper >= found.lower)[np.isfinite(found.upper)].all()
+        assert np.isfinite(found.upper[[0, 1, 2, 4]]).all()
+        assert not np.array_equal(found.information, drawn.information)
+
+
+def test_predictions_are_saved_logged_drawn_and_tabled(tmp_path: Path) -> None:
+    model = lively(Classifier)
+    report = report_of(model, RandomSets(n=24, n_bootstraps=20))
+    report.save(tmp_path / "report.npz")
+    assert_equal(KnockoutReport.load(tmp_path / "report.npz"), report)
+    scalars = knockout_scalars(report)
+    for found in report.predictions:
+        name = f"rnn.l0/{found.concept}/predicts_damage"
+        assert scalars[name] == found.partial_r2
+        assert prediction_image(found, "title").shape[1] == 350
+        words = f"{found.r2:.2f} ({found.r2_size:.2f} by their size alone)"
+        assert f"rnn.l0, {found.concept}, step -1: damage by random sets" in str(report)
+        assert words in str(report)
+    table = knockout_table(report)
+    first = report.predictions[0]
+    ends = f"[{first.lower[2]:.2f}, {first.upper[2]:.2f}]"
+    assert f"| rnn.l0 | -1 | low | 24 | 48 | {first.r2_size:.2f} " in table
+    assert f"| {first.partial_r2:.2f} {ends} |" in table
+    several = report_of(model, RandomSets(n=8, step=[0, 2], n_bootstraps=0))
+    names = {name for name in knockout_scalars(several) if "predicts" in name}
+    assert names <= {
+        f"rnn.l0/{name}/predicts_damage_{step}" for name in CONCEPTS for step in (0, 2)
+    }
+
+
+def test_points_are_darker_the_larger_the_set_and_a_sentence_stands_for_equal_damage() -> None:
+    (found, _) = report_of(lively(Classifier), RandomSets(n=10, n_bootstraps=0)).predictions
+    points = dataclasses.replace(
+        found,
+        sizes=np.array([1, 5]),
+        information=np.array([0.25, 1.0]),
+        damage=np.array([0.5, 0.1]),
+        places=np.arange(2),
+    )
+    image = prediction_image(points, "title").astype(int)
+    for colour, x in (((158, 202, 225), 44 + 73), ((8, 48, 107), 44 + 292)):
+        rows, columns = np.nonzero((image[:222] == colour).all(-1))
+        assert (columns.min(), columns.max()) == (x - 1, x + 1)
+        assert len(rows) == 9
+    alike = dataclasses.replace(points, damage=np.full(2, 0.1))
+    assert not (prediction_image(alike, "title") == (8, 48, 107)).all(-1).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"n": 7}, ValueError, "n: got 7; it takes at least 8"),
+        ({"n_bootstraps": -1}, ValueError, "n_bootstraps: got -1; it takes at least 0"),
+        ({"step": []}, TypeError, r"step: got \[\]; it takes a step index or a list of them"),
+        ({"step": 1.5}, TypeError, "step: got 1.5; it takes a step index or a list of them"),
+        ({"step": True}, TypeError, "step: got True; it takes a step index or a list of them"),
+        ({"sizes": []}, ValueError, "sizes: got none; it takes numbers of units from 1"),
+        ({"sizes": [0]}, ValueError, "sizes: got 0; it takes at least 1"),
+        ({"layers": "first"}, ValueError, "layers: got 'first'"),
+    ],
+)
+def test_options_that_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        RandomSets(**options)
+
+
+def test_models_that_do_not_fit_are_refused_before_training() -> None:
+    refused_before_training(
+        KnockoutCallback(RandomSets(sizes=[7])),
+        r"sizes: got \[7\]; 'rnn.l0' has 6 units, so it takes numbers from 1 to 6",
+    )
+    refused_before_training(
+        KnockoutCallback(RandomSets(step=9)),
+        "steps: got 9, but the longest sequence has 6 steps",
+    )
+    together = RandomSets(n=8, states=("hidden", "cell"))
+    with pytest.raises(ValueError, match=r"states: got 'l0' and 'l0.cell', which have 6 and 8 uni"):
+        together.sets({"l0": 6, "l0.cell": 8}, None, 0)  # type: ignore[arg-type]
