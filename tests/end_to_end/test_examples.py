@@ -21,8 +21,9 @@ README = (EXAMPLES.parent / "README.md").read_text()
 # Every set of units is run on every test sequence, so the knock-out example gets fewer of them.
 FEWER = """
 import runpy, sys
-from lightning_relay.tasks import MemoryTask
-MemoryTask.__init__.__kwdefaults__.update(val_size=256, test_size=256)
+from lightning_relay.tasks import BlockTask, MemoryTask
+for task in (BlockTask, MemoryTask):
+    task.__init__.__kwdefaults__.update(val_size=256, test_size=256)
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -67,6 +68,23 @@ def test_the_memory_task_ends_with_its_tables(tmp_path: Path) -> None:
             run_directory
         )
         assert len(list((run_directory / "relay_reports").iterdir())) == 2
+
+
+def test_the_block_task_ends_with_its_tables(tmp_path: Path) -> None:
+    output = run("block_task.py", tmp_path, first=FEWER)
+    cells = ("rnn", "gru", "lstm")
+    found = re.findall(r"^(\w+), test accuracy ([\d.]+): Relay report: test", output, re.MULTILINE)
+    assert [cell.lower() for cell, _ in found] == list(cells)
+    rows = re.findall(r"^(\w+) +(width|direction) +(\S+) +(\S+)$", output, re.MULTILINE)
+    assert [row[:2] for row in rows] == list(product(cells, ("width", "direction")))
+    assert output.rstrip().endswith("tensorboard --logdir runs/block_task")
+    for cell in cells:
+        (run_directory,) = (tmp_path / "runs" / "block_task" / cell).iterdir()
+        (path,) = (run_directory / "knockout_reports").iterdir()
+        printed = [row[2:] for row in rows if row[0] == cell]
+        for (alone, both), part in zip(printed, KnockoutReport.load(path).predictions, strict=True):
+            assert (alone, both) == (f"{part.r2_size:.2f}", f"{part.r2:.2f}")
+            assert len(part.places) == 100
 
 
 def test_knockouts_end_with_their_tables(tmp_path: Path) -> None:
