@@ -11,7 +11,9 @@ resident memory grew at its largest. Where the reference would take hours, it is
 candidates of the order that ours found, which are compared too, and its time for all of them is
 extrapolated; that is marked with ~.
 
-At the end: relay shares, how time grows with samples, units, steps and classes, and the bytes of
+At the end: relay shares; relay transfer between all pairs of steps, beside both greedy orders and
+a plain version that reads each set on each half by four joint entropies, timed on some sets of one
+step and extrapolated (~); how time grows with samples, units, steps and classes, and the bytes of
 rows that an order reads and writes in a second, beside those of a plain copy. Compiled loops are
 compiled before anything is timed.
 """
@@ -41,6 +43,7 @@ from lightning_relay.information import (
     relay_information_of_all_subsets,
     relay_order,
     relay_share,
+    relay_transfer,
 )
 from lightning_relay.information.counting import (
     CHANGE_COUNT,
@@ -58,6 +61,7 @@ from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 Codes = NDArray[np.int64]
 TIE = 1e-9
 WORD = 62
+_SOME_SETS = 200
 
 
 def joint_entropy(columns: Iterable[Codes]) -> float:
@@ -177,6 +181,15 @@ def noisy_network(samples: int, units: int, steps: int, classes: int = 8) -> Cas
         hidden[step] = code[x_in] + 0.5 * noise > 0
     name = f"{steps} steps × {samples:,} × {units}, {classes} classes, noisy units"
     return Case(name, x_in, x_out, hidden)
+
+
+def lasting_network(samples: int, units: int, steps: int, classes: int = 8) -> Case:
+    """The same at all steps, but for the noise."""
+    case = noisy_network(samples, units, 1, classes)
+    generator = torch.Generator().manual_seed(1)
+    flips = torch.rand(steps, samples, units, generator=generator) < 0.02
+    name = f"{steps} steps × {samples:,} × {units}, {classes} classes, the same code at all steps"
+    return Case(name, case.x_in, case.x_out, case.hidden ^ flips)
 
 
 def timed(run: Callable[[], Any], repeats: int, device: str) -> tuple[float, Any]:
@@ -354,6 +367,50 @@ def shares(cases: list[Case], device: str) -> None:
             )
 
 
+def transfers(cases: list[Case], device: str) -> None:
+    """Time of relay transfer, of both orders, and of a plain version of its reading."""
+    print(
+        "\n| relay transfer of | splits | time | both greedy orders | plain reading | ratio |\n"
+        "| :--- | ---: | ---: | ---: | ---: | ---: |"
+    )
+    for case in cases:
+        moved = [t.to(device) for t in (case.x_in, case.x_out, case.hidden)]
+        steps = len(case.hidden)
+        orders = sum(
+            timed(partial(relay_order, *moved, direction=way), 3, device)[0]
+            for way in ("shrink", "grow")
+        )
+        x_in, x_out, units = as_columns(case.x_in, case.x_out, case.hidden[0])
+        half = slice(0, len(x_in) // 2)
+        for n_splits in (4, 10):
+            run = partial(relay_transfer, *moved, n_splits=n_splits)
+            run()
+            seconds, found = timed(run, 3, device)
+            size = round(float(found.set_size.double().mean()))
+            known = [codes[half] for codes in units[:size]]
+            start = time.perf_counter()
+            for _ in range(_SOME_SETS):
+                given_information(x_in[half], x_out[half], known)
+            one = (time.perf_counter() - start) / _SOME_SETS
+            sizes = len(found.set_size.unique())
+            plain = one * steps * 2 * n_splits * (steps + 32 * sizes)
+            print(
+                f"| {case.name} | {n_splits} | {seconds:.4g} s | {orders:.4g} s | ~{plain:.4g} s "
+                f"| ~{plain / seconds:.0f} |",
+                flush=True,
+            )
+
+
+def given_information(x_in: Codes, x_out: Codes, units: list[Codes]) -> float:
+    """I(X_in; X_out | units) in bits from its four joint entropies."""
+    return (
+        joint_entropy([x_in, *units])
+        + joint_entropy([x_out, *units])
+        - joint_entropy([x_in, x_out, *units])
+        - joint_entropy(units)
+    )
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -385,6 +442,7 @@ def main() -> None:
         f"order are at most {float(shortfall.max()):.4f} bits below the best of their size."
     )
     shares([trained, noisy_network(2048, 64, 50), noisy_network(2048, 1024, 1)], device)
+    transfers([lasting_network(2048, 64, 50), noisy_network(2048, 64, 50)], device)
     scaling(device)
     bandwidth([distinct, trained])
 

@@ -106,8 +106,9 @@ class ScoreAgreement:
     Attributes:
         layer: Layer key.
         concept: Name of the concept.
-        scores: Relay share or unit score (see ``kind``) of each unit that was knocked out alone,
-            mean over the steps after the inputs' end, float64 ``(unit,)``.
+        scores: Relay share or unit score (see ``kind``) of each unit that was knocked out alone, at
+            the step at which it was held, or as the mean over the steps after the inputs' end,
+            float64 ``(unit,)``.
         damage: Damage to the concept's accuracy by the knock-out of the unit alone, float64
             ``(unit,)``.
         correlation: Rank correlation (Spearman) of scores and damage; NaN, like its interval, if
@@ -322,17 +323,19 @@ class KnockoutReport:
         ]
 
     def single_units(self, layer: str) -> dict[int, int]:
-        """Indices of the sets with one unit of a layer at all steps, by unit."""
-        cells = {}
-        for place in self.places("each", layer=layer):
-            some = self.sets[place]
-            if some.unit is not None and some.steps is None:
-                cells[some.unit] = place
-        return cells
+        """Indices of the sets with one unit of a layer, by unit, held always or all at one step."""
+        places = self.places("each", layer=layer)
+        steps = {self.sets[place].steps for place in places}
+        if len(steps) != 1 or any(own is not None and len(own) > 1 for own in steps):
+            return {}
+        units = {self.sets[place].unit: place for place in places}
+        return {unit: place for unit, place in units.items() if unit is not None}
 
     def single_steps(self, layer: str) -> dict[tuple[int, int], int]:
-        """Indices of the sets with one unit of a layer at one step, by unit and step."""
-        cells = {}
+        """Indices of the sets with one unit of a layer at one of several steps, by both."""
+        cells: dict[tuple[int, int], int] = {}
+        if self.single_units(layer):
+            return cells
         for place in self.places("each", layer=layer):
             some = self.sets[place]
             if some.unit is not None and some.steps is not None and len(some.steps) == 1:

@@ -217,7 +217,7 @@ def _curve(
 
 
 def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreement]:
-    """Compare what units relay with their damage; mean over the steps after the inputs' end."""
+    """Compare what units relay with their damage: at the step, or mean after the inputs' end."""
     found = []
     for layer in report.layers:
         places = report.single_units(layer)
@@ -225,6 +225,9 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
             continue
         steps = relay.layers[layer]
         weights = steps.samples * steps.inputs_ended
+        held = report.sets[next(iter(places.values()))].steps
+        if held is not None and len(held) == 1 and held[0] in (-1, *steps.time_steps):
+            weights = np.eye(len(steps.time_steps))[steps.place(held[0])]
         for concept in report.concepts:
             if concept not in steps.concepts or not weights.any():
                 continue

@@ -225,7 +225,7 @@ def test_scores_are_the_mean_over_steps_that_had_all_inputs() -> None:
 @pytest.mark.parametrize(
     "sets",
     [
-        Sets(single_units({LAYER: 2}, steps={LAYER: 1}).sets),
+        Sets(single_units({LAYER: 2}, steps={LAYER: 2}).sets),
         single_units({"other.l0": 2}),
     ],
 )

@@ -179,9 +179,20 @@ def test_scores_and_damage_agree_as_far_as_scipy_finds() -> None:
 
 
 def test_damage_in_a_window_is_not_compared_with_scores() -> None:
-    relay, callback = RelayInformationCallback(), KnockoutCallback(EveryUnit(steps=[1]))
+    relay, callback = RelayInformationCallback(), KnockoutCallback(EveryUnit(steps=[1, 2]))
     validated(lively(Classifier), relay, callback)
     assert callback.reports[0].agreement == ()
+
+
+@pytest.mark.parametrize(("step", "place"), [(1, 1), (-1, -1)])
+def test_damage_at_a_step_is_compared_with_shares_at_the_step(step: int, place: int) -> None:
+    relay, callback = RelayInformationCallback(), KnockoutCallback(EveryUnit(steps=step))
+    validated(lively(Classifier), relay, callback)
+    (found,) = callback.reports[0].agreement
+    share = relay.reports[0]["rnn.l0"]["joint"].share
+    assert share is not None
+    np.testing.assert_allclose(found.scores, share[place].round(9))
+    assert callback.reports[0].single_steps("rnn.l0") == {}
 
 
 def test_a_report_can_be_given_as_a_file(tmp_path: Path) -> None:
