@@ -98,12 +98,13 @@ def relay_transfer(
     Greedy orders cannot tell whether information moves, since they change with every tie. So sets
     of units are compared by what they tell, on samples that did not choose them. The samples are
     split into halves A and B. At each step t, units join a set, each time the one that tells most
-    on A. What it adds is measured on B, beyond a permuted copy (see ``relay_share``), and the means
-    of all splits are summed. The set :math:`S_t` is the smallest that tells a fraction of the most
-    that any of these sets tells, or of :math:`I(X_{in}; X_{out})` if that is less. So it does not
-    grow by noise that seems to tell something because samples run out. With
-    :math:`G(t, S) = I(X_{in}; X_{out}) - I(X_{in}; X_{out} | Y_S(t))`, measured on B, and
-    :math:`\bar G(t, k)`, its mean over random sets of k units:
+    on A; of tied units one at random, drawn anew for each half. What it adds is measured on B,
+    beyond a permuted copy (see ``relay_share``), and the means of all splits are summed. The set
+    :math:`S_t` is the smallest that tells a fraction of the most that any of these sets tells, or
+    of :math:`I(X_{in}; X_{out})` if that is less. So it does not grow by noise that seems to tell
+    something because samples run out. With :math:`G(t, S) = I(X_{in}; X_{out}) -
+    I(X_{in}; X_{out} | Y_S(t))`, measured on B, and :math:`\bar G(t, k)`, its mean over random sets
+    of k units:
 
     .. math:: T(t, t') = \frac{G(t', S_t) - \bar G(t', |S_t|)}{G(t', S_{t'}) - \bar G(t', |S_t|)}
 
@@ -165,7 +166,8 @@ def relay_transfer(
         lambda step: _Step.of(samples, step, halves, estimator), range(samples.indices)
     )
     shared = np.array([step.shared for step in steps])
-    joined = in_threads(lambda step: step.joined(fraction), steps)
+    priority = np.stack([generator.permutation(samples.units) for _ in halves])
+    joined = in_threads(lambda step: step.joined(fraction, priority), steps)
     orders, gains = (np.stack(part) for part in zip(*joined, strict=True))
     sets = _Sets.of(orders, gains, shared, fraction, generator)
     left = np.stack(in_threads(lambda step: step.left(sets), steps))
@@ -271,12 +273,13 @@ class _Step:
             float(information_given(rows, estimator, none)[0]),
         )
 
-    def joined(self, fraction: float) -> tuple[Ints, Floats]:
+    def joined(self, fraction: float, priority: Ints) -> tuple[Ints, Floats]:
         """Units in the order in which they join, -1 behind them, and what each adds, in bits.
 
-        Both are ``(halves, units)``. The other half of the split says which unit joins; what it
-        adds, beyond a permuted copy, is that of the half. Units no longer join when what is left
-        does not matter for the fraction, and none does if labels share no more than by chance.
+        Both are ``(halves, units)``, as is ``priority``: the first of tied units joins. The other
+        half of the split says which unit joins; what it adds, beyond a permuted copy, is that of
+        the half. Units no longer join when what is left does not matter for the fraction, and none
+        does if labels share no more than by chance.
         """
         rows = self.rows
         if self.shared <= self._by_chance():
@@ -295,6 +298,7 @@ class _Step:
             self.means,
             rows.counted,
             until,
+            priority.astype(np.uint32),
         )
 
     def _by_chance(self) -> float:
@@ -335,6 +339,7 @@ def _joined(
     means: Floats,
     counted: bool,
     until: float,
+    priority: Numbers,
 ) -> tuple[Ints, Floats]:
     """``_Step.joined`` for the rows of a table; ``one`` has the mask of each unit."""
     outs, levels, planes, stride = sizes
@@ -355,7 +360,7 @@ def _joined(
             not counted,
             False,
             chosen,
-            np.arange(len(one)).astype(np.uint32),
+            priority[half].copy(),
             until,
         ).units
         joined = int((orders[half] >= 0).sum())
@@ -433,7 +438,7 @@ def _given(
         for unit in range(members.shape[1]):
             if members[place, unit] and states * cells <= _MOST_COUNTS:
                 states *= levels
-        if states * cells > _MOST_COUNTS or not psi.additive or codes.shape[1] != rows:
+        if states * cells > _MOST_COUNTS or codes.shape[1] != rows:
             if here != last:
                 weighted[:, -1] = weight[here]
                 last = here

@@ -86,6 +86,7 @@ for samples, units, levels in ((1, 1, 2), (40, 9, 2), (40, 4, 3), (30, 3, 12), (
     relay_order(label, answer, hidden, estimator="chao_shen")
     given_each_unit(label, answer, hidden)
     relay_share(label, answer, hidden, n_orders=8, weights=weights)
+    relay_transfer(label, label, hidden, n_splits=4)
     relay_information_of_all_subsets(label, answer, hidden, weights=weights, progress=False)
     if samples > 1:
         chance_level(label, answer, hidden, n_permutations=20)

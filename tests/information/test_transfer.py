@@ -61,6 +61,16 @@ def test_copies_that_stay_are_transferred_although_greedy_orders_jump() -> None:
     assert (exact.standard_error == 0).all()
 
 
+def test_ties_are_broken_at_random_whatever_the_numbers_of_the_units() -> None:
+    codes = carried_by([[0, 5], [5]], 8)  # two copies at first, and one of them stays
+    found = relay_transfer(BIT, BIT, codes, n_splits=40)
+    turned = relay_transfer(BIT, BIT, codes.flip(-1), n_splits=40, seed=1)
+    for transfer in (found.transfer, turned.transfer):
+        assert transfer[1, 0] == 1
+        assert transfer[0, 1] == pytest.approx((1 - 1 / 7) / 2, abs=0.25)  # one in two halves
+    assert found.standard_error[0, 1] > 0.3
+
+
 def test_a_rotation_has_its_period() -> None:
     found = relay_transfer(BIT, BIT, carried_by([[step % 3] for step in range(10)], 8))
     assert (found.half_life, found.period) == (1.0, 3)
@@ -146,7 +156,7 @@ class Halves:
         module = "lightning_relay.information.transfer"
         from lightning_relay.information import transfer
 
-        draw, sets_of = transfer._halves, transfer._Sets.of
+        draw, sets_of, join = transfer._halves, transfer._Sets.of, transfer._Step.joined
         self.halves: list[Any] = []
 
         def halves(*arguments: Any) -> Any:
@@ -158,6 +168,11 @@ class Halves:
             self.sets = sets_of(orders, gains, *others)
             return self.sets
 
+        def joined(step: Any, fraction: float, priority: Any) -> Any:
+            self.priority = priority
+            return join(step, fraction, priority)
+
+        monkeypatch.setattr(transfer._Step, "joined", joined)
         monkeypatch.setattr(f"{module}._halves", halves)
         monkeypatch.setattr(transfer._Sets, "of", of)
 
@@ -257,11 +272,18 @@ def test_one_half_says_which_units_join_and_the_other_how_many(
     of_all = shared_bits(case, "plugin")
     for half, step in np.ndindex(8, 3):
         x_in, x_out, hidden = (part.tolist() for part in data(half ^ 1, step))
-        found = brute_force.growing_order(x_in, x_out, hidden)
-        shared = brute_force.conditional_information(x_in, x_out, [()] * len(x_in))
-        told = np.array(found.information[::-1])
-        explained = np.flatnonzero(told >= shared - 0.02 * of_all[step])
-        order = found.units[::-1][: explained[0] if len(explained) else None]
+        order: list[int] = []
+        left = brute_force.conditional_information(x_in, x_out, [()] * len(x_in))
+        while left > 0.02 * of_all[step] and len(order) < 5:
+            values = {
+                unit: brute_force.conditional_information(
+                    x_in, x_out, brute_force.rows_of(hidden, [*order, unit])
+                )
+                for unit in drawn.priority[half].tolist()
+                if unit not in order
+            }
+            left = min(values.values())
+            order.append(next(unit for unit, bits in values.items() if bits <= left + 1e-9))
         assert drawn.orders[step, half].tolist() == order + [-1] * (5 - len(order))
         x_in, x_out, hidden = data(half, step)
         for turn in range(len(order)):
