@@ -133,8 +133,9 @@ class ScoreAgreement:
 class DamagePrediction:
     """How well the relay information of random sets predicts the damage when they are knocked out.
 
-    Only the sequences that have the step count. R² is the fraction of the variance of the damage
-    over sets that a linear regression accounts for.
+    Sequences without the step do not count. R² is the fraction of the variance of the damage over
+    sets that a linear regression explains. A number that is undefined is NaN, for example because
+    all damages are equal.
 
     Attributes:
         layer: Layer key of the states whose information is measured.
@@ -145,16 +146,14 @@ class DamagePrediction:
         sizes: Numbers of units, int64 ``(set,)``.
         information: I_R of each set at the step, bits, float64 ``(set,)``.
         damage: Damage to the concept's accuracy, fraction of 1, float64 ``(set,)``.
-        r2_size: R² of the number of units alone. NaN, like the others, if it is undefined, for
-            example because all damages are equal.
+        r2_size: R² of the number of units alone.
         r2: R² of the number of units and the information.
-        partial_r2: Part of what the number of units leaves unexplained that the information
-            explains: (r2 - r2_size) / (1 - r2_size).
+        partial_r2: Part that the information explains of what the number of units leaves
+            unexplained: (r2 - r2_size) / (1 - r2_size).
         within_size: Rank correlation (Spearman) of information and damage among sets of the same
             size, as the mean over sizes with at least 4 sets, weighted by their number.
-        specificity: Correlation over sets of two deviations from the mean over all concepts: that
-            of the information about this concept, and that of the damage to it. NaN with a single
-            concept.
+        specificity: Correlation over sets of the information about this concept and the damage to
+            it, each minus its mean over all concepts. NaN with a single concept.
         lower: Lower ends of 95 % bootstrap intervals over sets and sequences of ``r2_size``,
             ``r2``, ``partial_r2``, ``within_size`` and ``specificity``, float64 ``(5,)``; NaN
             without resamples, and where a resample has no value.

@@ -262,14 +262,14 @@ class TopUnits(_Following):
 class RandomSets(_OfLayers):
     """Random sets of units of all sizes, each held at one step, with their relay information.
 
-    Tests whether relay information predicts damage: both are measured for the same sets, at the
+    They test whether relay information predicts damage: both are measured for the same sets, at the
     same step and on the same sequences. See ``DamagePrediction``.
 
     Attributes:
-        n: Number of sets of each layer and step.
+        n: Number of sets of each layer and step, at least 8.
         step: Step at which the units are held, or several steps, each with sets of its own. A
             negative step counts back from the end: -1 is the last.
-        sizes: Numbers of units in a set, drawn equally often. Default: from 1 to all but one.
+        sizes: Numbers of units in a set, about equally frequent. Default: 1 to all but one.
         n_bootstraps: Number of resamples of sets and sequences for intervals; 0 for no intervals.
         modules: Dotted names of the recurrent modules; default: all.
         layers: The ``"last"`` layer of each module, or ``"all"``.

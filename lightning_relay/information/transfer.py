@@ -53,21 +53,23 @@ class RelayTransfer:
         transfer: T(t, t'), float64 ``(steps, steps)``: what the units that tell the concept at step
             t (row) tell at step t' (column), on a scale from 0 (random units) to 1 (the units that
             tell it at t'). Below 0 the units tell less than random ones: the information has left
-            them. NaN where it cannot be measured: at t' the units that tell the concept do not
-            differ from as many random units as the set of t has.
-        standard_error: Standard error of ``transfer`` by the choice of samples and sets, float64
-            ``(steps, steps)``.
-        set_size: Number of units in the set of each step, int64 ``(steps,)``; 0 if it cannot be
-            told from noise or tells less than a twentieth of I(X_in; X_out), or if X_in and X_out
-            share no more than independent labels would.
+            them. NaN where it cannot be measured: t or t' has no set; or its set tells no more
+            there than random sets of its size; or the set of t' tells no more at t' than random
+            sets of the size of the set of t. More means by over four standard errors and over a
+            twentieth of I(X_in; X_out).
+        standard_error: Standard error of ``transfer`` by the choice of samples and random sets,
+            float64 ``(steps, steps)``. It leaves out which of several equally good sets is read.
+        set_size: Number of units in the set of each step, int64 ``(steps,)``. 0, no set, if it
+            tells at most four standard errors or a twentieth of I(X_in; X_out), or if X_in and
+            X_out share no more than independent labels would.
         reached: What the set of each step tells, beyond permuted copies, as a fraction of
             I(X_in; X_out) and at most 1, float64 ``(steps,)``. It is low where the units tell
-            little, and where there are too few samples to tell what they hold from noise. 0 where
-            there is no set; NaN if input and output share nothing.
+            little or samples are too few. 0 where there is no set; NaN if input and output share
+            nothing.
         lag_profile: Mean of ``transfer`` over all measurable pairs of steps that are 1, 2, … steps
             apart, in both directions of time, float64 ``(steps - 1,)``; NaN where there is none.
-        half_life: First lag in steps at which the profile is below one half; infinite if it stays
-            above, NaN if nothing can be measured.
+        half_life: First lag in steps at which the profile is below one half; infinite if there is
+            none, NaN if nothing can be measured.
         period: Lag in steps at which the information first returns to units that it had left: the
             profile is at least one half there and has risen by at least one half. 0 if there is no
             such lag in the first half of the profile; longer lags have too few pairs of steps.
@@ -98,24 +100,24 @@ def relay_transfer(
     Greedy orders cannot tell whether information moves, since they change with every tie. So sets
     of units are compared by what they tell, on samples that did not choose them. The samples are
     split into halves A and B. At each step t, units join a set, each time the one that tells most
-    on A; of tied units one at random, drawn anew for each half. What it adds is measured on B,
-    beyond a permuted copy (see ``relay_share``), and the means of all splits are summed. The set
-    :math:`S_t` is the smallest that tells a fraction of the most that any of these sets tells, or
-    of :math:`I(X_{in}; X_{out})` if that is less. So it does not grow by noise that seems to tell
-    something because samples run out. With :math:`G(t, S) = I(X_{in}; X_{out}) -
-    I(X_{in}; X_{out} | Y_S(t))`, measured on B, and :math:`\bar G(t, k)`, its mean over random sets
-    of k units:
+    on A; of tied ones, one at random, anew in each half. What it adds is measured on B, beyond a
+    permuted copy (see ``relay_share``), so noise adds nothing on average. :math:`S_t` is the set
+    when it first tells a fraction of the most that it ever tells, or of
+    :math:`I(X_{in}; X_{out})` if that is less, as a mean over splits. With
+    :math:`G(t, S) = I(X_{in}; X_{out}) - I(X_{in}; X_{out} | Y_S(t))`, measured on B, and
+    :math:`\bar G(t, k)`, its mean over random sets of k units:
 
     .. math:: T(t, t') = \frac{G(t', S_t) - \bar G(t', |S_t|)}{G(t', S_{t'}) - \bar G(t', |S_t|)}
 
-    Numerator and denominator are means over several splits, with A and B in both roles. Codes are
-    made at each step anew, so a code that changes its sign or its threshold has not moved.
+    Numerator and denominator are means over several splits, with A and B in both roles. The
+    measure does not depend on what codes are called, so a code that changes its sign has not moved.
+    If several sets tell equally much, transfer depends on the numbering of the units.
 
     Args:
         x_in: Integer labels of the input, ``(samples,)`` or ``(steps, samples)``.
         x_out: Integer labels of the output, ``(samples,)`` or ``(steps, samples)``.
         hidden: Integer codes of the units' states, ``(steps, samples, units)``, of any values.
-        fraction: Fraction of the most that a set must tell, above 0 and up to 1.
+        fraction: Fraction of the most bits told that a set must tell, above 0 and up to 1.
         n_splits: Number of random splits into halves, at least 4.
         valid: Boolean mask broadcastable to ``(steps, samples)``; a sample with False is not
             counted at the step.
@@ -123,7 +125,7 @@ def relay_transfer(
         seed: Seed of splits and random sets. No other random state is touched.
 
     Returns:
-        Transfer, its errors, and what it says of the layer.
+        Transfer between all steps, its standard error, the sets, and means by lag.
 
     Raises:
         TypeError: If labels or codes are not integers, or an option is not a number.

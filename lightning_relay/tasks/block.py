@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 class BlockTask(SequenceTask):
-    """Recall the width and the direction of a block that drifted over a row of binary sensors.
+    """Recall the width and the direction of a block that drifted over a ring of binary sensors.
 
-    A block of one of several widths drifts left or right over the row for some steps; then comes a
-    delay without input. The class is width × direction. A sensor is 1 where the block is and 0
-    elsewhere; each sensor is inverted with a small probability at every step. The row is closed to
-    a ring and the block starts anywhere, so no single frame tells the direction. In every split,
-    the numbers of sequences of each class differ by at most one.
+    A block of one of several widths drifts left or right for some steps; then comes a delay without
+    input. The class is width × direction. A sensor is 1 where the block is and 0 elsewhere. At
+    every step with the block, each sensor is inverted with a small probability. The block starts
+    anywhere on the ring, so no single frame tells the direction. In every split, the numbers of
+    sequences of each class differ by at most one.
 
     Args:
         widths: Numbers of sensors of the block, each below ``sensors``.
         sensors: Number of sensors.
         shown: Number of steps for which the block is shown; at least 2.
         delay: Number of steps after that, with input 0; at least 0.
-        speed: Number of sensors by which the block moves per step, from 1 to below half the row: at
-            half, left and right are the same.
+        speed: Number of sensors by which the block moves per step, from 1 to below half the ring:
+            at half, left and right are the same.
         noise: Probability that a sensor is inverted, at every step with the block.
-        distractors: Number of other single sensors that are switched on, at random places of every
-            step with the block.
+        distractors: Number of sensors that are switched on at random places, also under the block,
+            at every step with the block.
         train_size: Number of sequences to train on.
         val_size: Number of sequences to validate on.
         test_size: Number of sequences to test on.
