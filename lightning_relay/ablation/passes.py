@@ -158,7 +158,9 @@ class KnockoutPass:
 
     def _batches_to_run(self, dataloader: int) -> float:
         """Number of batches of a dataloader to run again; infinite where it is not known."""
-        most = 1 if self.trainer.sanity_checking else self.asked.max_batches
+        most = self.asked.max_batches
+        if self.trainer.sanity_checking and not math.isinf(self.trainer.num_sanity_val_steps):
+            most = 1
         return min(math.inf if most is None else most, self.num_batches[dataloader])
 
     def _run_waiting(self, own: _OfDataloader, dataloader: int) -> None:

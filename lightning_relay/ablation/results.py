@@ -50,9 +50,17 @@ class _Labelled:
 
 
 def knockout_report(
-    ran: Ran, asked: Ablation, *, concepts: Concepts = JOINT, relay: RelayReport | None = None
+    ran: Ran,
+    asked: Ablation,
+    *,
+    concepts: Concepts = JOINT,
+    relay: RelayReport | None = None,
+    measure: RelayMeasure | None = None,
 ) -> KnockoutReport:
-    """Damage by every set, curves along orders, and how well ``relay`` predicts the damage."""
+    """Damage by every set, curves along orders, and how well ``relay`` predicts the damage.
+
+    ``measure`` says how information is measured where there is no ``relay``.
+    """
     sets, outcomes = ran.sets, ran.outcomes
     samples = sum(outcomes.sizes)
     found: dict[str, Damage] = {}
@@ -92,14 +100,22 @@ def knockout_report(
         report,
         curves=tuple(_curve(report, labelled, concepts, deletion) for deletion in sets.deletions),
         agreement=() if relay is None else tuple(_agreement(report, relay)),
-        predictions=tuple(_predictions(ran, labelled, asked, concepts, relay)),
+        predictions=tuple(
+            _predictions(
+                ran,
+                labelled,
+                asked,
+                concepts,
+                (measure or RelayMeasure()) if relay is None else relay.measure,
+            )
+        ),
     )
 
 
 def _predictions(
-    ran: Ran, labelled: _Labelled, asked: Ablation, concepts: Concepts, relay: RelayReport | None
+    ran: Ran, labelled: _Labelled, asked: Ablation, concepts: Concepts, measure: RelayMeasure
 ) -> list[DamagePrediction]:
-    """What the relay information of random sets predicts, measured as in the relay report."""
+    """What the relay information of random sets predicts."""
     if not isinstance(asked.which, RandomSets):
         return []
     tables = _codes(labelled, concepts)
@@ -113,7 +129,7 @@ def _predictions(
         ran.at_steps,
         asked.which.measured_at,
         answers,
-        RelayMeasure() if relay is None else relay.measure,
+        measure,
         asked.which.n_bootstraps,
         asked.seed,
     )

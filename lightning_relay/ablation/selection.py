@@ -42,7 +42,7 @@ Steps = int | Sequence[int] | slice | str | None
 """Steps at which units are held, as ``knocked_out`` takes them; None for all."""
 
 _TRIED = 2
-"""Number of sets in the sanity check, which runs one batch of each dataloader."""
+"""Number of sets in the sanity check, which runs one batch or all of each dataloader."""
 
 
 class Selection(ABC):
@@ -289,6 +289,8 @@ class RandomSets(_OfLayers):
         steps = [self.step] if not isinstance(self.step, Sequence) else self.step
         if not steps or any(isinstance(own, bool) or not isinstance(own, int) for own in steps):
             raise TypeError(f"step: got {self.step!r}; it takes a step index or a list of them")
+        if len(set(steps)) < len(steps):
+            raise ValueError(f"step: got {self.step!r}; it takes different steps")
         if self.sizes is not None:
             sizes = list(self.sizes)
             if not sizes:

@@ -280,7 +280,13 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         for dataloader, ran in found.items():
             follows = self.asked.which.follows
             relay = self._followed[dataloader] if follows else self._newest_relay(dataloader)
-            report = knockout_report(ran, self.asked, concepts=self._concepts, relay=relay)
+            report = knockout_report(
+                ran,
+                self.asked,
+                concepts=self._concepts,
+                relay=relay,
+                measure=None if self._relay is None else self._relay.measure,
+            )
             if trainer.sanity_checking:
                 continue
             if self.asked.computed is not None and not ran.outcomes.scores:

@@ -57,8 +57,8 @@ class RelayTransfer:
             there than random sets of its size; or the set of t' tells no more at t' than random
             sets of the size of the set of t. More means by over four standard errors and over a
             twentieth of I(X_in; X_out).
-        standard_error: Standard error of ``transfer`` by the choice of samples and random sets,
-            float64 ``(steps, steps)``. It leaves out which of several equally good sets is read.
+        standard_error: Standard error of ``transfer`` by the choice of samples, of tied units and
+            of random sets, float64 ``(steps, steps)``. It leaves out the choice of the set sizes.
         set_size: Number of units in the set of each step, int64 ``(steps,)``. 0, no set, if it
             tells at most four standard errors or a twentieth of I(X_in; X_out), or if X_in and
             X_out share no more than independent labels would.
@@ -111,7 +111,6 @@ def relay_transfer(
 
     Numerator and denominator are means over several splits, with A and B in both roles. The
     measure does not depend on what codes are called, so a code that changes its sign has not moved.
-    If several sets tell equally much, transfer depends on the numbering of the units.
 
     Args:
         x_in: Integer labels of the input, ``(samples,)`` or ``(steps, samples)``.

@@ -186,7 +186,7 @@ def transfer_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.
     if missing.any():
         legend.append(("missing", f"cannot be measured: {missing.sum()} of {missing.size}"))
     if not results.inputs_ended.all():
-        legend.append(("ended", "left and below: not all input seen"))
+        legend.append(("ended", f"{_where_early(results.inputs_ended)}: not all input seen"))
     title = _title(report, layer, concept)
     canvas = _Canvas.of(title, grid.right, grid.bottom + _SCALE_HEIGHT, legend, columns=1)
     canvas.draw.text((4, 18), "transfer from the units of a step (up) to a step (right)", INK, FONT)
@@ -194,9 +194,8 @@ def transfer_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.
     colours[missing] = _MISSING
     times = results.time_steps
     _draw_grid(canvas, grid, colours[::-1].swapaxes(0, 1), times, rows=times[::-1])
-    if results.inputs_ended.any() and not results.inputs_ended.all():
-        first = int(np.argmax(results.inputs_ended)) * size
-        x, y = LEFT + first, grid.bottom - first
+    for place in np.flatnonzero(np.diff(results.inputs_ended)) + 1:
+        x, y = LEFT + int(place) * size, grid.bottom - int(place) * size
         canvas.draw.line((x, grid.top, x, grid.bottom), _LIMIT)
         canvas.draw.line((LEFT, y, LEFT + steps * size, y), _LIMIT)
     y, width = grid.bottom + LINE + 8, 120
@@ -206,6 +205,15 @@ def transfer_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.
     middle = LEFT + 24 + width // 2
     canvas.draw.text((middle, y + 19), "0: as random units", INK, FONT, anchor="mm")
     return canvas.pixels()
+
+
+def _where_early(ended: NDArray[np.bool]) -> str:
+    """Where the steps without all input are, seen from the lines between them and the others."""
+    if not ended.any():
+        return "everywhere"
+    names = {(False, True): "left and below", (True, False): "right and above"}
+    ends = bool(ended[0]), bool(ended[-1])
+    return names.get(ends, "between the lines" if all(ends) else "outside the lines")
 
 
 def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]:

@@ -118,10 +118,11 @@ class ConceptRelay:
             ones. NaN where it cannot be measured; see ``relay_transfer``. None if transfer was not
             measured, as the next four are.
         transfer_error: Standard error of ``transfer``, float64 ``(step, step)``.
-        set_size: Number of units in the set of each step, int64 ``(step,)``; 0 if there is no
-            set, because the units tell too little.
-        reached: What the set of each step tells on sequences that did not choose its units, beyond
-            permuted copies, as a fraction of I(X_in; X_out), float64 ``(step,)``.
+        set_size: Number of units in the set of each step, int64 ``(step,)``; 0 where there is no
+            set; see ``relay_transfer``.
+        reached: What the set of each step tells beyond permuted copies, on sequences that did not
+            choose its units, as a fraction of I(X_in; X_out), float64 ``(step,)``; 0 where there is
+            no set, NaN where input and output share nothing.
         lag_profile: Mean transfer between steps that are 1, 2, … steps apart, float64 ``(lag,)``;
             NaN where it cannot be measured. Only steps at which all inputs had been presented
             count, and none that count back from the sequences' own ends.

@@ -29,8 +29,9 @@ from tests.support.ablation import (
     refused_before_training,
     validated,
 )
-from tests.support.models import Classifier
+from tests.support.models import Classifier, loader
 from tests.support.reports import assert_equal
+from tests.support.training import quiet_trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,6 +179,17 @@ def test_states_are_measured_as_in_the_relay_report() -> None:
     assert np.isnan(found.unit_share).all()
 
 
+def test_before_the_first_relay_report_states_are_measured_as_it_will_be() -> None:
+    model = lively(Classifier)
+    measure = RelayMeasure(discretization="quantile", levels=3, n_orders=0, estimator="grassberger")
+    relay = RelayInformationCallback(measure=measure, concepts=CONCEPTS)
+    knockouts = KnockoutCallback(RandomSets(n=8), concepts=CONCEPTS)
+    validated(model, knockouts, relay, data=as_loader(batches(16, 20, 12)))
+    after = report_of(model, RandomSets(n=8), relay).predictions
+    for found, expected in zip(knockouts.reports[0].predictions, after, strict=True):
+        np.testing.assert_array_equal(found.information, expected.information)
+
+
 def test_statistics_are_those_of_regressions_and_ranks() -> None:
     generator = np.random.default_rng(0)
     sizes = generator.integers(1, 6, 60)
@@ -279,6 +291,7 @@ def test_points_are_darker_the_larger_the_set_and_a_sentence_stands_for_equal_da
         ({"step": []}, TypeError, r"step: got \[\]; it takes a step index or a list of them"),
         ({"step": 1.5}, TypeError, "step: got 1.5; it takes a step index or a list of them"),
         ({"step": True}, TypeError, "step: got True; it takes a step index or a list of them"),
+        ({"step": [2, -1, 2]}, ValueError, r"step: got \[2, -1, 2\]; it takes different steps"),
         ({"sizes": []}, ValueError, "sizes: got none; it takes numbers of units from 1"),
         ({"sizes": [0]}, ValueError, "sizes: got 0; it takes at least 1"),
         ({"layers": "first"}, ValueError, "layers: got 'first'"),
@@ -289,6 +302,17 @@ def test_options_that_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         RandomSets(**options)
+
+
+def test_a_step_that_the_first_batch_has_not_passes_a_sanity_check_of_all_batches() -> None:
+    x, y = batches()[0]
+    callback = KnockoutCallback(RandomSets(n=8, step=4, n_bootstraps=0))
+    refused_before_training(
+        callback, "num_sanity_val_steps=-1", data=as_loader([(x[:, :3], y), (x, y)])
+    )
+    trainer = quiet_trainer(callback, num_sanity_val_steps=-1, max_epochs=1)
+    trainer.fit(Classifier(), loader(), as_loader([(x[:, :3], y), (x, y)]))
+    assert callback.reports[0].predictions[0].samples == 16
 
 
 def test_models_that_do_not_fit_are_refused_before_training() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lightning_relay.relay.picture import PICTURES, Picture
+from lightning_relay.relay.picture import PICTURES, Picture, _where_early
 from lightning_relay.relay.report import RelayReport
 from tests.support.changed import changed
 from tests.support.reports import EVIDENCE, small_report
@@ -248,6 +248,26 @@ def test_transfer_begins_at_the_lower_left_with_a_column_for_each_step_of_readin
     area = drawn(early, "relay_transfer")[40 : 40 + 6 * 24, 40 : 40 + 6 * 24]
     assert has(area, LIMIT).sum() == 6 * 24  # a row and a point in each other row
     assert rows_of(area[:, 80:], LIMIT) == [72]
+    backward = changed(REPORT, transfer=transfer, inputs_ended=np.arange(6) == 0)
+    area = drawn(backward, "relay_transfer")[40 : 40 + 6 * 24, 40 : 40 + 6 * 24]
+    assert rows_of(area[:, 30:], LIMIT) == [5 * 24]
+    ragged = changed(REPORT, transfer=transfer, inputs_ended=np.array([0, 0, 1, 1, 1, 0]) > 0)
+    area = drawn(ragged, "relay_transfer")[40 : 40 + 6 * 24, 40 : 40 + 6 * 24]
+    assert rows_of(area[:, 125:], LIMIT) == [24, 4 * 24]
+
+
+@pytest.mark.parametrize(
+    ("ended", "where"),
+    [
+        ([0, 0, 1], "left and below"),
+        ([1, 0, 0], "right and above"),
+        ([0, 1, 0], "outside the lines"),
+        ([1, 0, 1], "between the lines"),
+        ([0, 0, 0], "everywhere"),
+    ],
+)
+def test_the_legend_says_on_which_side_input_is_missing(ended: list[int], where: str) -> None:
+    assert _where_early(np.array(ended) > 0) == where
 
 
 def test_layers_have_a_row_each_and_grey_where_they_have_no_such_step() -> None:
