@@ -38,7 +38,7 @@ class HoldingCell(HoldingModule):
         if any(clamp.counts_from_end for clamp in clamps):
             raise ValueError(
                 f"steps: got negative ones for {self.name!r}, which is called once for every "
-                "step, so that the end of a sequence is not known; it takes steps from 0"
+                "step, so that the end of a sequence is not known; it takes steps from 0, or None"
             )
         self.clamps = list(clamps)
         self._held = {}
