@@ -165,7 +165,7 @@ def test_steps_from_the_end_of_a_cell() -> None:
     refused(
         ValueError,
         "steps: got negative ones for '0', which is called once for every step, so that the end of "
-        "a sequence is not known; it takes steps from 0",
+        "a sequence is not known; it takes steps from 0, or None",
         {"0.l0": 1},
         nn.Sequential(nn.GRUCell(2, 3)).eval(),
         steps=-1,
