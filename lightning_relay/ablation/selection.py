@@ -292,6 +292,8 @@ class RandomSets(_OfLayers):
         if len(set(steps)) < len(steps):
             raise ValueError(f"step: got {self.step!r}; it takes different steps")
         if self.sizes is not None:
+            if not isinstance(self.sizes, Sequence):
+                raise TypeError(f"sizes: got {self.sizes!r}; it takes a list of numbers of units")
             sizes = list(self.sizes)
             if not sizes:
                 raise ValueError("sizes: got none; it takes numbers of units from 1")

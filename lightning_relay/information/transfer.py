@@ -161,7 +161,7 @@ def relay_transfer(
             f"x_in, x_out, valid: they broadcast to {tuple(samples.leading)} before the samples; "
             f"they take (samples,) or ({len(hidden)}, samples)"
         )
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed % 2**64)  # torch takes negative seeds, numpy does not
     halves = np.concatenate([_halves(samples, generator) for _ in range(n_splits)])
     steps = in_threads(
         lambda step: _Step.of(samples, step, halves, estimator), range(samples.indices)

@@ -7,7 +7,7 @@ batch, if that is faster than PyTorch's kernel for each.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lightning_relay.knockout.calls import ModuleCall, Result
+from lightning_relay.knockout.cells import hold_cell
 from lightning_relay.knockout.clamps import Clamp, step_mask
 from lightning_relay.knockout.context import hold
 from lightning_relay.knockout.fused import Clamps, FusedForward
@@ -41,6 +42,7 @@ class KnockoutLanes:
         self._forwards: list[_SharedForward] = []
         self._others: list[list[Clamp]] = [[] for _ in sets]
         self._longest: dict[str, int] = {}
+        self._counted: dict[str, nn.RNNCellBase] = {}
         for name, module in recurrent_modules(model).items():
             own = [[clamp for clamp in clamps if clamp.key.module == name] for clamps in sets]
             if any(own):
@@ -50,6 +52,9 @@ class KnockoutLanes:
             else:
                 for others, clamps in zip(self._others, own, strict=True):
                     others += clamps
+                    from_end = any(clamp.counts_from_end for clamp in clamps)
+                    if from_end and isinstance(module, nn.RNNCellBase):
+                        self._counted[name] = module
 
     def __enter__(self) -> Self:
         for forward in self._forwards:
@@ -68,16 +73,36 @@ class KnockoutLanes:
 
     @contextmanager
     def lane(self, number: int | None) -> Iterator[None]:
-        """A run with one of the sets knocked out; None for a run without."""
+        """A run with one of the sets knocked out; None for a run without, which comes first.
+
+        A cell that is called once for every step has as many steps as in the run without.
+        """
         for forward in self._forwards:
             forward.begin(number)
-        if number is None or not self._others[number]:
+        if number is None:
+            with ExitStack() as counting:
+                cells = [
+                    counting.enter_context(hold_cell(self._model, name, module, []))
+                    for name, module in self._counted.items()
+                ]
+                yield
+            self._longest |= {cell.name: cell.longest for cell in cells}
+            return
+        if not self._others[number]:
             yield
             return
-        with hold(self._model, self._others[number], self._drawn) as entered:
+        clamps = [self._from_start(clamp) for clamp in self._others[number]]
+        with hold(self._model, clamps, self._drawn) as entered:
             yield
         for held in entered:
             self._longest[held.name] = max(held.longest, self._longest.get(held.name, 0))
+
+    def _from_start(self, clamp: Clamp) -> Clamp:
+        """The clamp with its steps counted from the start, for cells called once for every step."""
+        if clamp.key.module not in self._counted or not clamp.counts_from_end:
+            return clamp
+        steps = step_mask(clamp.steps, torch.tensor([self._longest[clamp.key.module]]))[0]
+        return replace(clamp, steps=tuple(steps.nonzero()[:, 0].tolist()))
 
 
 @dataclass(eq=False)

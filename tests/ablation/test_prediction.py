@@ -29,7 +29,7 @@ from tests.support.ablation import (
     refused_before_training,
     validated,
 )
-from tests.support.models import Classifier, loader
+from tests.support.models import STEPS, Classifier, Stepped, loader
 from tests.support.reports import assert_equal
 from tests.support.training import quiet_trainer
 
@@ -157,6 +157,25 @@ def test_only_sequences_that_have_the_step_count() -> None:
             assert found.damage[row] == pytest.approx(float(lost[valid].mean()), abs=1e-12)
             bits = relay_information(labels[valid], plain[valid], codes, list(units[found.layer]))
             assert found.information[row] == pytest.approx(float(bits), abs=1e-9)
+
+
+def test_the_last_step_of_a_cell_in_a_loop_is_that_of_the_run_without_knock_out() -> None:
+    model = lively(Stepped)
+    report = report_of(model, RandomSets(n=8, step=-1), concepts="joint")
+    data = batches(16, 20, 12)
+    labels = torch.cat([y for _, y in data])
+    plain = by_hand(model, data, None).argmax(1)
+    (found,) = report.predictions
+    (layer,) = report.layers
+    codes = discretize(recorded(model, data)[layer].at(-1).values[:, 0])
+    for row, place in enumerate(found.places):
+        units = list(report.sets[place].units[layer])
+        answers = by_hand(model, data, {layer: units}, steps=[STEPS - 1]).argmax(1)
+        lost = (plain == labels).double() - (answers == labels).double()
+        assert found.damage[row] == pytest.approx(float(lost.mean()), abs=1e-12)
+        bits = relay_information(labels, plain, codes, units)
+        assert found.information[row] == pytest.approx(float(bits), abs=1e-9)
+    assert np.ptp(found.damage) > 0
 
 
 def test_states_are_measured_as_in_the_relay_report() -> None:
@@ -292,6 +311,7 @@ def test_points_are_darker_the_larger_the_set_and_a_sentence_stands_for_equal_da
         ({"step": 1.5}, TypeError, "step: got 1.5; it takes a step index or a list of them"),
         ({"step": True}, TypeError, "step: got True; it takes a step index or a list of them"),
         ({"step": [2, -1, 2]}, ValueError, r"step: got \[2, -1, 2\]; it takes different steps"),
+        ({"sizes": 3}, TypeError, "sizes: got 3; it takes a list of numbers of units"),
         ({"sizes": []}, ValueError, "sizes: got none; it takes numbers of units from 1"),
         ({"sizes": [0]}, ValueError, "sizes: got 0; it takes at least 1"),
         ({"layers": "first"}, ValueError, "layers: got 'first'"),

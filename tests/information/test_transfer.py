@@ -344,6 +344,7 @@ def test_the_seed_decides_and_no_other_random_state_is_touched() -> None:
     assert torch.equal(torch.get_rng_state(), state[0])
     assert np.random.get_state()[1].tolist() == state[1]  # noqa: NPY002
     assert torch.equal(one.transfer, same.transfer)
+    assert relay_transfer(BIT, BIT, codes, seed=-1).transfer.isfinite().any()
     assert not torch.equal(one.transfer, other.transfer)
     assert (one.transfer - other.transfer).abs().max() < 5 * one.standard_error.max()
 
