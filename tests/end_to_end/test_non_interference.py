@@ -15,6 +15,7 @@ from lightning_relay import (
     Logged,
     Mean,
     MeanPerStep,
+    RandomSets,
     RelayInformationCallback,
     RelayMeasure,
     Resample,
@@ -82,11 +83,12 @@ def test_several_callbacks_of_both_kinds_leave_training_bit_identical(
         KnockoutCallback(
             EveryUnit(steps=[0]), score=Logged("val_loss"), prefix="knockout_each", target=1
         ),
+        KnockoutCallback(RandomSets(n=8, sizes=[1, 2], n_bootstraps=4), prefix="knockout_random"),
     ]
     callbacks = [relay, *knockouts] if first else [*knockouts, relay]
     with_callbacks = trained(kind, {}, *callbacks)
     without = trained_alone(kind)
-    assert [len(callback.reports) for callback in knockouts] == [2, 2, 3]
+    assert [len(callback.reports) for callback in knockouts] == [2, 2, 3, 3]
     torch.testing.assert_close(with_callbacks, without, rtol=0, atol=0, equal_nan=True)
 
 
