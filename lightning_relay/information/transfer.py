@@ -109,7 +109,9 @@ def relay_transfer(
 
     .. math:: T(t, t') = \frac{G(t', S_t) - \bar G(t', |S_t|)}{G(t', S_{t'}) - \bar G(t', |S_t|)}
 
-    Numerator and denominator are means over several splits, with A and B in both roles. The
+    Numerator and denominator are means over several splits, with A and B in both roles. They
+    compare sets of different sizes, so with the plug-in, which favours large sets, they are
+    estimated by Grassberger's estimator. The
     measure does not depend on what codes are called, so a code that changes its sign has not moved.
 
     Args:
@@ -120,7 +122,8 @@ def relay_transfer(
         n_splits: Number of random splits into halves, at least 4.
         valid: Boolean mask broadcastable to ``(steps, samples)``; a sample with False is not
             counted at the step.
-        estimator: Estimator of entropies from counts, any but ``"chao_shen"``.
+        estimator: Estimator of entropies from counts, any but ``"chao_shen"``; see above for the
+            plug-in.
         seed: Seed of splits and random sets. No other random state is touched.
 
     Returns:
@@ -252,6 +255,7 @@ class _Step:
     codes: NDArray[np.uint8]  # (units, rows); without rows if codes do not fit.
     weight: Words  # (halves, rows) Number of samples of each row.
     psi: Psi
+    unbiased: Psi  # For sets of different sizes.
     means: Floats  # Of psi, for permuted copies.
     shared: float  # I(X_in; X_out) of all samples, bits.
 
@@ -270,6 +274,7 @@ class _Step:
             np.ascontiguousarray(codes, np.uint8),
             np.stack(weight).astype(np.uint64),
             psi_of(estimator, rows.samples),
+            psi_of("grassberger" if estimator == "plugin" else estimator, rows.samples),
             small_means(estimator),
             float(information_given(rows, estimator, none)[0]),
         )
@@ -325,7 +330,7 @@ class _Step:
             sets.half,
             sets.members,
             rows.masks(sets.members),
-            self.psi,
+            self.unbiased,
         )
 
 
