@@ -139,6 +139,11 @@ class Ablation:
                 )
         if self.score is not None and not isinstance(self.score, Logged | Computed):
             raise TypeError(f"score: got {self.score!r}; it takes {_SCORES}")
+        if self.which.measured_at and not self.labelled:
+            raise ValueError(
+                f"score: got {self.score!r} alone with RandomSets, which compares information with "
+                "accuracies; name target=, prediction= or concepts= to measure these, too"
+            )
         if self.concepts is not None:
             check_concepts(self.concepts)
         if self.max_batches is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from torch.utils.data import TensorDataset
 from lightning_relay.tasks.sequences import SequenceTask, balanced_labels, check_at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 
 class BlockTask(SequenceTask):
@@ -78,16 +79,14 @@ class BlockTask(SequenceTask):
         check_at_least(2, "shown", shown, " steps")
         check_at_least(0, "delay", delay, " steps")
         check_at_least(0, "distractors", distractors)
-        if (
-            not widths
-            or len(set(widths)) < len(widths)
-            or not 1 <= min(widths) <= max(widths) < sensors
-        ):
+        listed = list(widths) if isinstance(widths, Sequence) else []
+        fit = all(isinstance(width, int) and 1 <= width < sensors for width in listed)
+        if not listed or not fit or len(set(listed)) < len(listed):
             raise ValueError(
                 f"widths: got {widths!r}; it takes different numbers of sensors from 1 to "
                 f"{sensors - 1}"
             )
-        if not 1 <= speed < sensors / 2:
+        if isinstance(speed, float) or not 1 <= speed < sensors / 2:
             raise ValueError(
                 f"speed: got {speed}; with {sensors} sensors it takes 1 to {(sensors - 1) // 2} "
                 "sensors per step"

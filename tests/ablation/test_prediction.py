@@ -11,7 +11,13 @@ import torch
 from scipy.stats import linregress, pearsonr, spearmanr
 from torch import nn
 
-from lightning_relay import KnockoutCallback, KnockoutReport, RandomSets, RelayMeasure
+from lightning_relay import (
+    KnockoutCallback,
+    KnockoutReport,
+    Logged,
+    RandomSets,
+    RelayMeasure,
+)
 from lightning_relay.ablation.curves import prediction_image
 from lightning_relay.ablation.prediction import statistics
 from lightning_relay.ablation.report import STATISTICS
@@ -333,6 +339,16 @@ def test_a_step_that_the_first_batch_has_not_passes_a_sanity_check_of_all_batche
     trainer = quiet_trainer(callback, num_sanity_val_steps=-1, max_epochs=1)
     trainer.fit(Classifier(), loader(), as_loader([(x[:, :3], y), (x, y)]))
     assert callback.reports[0].predictions[0].samples == 16
+
+
+def test_a_logged_number_alone_has_no_accuracy_to_predict() -> None:
+    with pytest.raises(
+        ValueError, match=r"score: got Logged\(.*\) alone with RandomSets, which co"
+    ):
+        KnockoutCallback(RandomSets(), score=Logged("val_loss"))
+    both = KnockoutCallback(RandomSets(n=8), score=Logged("val_loss"), concepts="joint")
+    validated(lively(Classifier), both)
+    assert len(both.reports[0].predictions) == 1
 
 
 def test_models_that_do_not_fit_are_refused_before_training() -> None:
