@@ -18,8 +18,7 @@ import numpy as np
 from lightning.pytorch import Trainer, seed_everything
 from numpy.typing import NDArray
 
-from lightning_relay import RelayInformationCallback, RelayMeasure
-from lightning_relay.relay.report import ConceptRelay
+from lightning_relay import ConceptRelay, RelayInformationCallback, RelayMeasure
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")

@@ -5,21 +5,20 @@ python docs/pictures.py
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
-from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback, RelayReport
+from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback
 from lightning_relay.ablation.curves import deletion_image
 from lightning_relay.ablation.maps import damage_image
 from lightning_relay.relay.picture import order_image, share_image, transfer_image, units_image
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
@@ -52,8 +51,6 @@ def main() -> None:
         save(share_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}")
         save(share_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_bit")
         save(transfer_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_transfer")
-        print(f"{cell}, first bit: correlation of shares from step to step {stability(report):.2f}")
-        print(report)
         save(order_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_order")
         save(units_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_units")
         if cell == "gru":
@@ -61,15 +58,6 @@ def main() -> None:
             save(damage_image(each.reports[-1], title), "knockouts_each")
             curves = deletion_image(greedy.reports[-1], "rnn.l0", "pattern", title)
             save(curves, "knockouts_greedy")
-
-
-def stability(report: RelayReport) -> float:
-    """Correlation of the shares of the first bit at a step and the next, mean after the input."""
-    layer = report["rnn.l0"]
-    share = layer["bit_0"].share
-    assert share is not None
-    steps = share[layer.inputs_ended]
-    return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairwise(steps)]))
 
 
 def save(picture: NDArray[np.uint8], name: str) -> None:

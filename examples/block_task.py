@@ -16,8 +16,13 @@ import warnings
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_relay import KnockoutCallback, KnockoutReport, RandomSets, RelayInformationCallback
-from lightning_relay.relay.report import RelayReport
+from lightning_relay import (
+    KnockoutCallback,
+    KnockoutReport,
+    RandomSets,
+    RelayInformationCallback,
+    RelayReport,
+)
 from lightning_relay.tasks import BlockTask, Cell, RecurrentClassifier
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")

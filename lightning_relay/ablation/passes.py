@@ -108,13 +108,18 @@ class KnockoutPass:
             EvaluationBatch(self._rerun, batch, batch_idx, dataloader, self._target, size)
         )
         self._rerun = None
-        if steps := self.asked.which.measured_at:
-            states = self._recorded(own.waiting[-1])
+        which = self.asked.which
+        waits = own.runs is None and (which.needs_steps or self.asked.of_states is not None)
+        states = self._recorded(own.waiting[-1]) if waits or which.measured_at else {}
+        if which.measured_at:
             own.at_steps.append(
-                {layer: [_at(part, step) for step in steps] for layer, part in states.items()}
+                {
+                    layer: [_at(part, step) for step in which.measured_at]
+                    for layer, part in states.items()
+                }
             )
-        if own.runs is None and (self.asked.which.needs_steps or self.asked.of_states):
-            own.recorded.append(self._recorded(own.waiting[-1]))
+        if waits:
+            own.recorded.append(self._of_lengths(states, own.waiting[-1].batch))
             if not self._has_enough_states(own, dataloader):
                 return
         self._run_waiting(own, dataloader)
@@ -214,10 +219,13 @@ class KnockoutPass:
             batch.rerun.twin, modules, layers="all", states=("hidden", "cell")
         ) as recorder:
             batch.run(whole=True)
-        states = {layer: recorder.states[layer] for layer in self._layers}
+        return {layer: recorder.states[layer] for layer in self._layers}
+
+    def _of_lengths(self, states: dict[str, HiddenStates], batch: Any) -> dict[str, HiddenStates]:
+        """The states without padding, where the value tells the lengths of the sequences."""
         if self.asked.of_states is None or self.asked.of_states.lengths is None:
             return states
-        lengths = read_entry(batch.batch, self.asked.of_states.lengths, "lengths")
+        lengths = read_entry(batch, self.asked.of_states.lengths, "lengths")
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }

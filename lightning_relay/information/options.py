@@ -56,7 +56,8 @@ class RelayMeasure:
             no shares, nor does ``estimator="chao_shen"``. The orders are the same at all steps.
         n_splits: Number of random splits of the sequences into halves for the relay transfer
             between all pairs of steps, at least 4; 0 measures no transfer, nor does
-            ``estimator="chao_shen"``. It needs the codes of all steps in memory at once.
+            ``estimator="chao_shen"``. It needs the codes of all steps in memory at once, one
+            byte each for up to 256 levels.
         n_permutations: Number of permutations of X_out for the chance levels of all units together
             and of each alone: at least 19, or 0 for no chance levels. Where nothing can be
             permuted, for example while the model gives every sequence the same class, the table
@@ -201,6 +202,13 @@ def check_orders(n_orders: int | float) -> None:
         raise ValueError(f"n_orders: got {n_orders}; it takes at least 4, so that errors are known")
     if isinstance(n_orders, float) and not n_orders > 0:
         raise ValueError(f"n_orders: got {n_orders}; an error aimed at is above 0 bits")
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise unless ``fraction`` is a number above 0 and up to 1."""
+    check_type("fraction", fraction, int | float, "a number")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction: got {fraction!r}; it takes a number above 0 and up to 1")
 
 
 def check_splits(n_splits: int) -> None:

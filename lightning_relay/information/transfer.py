@@ -17,6 +17,7 @@ from lightning_relay.information.options import (
     TIE,
     Estimator,
     check_additive,
+    check_fraction,
     check_splits,
     check_type,
 )
@@ -514,10 +515,3 @@ def _large(error: Floats, shared: Floats) -> Floats:
     """Bits above which a mean with this error is more than noise, beside I(X_in; X_out)."""
     least: Floats = np.maximum(np.maximum(_ERRORS * error, _LEAST * shared), TIE)
     return least
-
-
-def check_fraction(fraction: float) -> None:
-    """Raise unless ``fraction`` is a number above 0 and up to 1."""
-    check_type("fraction", fraction, int | float, "a number")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction: got {fraction!r}; it takes a number above 0 and up to 1")

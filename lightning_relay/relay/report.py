@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_relay.information.lags import half_life, period
-from lightning_relay.information.options import TIE, RelayMeasure
+from lightning_relay.information.options import TIE, RelayMeasure, check_fraction
 from lightning_relay.relay.frames import dataframe, datatree
 from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.summary import html_summary, summary
@@ -245,10 +245,10 @@ class ConceptRelay:
             Unit indices in the order in which they were taken; empty if the units tell nothing.
 
         Raises:
+            TypeError: If ``fraction`` is not a number.
             ValueError: If ``fraction`` is out of its range or the step was not analysed.
         """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction: got {fraction!r}; it takes a number above 0 and up to 1")
+        check_fraction(fraction)
         return self.smallest_set_at(self.place(step), fraction)
 
     def smallest_set_at(self, place: int, fraction: float = 0.9) -> list[int]:

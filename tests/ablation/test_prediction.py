@@ -15,7 +15,9 @@ from lightning_relay import (
     KnockoutCallback,
     KnockoutReport,
     Logged,
+    Mean,
     RandomSets,
+    RelayInformationCallback,
     RelayMeasure,
 )
 from lightning_relay.ablation.curves import prediction_image
@@ -23,7 +25,6 @@ from lightning_relay.ablation.prediction import statistics
 from lightning_relay.ablation.report import STATISTICS
 from lightning_relay.ablation.scalars import knockout_scalars
 from lightning_relay.ablation.table import knockout_table
-from lightning_relay.callbacks.relay_information import RelayInformationCallback
 from lightning_relay.information import discretize, relay_information, relay_share
 from tests.support.ablation import (
     Ragged,
@@ -182,6 +183,16 @@ def test_the_last_step_of_a_cell_in_a_loop_is_that_of_the_run_without_knock_out(
         bits = relay_information(labels, plain, codes, units)
         assert found.information[row] == pytest.approx(float(bits), abs=1e-9)
     assert np.ptp(found.damage) > 0
+
+
+def test_information_is_of_the_states_that_are_held_where_the_value_knows_of_padding() -> None:
+    model = lively(Classifier)
+    value = Mean(lengths=lambda batch: torch.full((len(batch[0]),), 2))
+    padded = report_of(model, RandomSets(n=8), value=value)
+    plain = report_of(model, RandomSets(n=8))
+    for found, same in zip(padded.predictions, plain.predictions, strict=True):
+        np.testing.assert_array_equal(found.information, same.information)  # of the last step held
+    assert padded.value.startswith("mean of the states of the first 48 sequences")
 
 
 def test_states_are_measured_as_in_the_relay_report() -> None:
