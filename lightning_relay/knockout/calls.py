@@ -17,7 +17,7 @@ from lightning_relay.recurrent.replay import KERNELS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning_relay.knockout.weights import LayerWeights
+    from lightning_relay.recurrent.weights import LayerWeights
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,12 +22,12 @@ from lightning_relay.knockout.held import Held, HeldAlways
 from lightning_relay.knockout.segments import run_segments, segments
 from lightning_relay.knockout.stepping import run_steps
 from lightning_relay.knockout.weights import (
-    LayerWeights,
     holding_units,
     keeping_cells,
     reading_held,
 )
 from lightning_relay.recurrent.layers import hidden_units
+from lightning_relay.recurrent.weights import LayerWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,12 +9,14 @@ import torch
 
 from lightning_relay.knockout.calls import run_kernel
 from lightning_relay.knockout.held import Held, HeldAlways
-from lightning_relay.knockout.weights import LayerWeights, holding_units, keeping_cells
+from lightning_relay.knockout.weights import holding_units, keeping_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from lightning_relay.recurrent.weights import LayerWeights
 
 
 @dataclass(frozen=True)

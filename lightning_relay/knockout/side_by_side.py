@@ -10,7 +10,7 @@ import torch
 from lightning_relay.knockout.calls import ModuleCall, Result, by_sequence, by_step
 from lightning_relay.knockout.running import Holds, run_clamped
 from lightning_relay.knockout.stepping import run_steps
-from lightning_relay.knockout.weights import LayerWeights
+from lightning_relay.recurrent.weights import LayerWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_relay.knockout.held import Held, HeldAlways
+from lightning_relay.recurrent.weights import next_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from lightning_relay.knockout.weights import LayerWeights
+    from lightning_relay.recurrent.weights import LayerWeights
 
 
 class HeldLanes:
@@ -116,7 +118,8 @@ def run_steps(
     for step in reversed(range(steps)) if reverse else range(steps):
         size = batch_sizes[step]
         before = [part[:, :size] for part in state]
-        new = _step(weights, projected[:, step, :size], before, hold, step + 1)
+        at_step = [partial(own, entry=step + 1) for own in hold]
+        new = next_states(weights, projected[:, step, :size], before, *at_step)
         if in_place:
             outputs[:, :size, step] = new[0]
         else:
@@ -125,30 +128,3 @@ def run_steps(
             new = [torch.cat([own, old[:, size:]], 1) for own, old in zip(new, state, strict=True)]
         state = new
     return (outputs if in_place else torch.stack(by_step, 2)), tuple(state)
-
-
-def _step(
-    weights: LayerWeights,
-    from_input: Tensor,
-    state: Sequence[Tensor],
-    hold: Sequence[HeldLanes],
-    entry: int,
-) -> list[Tensor]:
-    """Hidden and, for an LSTM, cell states ``(lane, sequence, unit)`` of one step."""
-    from_state = weights.from_state(state[0])
-    if weights.mode == "GRU":
-        units = state[0].shape[-1]
-        gates = torch.sigmoid(from_state[..., : 2 * units] + from_input[..., : 2 * units])
-        reset, update = gates.chunk(2, -1)
-        candidate = torch.addcmul(from_input[..., 2 * units :], reset, from_state[..., 2 * units :])
-        return [hold[0](torch.lerp(torch.tanh(candidate), state[0], update), entry)]
-    gates = from_state + from_input
-    if weights.mode != "LSTM":
-        return [hold[0](torch.tanh(gates) if weights.mode == "RNN_TANH" else gates.relu(), entry)]
-    taken, kept, candidate, shown = gates.chunk(4, -1)
-    cell = torch.sigmoid(kept) * state[1] + torch.sigmoid(taken) * torch.tanh(candidate)
-    cell = hold[1](cell, entry)
-    new = torch.sigmoid(shown) * torch.tanh(cell)
-    if weights.projection is not None:
-        new = torch.nn.functional.linear(new, weights.projection)
-    return [hold[0](new, entry), cell]

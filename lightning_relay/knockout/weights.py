@@ -1,75 +1,19 @@
-"""Weights of a layer, and weights with which PyTorch's kernels hold some of its states."""
+"""Weights with which PyTorch's kernels hold some of a layer's states."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lightning_relay.knockout.held import HeldAlways
+    from lightning_relay.recurrent.weights import LayerWeights
 
 
 _SATURATED = 1e4
 """A gate with this much input is exactly 1 in every precision, and 0 with a minus."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """Weights of one layer and direction.
-
-    Attributes:
-        mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"GRU"`` or ``"LSTM"``.
-        of_input: ``weight_ih``, ``(gate and unit, channel)``.
-        of_state: ``weight_hh``, ``(gate and unit, unit)``.
-        input_bias: ``bias_ih``, or None.
-        state_bias: ``bias_hh``, or None.
-        projection: ``weight_hr`` of an LSTM, or None.
-    """
-
-    mode: str
-    of_input: Tensor
-    of_state: Tensor
-    input_bias: Tensor | None = None
-    state_bias: Tensor | None = None
-    projection: Tensor | None = None
-
-    @classmethod
-    def of(cls, module: nn.RNNBase) -> list[Self]:
-        """Those of all layers and directions of a module as they are now, in PyTorch's order."""
-        found = []
-        for of_input, of_state, *rest in module.all_weights:
-            projection = rest.pop() if module.proj_size else None
-            input_bias, state_bias = rest or (None, None)
-            found.append(cls(module.mode, of_input, of_state, input_bias, state_bias, projection))
-        return found
-
-    def to(self, dtype: torch.dtype) -> Self:
-        """The same in another precision."""
-        parts: dict[str, Any] = {
-            name: part.to(dtype) for name, part in vars(self).items() if isinstance(part, Tensor)
-        }
-        return replace(self, **parts)
-
-    @property
-    def biases(self) -> tuple[Tensor, Tensor]:
-        """Both biases, zeros where there are none."""
-        if self.input_bias is not None and self.state_bias is not None:
-            return self.input_bias, self.state_bias
-        zeros = self.of_input.new_zeros(len(self.of_input))
-        return zeros, zeros
-
-    def from_input(self, inputs: Tensor) -> Tensor:
-        """What the gates get from the input."""
-        return torch.nn.functional.linear(inputs, self.of_input, self.input_bias)
-
-    def from_state(self, hidden: Tensor) -> Tensor:
-        """What the gates get from the hidden state of the step before."""
-        return torch.nn.functional.linear(hidden, self.of_state, self.state_bias)
 
 
 def holding_units(weights: LayerWeights, held: HeldAlways) -> LayerWeights:
