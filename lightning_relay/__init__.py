@@ -49,6 +49,10 @@ if TYPE_CHECKING:
         relay_information_of_all_subsets as relay_information_of_all_subsets,
     )
     from lightning_relay.knockout.context import knocked_out as knocked_out
+    from lightning_relay.latent.analysis import latent_structure as latent_structure
+    from lightning_relay.latent.options import LatentMeasure as LatentMeasure
+    from lightning_relay.latent.structure import Attractors as Attractors
+    from lightning_relay.latent.structure import LatentStructure as LatentStructure
     from lightning_relay.load import RunReports as RunReports
     from lightning_relay.load import load_reports as load_reports
     from lightning_relay.recurrent.adapters import register_recurrent as register_recurrent
@@ -65,6 +69,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AlongOrder": "lightning_relay.ablation.selection",
+    "Attractors": "lightning_relay.latent.structure",
     "BootstrapIntervals": "lightning_relay.information.bootstrapping",
     "ChanceLevel": "lightning_relay.information.permutation",
     "Computed": "lightning_relay.ablation.asked",
@@ -77,6 +82,8 @@ _HOMES = {
     "KnockoutCallback": "lightning_relay.callbacks.knockout",
     "KnockoutReport": "lightning_relay.ablation.report",
     "KnockoutSet": "lightning_relay.ablation.report",
+    "LatentMeasure": "lightning_relay.latent.options",
+    "LatentStructure": "lightning_relay.latent.structure",
     "LayerRelay": "lightning_relay.relay.report",
     "Logged": "lightning_relay.ablation.asked",
     "Mean": "lightning_relay.ablation.asked",
@@ -98,6 +105,7 @@ _HOMES = {
     "chance_level": "lightning_relay.information.permutation",
     "discretize": "lightning_relay.information.discretization",
     "knocked_out": "lightning_relay.knockout.context",
+    "latent_structure": "lightning_relay.latent.analysis",
     "load_reports": "lightning_relay.load",
     "mutual_information": "lightning_relay.information.measures",
     "recurrent_layers": "lightning_relay.recurrent.layers",

@@ -22,6 +22,8 @@ from lightning_relay.callbacks.evaluations import (
 )
 from lightning_relay.callbacks.reporting_callback import ReportingCallback
 from lightning_relay.information.options import RelayMeasure
+from lightning_relay.latent.capture import LatentCapture
+from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.reading.concepts import check_concepts
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
@@ -81,14 +83,21 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     - ``{layer}/{concept}/rank_stability``, with resamples: mean rank correlation of the orders of
       the resamples with the order of all sequences.
     - ``{concept}/mutual_information``: I(X_in; X_out) of all analysed sequences, bits.
+    - ``{layer}/dimension``, ``{layer}/between_classes_last``, ``{layer}/speed_last``,
+      ``{layer}/settled``, ``{layer}/attractors`` and ``{layer}/attractor_bits``, with ``latent``
+      and where they are known: number of dimensions over which the states spread (participation
+      ratio), part of their variance at the last step that lies between classes, distance that they
+      moved in the last step, fraction of the visited states that settle under a constant input,
+      number of attractors, and bits about the class that these tell; see ``LatentStructure``.
     - ``{layer}/threshold_agreement``, if thresholds were fitted to the first sequences only:
       fraction of the codes of a fair sample that thresholds fitted to this sample would give too,
       at the step and of the unit where it is lowest.
 
     A TensorBoardLogger also gets, for each layer and concept, the images ``…/relay_share`` (bits by
     step and unit), ``…/greedy_order``, ``…/units_needed`` and ``…/relay_transfer`` (by pair of
-    steps) and the table ``…/relay_table``. A model with several layers also has the image
-    ``{concept}/layers``: bits by layer and step.
+    steps) and the table ``…/relay_table``; with ``latent``, also the image ``{layer}/latent``
+    (trajectories of the states and attractors) and the table ``{layer}/latent_table``. A model with
+    several layers also has the image ``{concept}/layers``: bits by layer and step.
 
     Args:
         modules: Dotted names of the recurrent modules to analyse. Default: all recurrent modules.
@@ -112,6 +121,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             their own, such as a decoder. Earlier steps are marked and left out of the means.
         measure: How relay information is measured. Default: ``RelayMeasure()``.
         sample: Which sequences and steps are analysed. Default: ``SequenceSample()``.
+        latent: Whether to measure the geometry of the states, and where the dynamics settle if the
+            module is iterated under a constant input. ``LatentMeasure(…)`` sets options.
         every_n_epochs: In fitting, the validation of every n-th epoch is analysed.
         stages: Evaluations to analyse: ``"validate"``, ``"test"``, or both.
         prefix: First part of all tags.
@@ -155,6 +166,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         inputs_end: int | Mapping[str, int] | None = None,
         measure: RelayMeasure | None = None,
         sample: SequenceSample | None = None,
+        latent: LatentMeasure | bool = False,
         every_n_epochs: int = 1,
         stages: Sequence[Stage] = ("validate", "test"),
         prefix: str = "relay",
@@ -171,6 +183,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         ):
             if not isinstance(option, kind | None):
                 raise TypeError(f"{name}: got {option!r}; it takes {kind.__name__}(…)")
+        if not isinstance(latent, LatentMeasure | bool):
+            raise TypeError(f"latent: got {latent!r}; it takes True, False or LatentMeasure(…)")
         ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
         if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
             raise TypeError(
@@ -187,6 +201,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self.inputs_end = inputs_end
         self.measure = measure or RelayMeasure()
         self.sample = sample or SequenceSample()
+        self.latent = (LatentMeasure() if latent else None) if isinstance(latent, bool) else latent
         self._key = self._generate_state_key(
             prefix=prefix,
             modules=modules,
@@ -196,6 +211,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             measure=self.measure,
         )
         self._capture: EvaluationCapture | None = None
+        self._latent: LatentCapture | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before any training that the modules exist and that hooks on them will run."""
@@ -233,22 +249,40 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             return
         capture = self._new_capture(pl_module, numbers_of_batches(trainer, stage))
         self._capture = capture.__enter__()
+        if self.latent is not None:
+            latent = LatentCapture(
+                pl_module,
+                modules=self.modules,
+                layers=self.layers,
+                states=self.states,
+                sample=self.sample,
+                measure=self.latent,
+            )
+            self._latent = latent.__enter__()
 
     def _before_step(self, batch: Any, dataloader: int) -> None:
         if self._capture is not None:
             self._capture.before_step(batch, dataloader)
+            if self._latent is not None:
+                self._latent.before_step(self._capture.lengths)
 
     def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         if self._capture is not None:
             self._capture.after_step(outputs)
+            if self._latent is not None and self._capture.labels is not None:
+                labels, lengths = self._capture.labels, self._capture.lengths
+                self._latent.after_step(labels, lengths, dataloader)
 
     def _stop(self) -> None:
         if self._capture is not None:
             self._capture.__exit__(None, None, None)
             self._capture = None
+        if self._latent is not None:
+            self._latent.__exit__()
+            self._latent = None
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        capture = self._capture
+        capture, latent = self._capture, self._latent
         self._stop()
         if capture is None:
             return
@@ -260,7 +294,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             if trainer.sanity_checking and capture.steps.keys() != states.keys():
                 continue  # Lengths differ, and the first sequences may all be short.
             with naming_the_sanity_check(trainer):
-                report = self._analysed(capture, dataloader, states)
+                report = self._analysed(capture, latent, dataloader, states)
                 scalars = relay_scalars(report)
             if trainer.sanity_checking:
                 continue
@@ -269,7 +303,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
 
     def _analysed(
-        self, capture: EvaluationCapture, dataloader: int, states: Mapping[str, KeptStates]
+        self,
+        capture: EvaluationCapture,
+        latent: LatentCapture | None,
+        dataloader: int,
+        states: Mapping[str, KeptStates],
     ) -> RelayReport:
         x_in_source, x_out_source = capture.sources[dataloader]
         buffer = capture.buffers[dataloader]
@@ -282,6 +320,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             measure=self.measure,
             inputs_end=self.inputs_end,
             samples_seen=buffer.seen,
+            latent=None if latent is None else latent.structures(dataloader, self.inputs_end),
         )
         return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
 HOOK_GUARDS = "torch._dynamo.config.skip_nnmodule_hook_guards = False"
@@ -64,3 +68,14 @@ def own_forward(module: nn.Module) -> Any:
     """The forward that was set on a module itself and replaces that of its class, or None."""
     forward = vars(module).get("forward")
     return None if isinstance(forward, _ClassForward) else forward
+
+
+class FunctionHook(TransientHook):
+    """Hook that calls a function, which is never compiled itself."""
+
+    def __init__(self, function: Callable[..., None], compiled: bool) -> None:
+        self._function = torch.compiler.disable(function) if compiled else function
+
+    def __call__(self, *arguments: Any) -> None:
+        """Call the function."""
+        self._function(*arguments)

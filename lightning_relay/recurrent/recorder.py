@@ -12,6 +12,7 @@ from lightning_relay.recurrent.calls import Call, read_call
 from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import (
     HOOK_GUARDS,
+    FunctionHook,
     TransientHook,
     ignores_new_hooks,
     is_compiled,
@@ -29,7 +30,7 @@ from lightning_relay.recurrent.replay import runs_pytorch_forward
 from lightning_relay.recurrent.states import HiddenStates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch.utils.hooks import RemovableHandle
 
@@ -125,11 +126,12 @@ class HiddenStateRecorder:
         for name, module in self._modules.items():
             recording = self._recordings[name]
             if adapter_of(module) is not None or not isinstance(module, nn.RNNBase):
-                before = _Hook(recording.before, compiled)  # runs before a hook replaces the state
+                # It runs before a hook replaces the state.
+                before = FunctionHook(recording.before, compiled)
                 self._handles.append(
                     module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
                 )
-            after = _Hook(recording.add, compiled)
+            after = FunctionHook(recording.add, compiled)
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
     def _check_compiled(self) -> None:
@@ -260,16 +262,6 @@ def _state_of(module: nn.Module, call: Call, output: Any) -> Any:
         return output
     is_single = isinstance(module, nn.RNNBase) and not module.bidirectional and call.valid is None
     return output[1] if is_single and adapter_of(module) is None else None
-
-
-class _Hook(TransientHook):
-    """Hook that calls a function, which is never compiled itself."""
-
-    def __init__(self, function: Callable[..., None], compiled: bool) -> None:
-        self._function = torch.compiler.disable(function) if compiled else function
-
-    def __call__(self, *arguments: Any) -> None:
-        self._function(*arguments)
 
 
 class _NewPass(TransientHook):

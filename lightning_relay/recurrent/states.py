@@ -186,6 +186,13 @@ def has_step(lengths: Tensor, step: int) -> Tensor:
     return lengths > step if step >= 0 else lengths >= -step
 
 
+def every_step(states: LayerStates) -> list[int]:
+    """Every step that there is and, if lengths differ, -1, the last of each sequence."""
+    lengths = states.lengths
+    steps = [step for step in range(int(lengths.max())) if states.has(step)]
+    return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
+
+
 def raise_no_step(step: int, lengths: Tensor) -> NoReturn:
     """Raise the StepError that no sequence has a step."""
     if len(lengths) == 0:

@@ -47,10 +47,12 @@ class LayerWeights:
             found.append(cls(module.mode, of_input, of_state, input_bias, state_bias, projection))
         return found
 
-    def to(self, dtype: torch.dtype) -> Self:
-        """The same in another precision."""
+    def to(self, dtype: torch.dtype, **how: Any) -> Self:
+        """The same in another precision; other arguments as of ``Tensor.to``."""
         parts: dict[str, Any] = {
-            name: part.to(dtype) for name, part in vars(self).items() if isinstance(part, Tensor)
+            name: part.to(dtype=dtype, **how)
+            for name, part in vars(self).items()
+            if isinstance(part, Tensor)
         }
         return replace(self, **parts)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,9 @@ from lightning_relay.information.each import given_each_unit
 from lightning_relay.information.lags import lag_profile
 from lightning_relay.information.options import TIE, RelayMeasure
 from lightning_relay.reading.concepts import Concepts, concept_codes
+from lightning_relay.recurrent.inputs_end import InputsEnd, check_inputs_end, inputs_ended
 from lightning_relay.recurrent.layers import StateKey
-from lightning_relay.recurrent.states import HiddenStates, StepError, check_time_steps, has_step
+from lightning_relay.recurrent.states import HiddenStates, check_time_steps, every_step, has_step
 from lightning_relay.relay.report import (
     CHANCE_LEVEL,
     ConceptRelay,
@@ -38,18 +38,16 @@ from lightning_relay.sampling.kept import KeptStates
 from lightning_relay.sampling.storage import code_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from lightning_relay.information import RelayOrder
+    from lightning_relay.latent.structure import LatentStructure
     from lightning_relay.recurrent.states import LayerStates
 
     Arrays = dict[str, Any]
-
-InputsEnd = int | Mapping[str, int]
-"""Step at which the last input was presented, for all modules or by module name."""
 
 _CODES_AT_ONCE = 2**22
 """Steps are analysed in blocks of about this many codes."""
@@ -71,6 +69,7 @@ def relay_report(
     time_steps: Sequence[int] | None = None,
     inputs_end: InputsEnd | None = None,
     samples_seen: int | None = None,
+    latent: Mapping[str, LatentStructure] | None = None,
 ) -> RelayReport:
     """Relay information, greedy order and shares of the units of every layer, step and concept.
 
@@ -97,6 +96,8 @@ def relay_report(
             seen all input at step 0 only.
         samples_seen: Number of sequences seen before some were left out. Default: the number of
             labels.
+        latent: Geometry of the states by layer key, from ``latent_structure``, to keep with the
+            report. Default: none. Layers that are not in ``states`` are left out.
 
     Returns:
         The report, information in bits. At each step only the sequences that are long enough are
@@ -130,7 +131,7 @@ def relay_report(
                 f"states, x_in, x_out: got {len(layer_states)} sequences of {layer!r}, "
                 f"{len(x_in)} and {len(x_out)} labels; they take equal numbers"
             )
-    _check_ends(inputs_end, states)
+    check_inputs_end(inputs_end, states)
     codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
     layers = {}
     for layer, layer_states in states.items():
@@ -171,17 +172,17 @@ def relay_report(
             for name, relay in relays.items():
                 relay |= _drawn(codes[name], hidden, valid, measure)
         analysed, backward = np.array(steps, dtype=np.int64), StateKey.parse(layer).reverse
-        inputs_ended = _inputs_ended(layer, states, steps, inputs_end).cpu().numpy()
+        ended = inputs_ended(layer, states, steps, inputs_end).cpu().numpy()
         for relay in relays.values():
             if "transfer" in relay:
-                kept = np.flatnonzero(inputs_ended & (analysed >= 0))
+                kept = np.flatnonzero(ended & (analysed >= 0))
                 relay["lag_profile"] = lag_profile(
                     relay["transfer"][np.ix_(kept, kept)], analysed[kept]
                 )
         layers[layer] = LayerRelay(
             time_steps=analysed,
             backward=backward,
-            inputs_ended=inputs_ended,
+            inputs_ended=ended,
             samples=samples.sum(1).cpu().numpy(),
             distinct_states=np.concatenate(distinct_states),
             common_code=np.concatenate(common),
@@ -189,6 +190,7 @@ def relay_report(
                 name: ConceptRelay(time_steps=analysed, backward=backward, **relay)
                 for name, relay in relays.items()
             },
+            latent=(latent or {}).get(layer),
         )
     coded = {
         layer: kept
@@ -225,15 +227,6 @@ def _labels(name: str, labels: Tensor) -> Tensor:
     return labels.long()
 
 
-def _check_ends(inputs_end: InputsEnd | None, states: Mapping[str, LayerStates]) -> None:
-    modules = sorted({StateKey.parse(layer).module for layer in states})
-    named = sorted(inputs_end) if isinstance(inputs_end, Mapping) else []
-    if unknown := ", ".join(repr(name) for name in named if name not in modules):
-        raise ValueError(
-            f"inputs_end: no recorded module {unknown}; it takes {', '.join(map(repr, modules))}"
-        )
-
-
 def _check_codes(layer: str, states: KeptStates, measure: RelayMeasure) -> None:
     made_with = (states.discretization, states.levels)
     if states.fitted is None or made_with == (measure.discretization, measure.levels):
@@ -268,9 +261,7 @@ def _steps(layer: str, states: LayerStates, time_steps: Sequence[int] | None) ->
     kept = states.time_steps if isinstance(states, KeptStates) else None
     wanted = time_steps if time_steps is not None else kept
     if wanted is None:
-        lengths = states.lengths
-        steps = [step for step in range(int(lengths.max())) if states.has(step)]
-        return steps if bool((lengths == lengths[0]).all()) else [*steps, -1]
+        return every_step(states)
     present = [step for step in wanted if states.has(step)]
     if not present:
         states.at(wanted[0])  # raises and says why
@@ -466,39 +457,3 @@ def _chance(
 def _varies(labels: tuple[Tensor, Tensor], valid: Tensor) -> bool:
     """Whether both X_in and X_out differ among the valid sequences, ``(batch,)`` each."""
     return all(bool((part[valid] != part[valid][0]).any()) for part in labels)
-
-
-def _inputs_ended(
-    layer: str,
-    states: Mapping[str, LayerStates],
-    steps: Sequence[int],
-    inputs_end: InputsEnd | None,
-) -> Tensor:
-    """Whether the states of all counted sequences have seen all inputs at each step, ``(step,)``.
-
-    A first backward layer has seen all inputs at step 0 only, layers above a bidirectional one have
-    seen them at every step.
-    """
-    key = StateKey.parse(layer)
-    if isinstance(inputs_end, Mapping):
-        inputs_end = inputs_end.get(key.module)
-    if inputs_end is None:
-        return torch.ones(len(steps), dtype=torch.bool)
-    lengths = states[layer].lengths
-    longest = int(lengths.max())
-    if not -longest <= inputs_end < longest:
-        raise StepError(
-            f"inputs_end: got {inputs_end}, but the longest sequence has {longest} steps in "
-            f"{layer!r}; if modules have steps of their own, give a mapping "
-            f"{{{key.module!r}: step, …}}"
-        )
-    others = [StateKey.parse(other) for other in states]
-    if key.layer > 0 and any(other.module == key.module and other.reverse for other in others):
-        return torch.ones(len(steps), dtype=torch.bool)
-    end = inputs_end if inputs_end >= 0 else lengths + inputs_end
-    positions = torch.stack(
-        [torch.full_like(lengths, step) if step >= 0 else lengths + step for step in steps]
-    )
-    seen = positions == 0 if key.reverse else positions >= end
-    valid = torch.stack([has_step(lengths, step) for step in steps])
-    return (seen | ~valid).all(1)

@@ -41,6 +41,8 @@ class EvaluationCapture:
             not be checked because ``lengths`` is not named.
         steps: Numbers of steps of the batches with unknown lengths, by layer key. Lengths are
             unknown if sequences are not packed and ``lengths`` is not named.
+        lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
+            not named.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class EvaluationCapture:
         self._hooks = ExitStack()
         self._dataloader: int | None = None
         self._target: Target | None = None
-        self._lengths: Tensor | None = None
+        self.lengths: Tensor | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -88,6 +90,11 @@ class EvaluationCapture:
     ) -> None:
         self._hooks.close()
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Class labels of the newest batch, int64 ``(batch,)``; None before the first."""
+        return None if self._target is None else self._target.labels
+
     def before_step(self, batch: Any, dataloader: int = 0) -> None:
         """Read labels and lengths from a batch before the step can change it."""
         self._recorder.clear()
@@ -96,7 +103,7 @@ class EvaluationCapture:
             self._dataloader = dataloader
             self._reader.restart()
         self._target = read_target(batch, self._target_entry)
-        self._lengths = None
+        self.lengths = None
         if self._lengths_entry is not None:
             lengths = read_entry(batch, self._lengths_entry, "lengths")
             if not isinstance(lengths, Tensor):
@@ -104,7 +111,7 @@ class EvaluationCapture:
                     f"lengths: {self._lengths_entry!r} gave {type(lengths).__name__}; it takes an "
                     "integer tensor (batch,)"
                 )
-            self._lengths = lengths.detach().clone()
+            self.lengths = lengths.detach().clone()
 
     def after_step(self, outputs: Any) -> None:
         """Add the sequences of a batch, after a step that returned ``outputs``."""
@@ -165,13 +172,13 @@ class EvaluationCapture:
 
     def _within_lengths(self, layer: str, states: HiddenStates) -> HiddenStates:
         packed = self._recorder.packed
-        if self._lengths is None:
+        if self.lengths is None:
             if layer not in packed:
                 self.steps.setdefault(layer, set()).add(states.values.shape[1])
             elif packed[layer]:
                 self.presorted.add(layer)
             return states
-        named = HiddenStates.of_lengths(states.values, self._lengths)
+        named = HiddenStates.of_lengths(states.values, self.lengths)
         if layer in packed and not torch.equal(named.lengths, states.lengths):
             raise ValueError(
                 f"lengths: the packed sequences given to {layer!r} have other lengths than named, "

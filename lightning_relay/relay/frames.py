@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_relay.latent.frames import datasets
 from lightning_relay.reports.frames import evaluation_of, optional
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def datatree(report: RelayReport) -> DataTree:
     xarray = optional("xarray", "to_xarray")
     about = {name: value for name, value in evaluation_of(report).items() if value is not None}
     parts = {key: _dataset(layer, xarray) for key, layer in report.layers.items()}
+    for key, layer in report.layers.items():
+        if layer.latent is not None:
+            own = datasets(layer.latent, xarray)
+            parts |= {f"{key}/{path}": part for path, part in own.items()}
     tree: DataTree = xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=about), **parts})
     return tree
 

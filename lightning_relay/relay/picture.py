@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lightning_relay.latent.picture import latent_image
 from lightning_relay.relay.summary import lags_in_words
 from lightning_relay.reports.drawing import (
     FONT,
@@ -243,7 +244,20 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
     return canvas.pixels()
 
 
-Picture = Literal["relay_share", "greedy_order", "units_needed", "relay_transfer", "layers"]
+def structure_image(report: RelayReport, layer: str, _: str) -> NDArray[np.uint8]:
+    """RGB picture ``(height, 350, 3)`` of the latent structure; see ``latent_image``."""
+    latent = report.layers[layer].latent
+    if latent is None:
+        raise ValueError(
+            "report: the latent structure was not measured; measure it with "
+            "RelayInformationCallback(latent=True)"
+        )
+    return latent_image(latent, f"{layer}: states{_epoch(report)}")
+
+
+Picture = Literal[
+    "relay_share", "greedy_order", "units_needed", "relay_transfer", "latent", "layers"
+]
 """Name of a picture, the last part of its tag."""
 
 PICTURES: Mapping[str, Callable[[RelayReport, str, str], NDArray[np.uint8]]] = {
@@ -251,6 +265,7 @@ PICTURES: Mapping[str, Callable[[RelayReport, str, str], NDArray[np.uint8]]] = {
     "greedy_order": order_image,
     "units_needed": units_image,
     "relay_transfer": transfer_image,
+    "latent": structure_image,
     "layers": layers_image,
 }
 

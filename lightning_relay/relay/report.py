@@ -12,11 +12,13 @@ from PIL import Image
 
 from lightning_relay.information.lags import half_life, period
 from lightning_relay.information.options import TIE, RelayMeasure, check_fraction
+from lightning_relay.latent.structure import from_file, to_file
 from lightning_relay.relay.frames import dataframe, datatree
 from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.summary import html_summary, summary
 from lightning_relay.reports.files import arrays_of, opened, read, write
 from lightning_relay.reports.names import known
+from lightning_relay.reports.steps import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import DataTree
 
-FORMAT = 6
+    from lightning_relay.latent.structure import LatentStructure
+
+FORMAT = 7
 """Version of the file format; files of other versions are refused."""
 
 NEARLY_CONSTANT = 0.95
@@ -34,21 +38,6 @@ NEARLY_CONSTANT = 0.95
 
 CHANCE_LEVEL = 0.05
 """Probability of exceeding a chance level by chance."""
-
-
-def place_of(step: int, time_steps: NDArray[np.int64], *, backward: bool) -> int:
-    """See ``ConceptRelay.place``."""
-    if step == -1 and backward:
-        return int(np.lexsort((time_steps, time_steps < 0))[0])
-    if step == -1:
-        return int(np.argmax(np.where(time_steps == -1, np.inf, time_steps)))
-    found = np.flatnonzero(time_steps == step)
-    if not len(found):
-        raise ValueError(
-            f"step: got {step!r}, which was not analysed; it takes -1 for the last, or one of "
-            f"{', '.join(map(str, time_steps))}"
-        )
-    return int(found[0])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -325,6 +314,7 @@ class LayerRelay:
             float64 ``(step, unit)``. Near 1 the threshold leaves hardly any information in the
             code, whatever the state holds: see ``nearly_constant``.
         concepts: Results by concept name.
+        latent: Geometry of the states and where the dynamics settle; None if it was not measured.
     """
 
     time_steps: NDArray[np.int64]
@@ -334,6 +324,7 @@ class LayerRelay:
     distinct_states: NDArray[np.int64]
     common_code: NDArray[np.float64]
     concepts: Mapping[str, ConceptRelay]
+    latent: LatentStructure | None = None
 
     def __repr__(self) -> str:
         steps, units = self.common_code.shape
@@ -440,7 +431,9 @@ class RelayReport:
         The other dimensions are ``step`` (coordinates: ``time_steps``), ``unit``, ``place`` in
         ``units`` and ``telling``, ``gone`` for the number of units that left R, ``taken`` for the
         number of units in a growing set, ``set`` for all units followed by each alone, and
-        ``read_at`` and ``lag`` in steps for relay transfer.
+        ``read_at`` and ``lag`` in steps for relay transfer. The latent structure of a layer is in
+        its group ``latent``, with the dimension ``latent_step``, and attractors are in
+        ``latent/attractors``.
 
         Raises:
             ImportError: If xarray is not installed.
@@ -454,9 +447,11 @@ class RelayReport:
 
         Args:
             what: Name of the picture: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``,
-                ``"relay_transfer"``, or ``"layers"`` (bits relayed by each layer at each step).
+                ``"relay_transfer"``, ``"latent"`` (trajectories of the states and attractors), or
+                ``"layers"`` (bits relayed by each layer at each step).
             layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
-            concept: Name of the concept. Default: the first.
+            concept: Name of the concept. Default: the first. ``"latent"`` shows classes and takes
+                none.
 
         Returns:
             An RGB image.
@@ -464,11 +459,13 @@ class RelayReport:
         Raises:
             KeyError: If there is no such picture, layer or concept; lists the known ones.
             ValueError: If what the picture shows was not measured, or a layer is named for
-                ``"layers"``.
+                ``"layers"`` or a concept for ``"latent"``.
         """
         draw = known("picture", what, PICTURES)
         if what == "layers" and layer is not None:
             raise ValueError(f"layer: got {layer!r}, but 'layers' draws all layers; leave it out")
+        if what == "latent" and concept is not None:
+            raise ValueError(f"concept: got {concept!r}, but 'latent' shows classes; leave it out")
         key = next(iter(self.layers)) if layer is None else layer
         name = next(iter(self[key].concepts)) if concept is None else concept
         return Image.fromarray(draw(self, key, name))
@@ -485,8 +482,9 @@ class RelayReport:
     def save(self, path: str | Path | IO[bytes]) -> None:
         """Write the report in the ``.npz`` format to a path or an open binary file.
 
-        NumPy alone can read it. Arrays are under ``layer/field`` and ``layer/concept/field``,
-        everything else is JSON under ``header``.
+        NumPy alone can read it. Arrays are under ``layer/field``, ``layer/concept/field``,
+        ``latent/layer/field`` and ``latent/layer/attractors/field``; everything else is JSON under
+        ``header``.
         """
         header: dict[str, Any] = {"format": FORMAT, "layers": {}}
         header |= {
@@ -497,8 +495,12 @@ class RelayReport:
         header["measure"] = asdict(self.measure)
         arrays: dict[str, NDArray[Any]] = {}
         for key, layer in self.layers.items():
-            header["layers"][key] = {"concepts": list(layer.concepts), "backward": layer.backward}
+            about = {"concepts": list(layer.concepts), "backward": layer.backward}
             arrays |= arrays_of(layer, key)
+            if layer.latent is not None:
+                about["latent"], own = to_file(layer.latent, f"latent/{key}")
+                arrays |= own
+            header["layers"][key] = about
             for concept, relay in layer.concepts.items():
                 arrays |= arrays_of(relay, f"{key}/{concept}")
         write(path, header, arrays)
@@ -521,8 +523,13 @@ class RelayReport:
                     )
                     for name in about["concepts"]
                 }
+                latent = None
+                if "latent" in about:
+                    latent = from_file(about["latent"], file, f"latent/{key}")
                 parts = read(file, LayerRelay, key)
-                layers[key] = LayerRelay(**parts, backward=backward, concepts=concepts)
+                layers[key] = LayerRelay(
+                    **parts, backward=backward, concepts=concepts, latent=latent
+                )
             header["layers"] = layers
             header["measure"] = RelayMeasure(**header["measure"])
         return cls(**header)

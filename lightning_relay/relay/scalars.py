@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lightning_relay.recurrent.states import StepError
+from lightning_relay.reports.steps import place_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lightning_relay.latent.structure import LatentStructure
     from lightning_relay.relay.report import ConceptRelay, RelayReport
 
 
@@ -44,9 +46,26 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
                 scalars[f"{key}/{concept}/migration"] = relay.migration
             if relay.share is not None:
                 scalars[f"{key}/{concept}/largest_share_last"] = float(relay.share[last].max())
+        if layer.latent is not None:
+            scalars |= {f"{key}/{name}": value for name, value in _of_states(layer.latent).items()}
     for key, agreement in report.threshold_agreement.items():
         scalars[f"{key}/threshold_agreement"] = agreement
     return scalars
+
+
+def _of_states(latent: LatentStructure) -> dict[str, float]:
+    """Scalars of the latent structure, where they are known."""
+    last = place_of(-1, latent.time_steps, backward=latent.backward)
+    found = {
+        "dimension": latent.dimension,
+        "between_classes_last": float(latent.separation[last]),
+        "speed_last": float(latent.speed[last]),
+    }
+    if latent.attractors is not None:
+        found["settled"] = latent.attractors.settled
+        found["attractors"] = float(len(latent.attractors))
+        found["attractor_bits"] = latent.attractors.label_bits
+    return {name: value for name, value in found.items() if isfinite(value)}
 
 
 def _means(relay: ConceptRelay, full_condition: int) -> dict[str, NDArray[np.float64]]:

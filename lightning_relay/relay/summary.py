@@ -25,7 +25,7 @@ def summary(report: RelayReport) -> str:
     left = sum(len(layer.concepts) for layer in report.layers.values())
     for key, layer in report.layers.items():
         for number, concept in enumerate(layer.concepts):
-            block = [] if number else [about_layer(key, layer)]
+            block = [] if number else _opening(key, layer)
             relayed, *more = _three(report, layer, concept)
             block += [f"  {concept}: {relayed}", *(f"    {line}" for line in more if line)]
             if len(lines) + len(block) > MOST_LINES - (left > 1):
@@ -65,6 +65,15 @@ def headline(report: RelayReport) -> str:
     if report.samples != report.samples_seen:
         many += f" of {report.samples_seen}"
     return ": ".join(["Relay report", "; ".join([*where, f"{many} sequences"])])
+
+
+def _opening(key: str, layer: LayerRelay) -> list[str]:
+    """Lines about a layer before those about its concepts."""
+    latent = layer.latent
+    words = [] if latent is None else [latent.in_words()]
+    if latent is not None and latent.attractors is not None:
+        words.append(latent.attractors.in_words())
+    return [about_layer(key, layer), *(f"  {line}" for line in words)]
 
 
 def about_layer(key: str, layer: LayerRelay) -> str:

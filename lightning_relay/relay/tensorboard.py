@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_relay.latent.table import attractor_table
 from lightning_relay.relay.picture import PICTURES
 from lightning_relay.relay.report import CHANCE_LEVEL
 
@@ -38,14 +39,20 @@ def write_relay_report(
 ) -> None:
     """Write the images and tables of a report under the tags that the callback lists."""
     images: dict[str, NDArray[np.uint8]] = {}
+    of_concepts = {name: PICTURES[name] for name in PICTURES if name not in ("latent", "layers")}
     for key, layer in report.layers.items():
+        if layer.latent is not None:
+            images[f"{prefix}/{key}/latent"] = PICTURES["latent"](report, key, "")
+            table = attractor_table(layer.latent)
+            writer.add_text(f"{prefix}/{key}/latent_table{suffix}", table, global_step)
         for concept, relay in layer.concepts.items():
             tag = f"{prefix}/{key}/{concept}"
-            for name, draw in PICTURES.items():
-                if name == "layers" and len(report.layers) > 1:
-                    images.setdefault(f"{prefix}/{concept}/layers", draw(report, key, concept))
-                elif name != "layers" and _is_measured(relay, name):
+            for name, draw in of_concepts.items():
+                if _is_measured(relay, name):
                     images[f"{tag}/{name}"] = draw(report, key, concept)
+            layers = f"{prefix}/{concept}/layers"
+            if len(report.layers) > 1 and layers not in images:
+                images[layers] = PICTURES["layers"](report, key, concept)
             table = relay_table(report, key, concept)
             writer.add_text(f"{tag}/relay_table{suffix}", table, global_step)
     for tag, image in images.items():

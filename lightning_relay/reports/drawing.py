@@ -85,13 +85,19 @@ def draw_line(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
     draw.text((x, y), shortened(text, LEFT + PANEL_WIDTH + RIGHT - x - 4), INK, FONT)
 
 
-def lines_of_text(title: str, text: str) -> NDArray[np.uint8]:
-    """A picture ``(height, 350, 3)`` of a title and a text, if there is nothing to draw."""
-    width = LEFT + PANEL_WIDTH
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most ``width`` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         lines = [*lines[:-1], longer] if FONT.getlength(longer) <= width else [*lines, word]
+    return lines
+
+
+def lines_of_text(title: str, text: str) -> NDArray[np.uint8]:
+    """A picture ``(height, 350, 3)`` of a title and a text, if there is nothing to draw."""
+    width = LEFT + PANEL_WIDTH
+    lines = wrapped(text, width)
     image = Image.new("RGB", (width + RIGHT, 24 + len(lines) * LINE), "white")
     draw = ImageDraw.Draw(image)
     draw_line(draw, 4, 3, title)

@@ -12,6 +12,7 @@ from lightning_relay import (
     AlongOrder,
     EveryUnit,
     KnockoutCallback,
+    LatentMeasure,
     Logged,
     Mean,
     MeanPerStep,
@@ -47,6 +48,7 @@ def test_training_is_bit_identical(kind: type[Classifier], options: dict[str, An
         states=("hidden", "cell"),
         concepts="per_class",
         sample=SequenceSample(max_samples=20),
+        latent=LatentMeasure(inputs="mean", n_starts=32, n_steps=64),
     )
     with_callback = trained(kind, options, callback)
     without = trained_alone(kind, **options)

@@ -11,6 +11,7 @@ from tests.support.changed import changed
 from tests.support.reports import EVIDENCE, small_report
 
 REPORT = small_report()
+OF_CONCEPTS = [what for what in PICTURES if what != "latent"]
 TOP = 36 + 70 + 24
 BITS = REPORT.input_entropy["joint"]
 WHITE, DARKEST, ORANGE = [250, 250, 245], [8, 48, 107], [230, 120, 40]
@@ -283,7 +284,7 @@ def test_layers_have_a_row_each_and_grey_where_they_have_no_such_step() -> None:
 
 def test_a_report_of_nothing_is_drawn() -> None:
     report = dataclasses.replace(large(6, 5), input_entropy={"joint": 0.0})
-    for what in PICTURES:
+    for what in OF_CONCEPTS:
         report.picture(what)  # type: ignore[arg-type]
 
 
@@ -292,7 +293,13 @@ def test_what_cannot_be_drawn_is_said() -> None:
         small_report(n_orders=0).picture("relay_share")
     with pytest.raises(ValueError, match=r"report: relay transfer was not measured; measure "):
         small_report(n_splits=0).picture("relay_transfer")
-    for what in PICTURES:
+    with pytest.raises(ValueError, match=r"report: the latent structure was not measured; measure"):
+        REPORT.picture("latent")
+    with pytest.raises(
+        ValueError, match=r"concept: got 'joint', but 'latent' shows classes; leave"
+    ):
+        REPORT.picture("latent", concept="joint")
+    for what in OF_CONCEPTS:
         with pytest.raises(KeyError, match="no concept 'colour' in this report; it has 'joint'"):
             REPORT.picture(what, concept="colour")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"layer: got 'rnn.l0', but 'layers' draws all layers; l"):
