@@ -1,6 +1,7 @@
 """Does relay information predict what breaks, when sets of units are held at one step, or always?
 
-    python benchmarks/memory_task_random_sets.py [--seeds 5] [--sets 200]
+    python benchmarks/memory_task_random_sets.py [--seeds 5] [--sets 200] [--orders 20]
+        [--cells rnn gru lstm]
 
 Trains each cell with several seeds on three bits held through ten steps without input. Random sets
 of units are held at zero: at the last step, at step 8 of 13, and at all steps. The information is
@@ -8,6 +9,11 @@ that at the step, and for "always" that at the last step. Prints, as means over 
 the lowest and highest mean of a seed: R² of the damage to a bit explained by the size of the set,
 by size and information, and the rank correlation of information and damage among sets of one size;
 – where nothing is damaged.
+
+Then, for units held at one step, rank correlations over units: of relay shares with the units'
+shares of the damage by all units (Shapley values, estimated from the random sets) and with the
+damage by every unit alone; and of the estimates with the Shapley values along random orders. Last,
+the largest damage by a unit alone.
 """
 
 from __future__ import annotations
@@ -21,7 +27,14 @@ import numpy as np
 from lightning.pytorch import Trainer, seed_everything
 from numpy.typing import NDArray
 
-from lightning_relay import KnockoutCallback, KnockoutReport, NamedSets, RandomSets
+from lightning_relay import (
+    KnockoutCallback,
+    KnockoutReport,
+    NamedSets,
+    RandomOrders,
+    RandomSets,
+)
+from lightning_relay.ablation.damage import rank_correlation
 from lightning_relay.ablation.prediction import statistics
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
@@ -47,7 +60,9 @@ def trainer(*callbacks: KnockoutCallback, epochs: int = EPOCHS) -> Trainer:
 
 
 def evaluated(
-    model: RecurrentClassifier, task: MemoryTask, which: RandomSets | NamedSets
+    model: RecurrentClassifier,
+    task: MemoryTask,
+    which: RandomSets | RandomOrders | NamedSets,
 ) -> tuple[KnockoutReport, float]:
     """Report of a validation, and its time."""
     callback = KnockoutCallback(which, concepts=task.concepts)
@@ -88,19 +103,70 @@ def always(
     return means
 
 
+def of_units(
+    model: RecurrentClassifier, task: MemoryTask, report: KnockoutReport, which: RandomOrders
+) -> dict[int, NDArray[np.float64]]:
+    """Rank correlations over units, means over bits, by step.
+
+    Relay shares with Shapley values of the damage, with those along orders, and with the damage by
+    units alone; the two estimates of Shapley values with each other; and, no correlation, the
+    largest damage by a unit alone.
+    """
+    orders, _ = evaluated(model, task, which)
+    steps = which.measured_at
+    rows: dict[int, list[tuple[float, ...]]] = {step: [] for step in steps}
+    first = report.predictions[0]
+    keys = report.sets[first.places[0]].units
+    one = {str(unit): {key: [unit] for key in keys} for unit in range(len(first.unit_share))}
+    alone = {step: evaluated(model, task, NamedSets(one, steps=step))[0] for step in steps}
+    for found, along in zip(report.predictions, orders.predictions, strict=True):
+        damage = alone[found.step].damage_of(found.concept).damage
+        share = found.unit_share.round(9)
+        rows[found.step].append(
+            (
+                found.share_correlation,
+                along.share_correlation,
+                rank_correlation(share, damage.round(9))[0],
+                rank_correlation(found.unit_damage.round(9), along.unit_damage.round(9))[0],
+                damage.max(),
+            )
+        )
+    return {step: np.nanmean(row, axis=0) for step, row in rows.items()}
+
+
+def printed(
+    name: str, columns: str, found: dict[tuple[str, str], list[NDArray[np.float64]]]
+) -> None:
+    """Print a table: mean over seeds, with the lowest and the highest; – where one is undefined."""
+    names = columns.split(", ")
+    print(f"| {name} | held | {' | '.join(names)} |")
+    print(f"| --- | --- |{' ---: |' * len(names)}")
+    for (case, where), rows in found.items():
+        cells = [
+            f"{np.mean(part):.2f} ({np.min(part):.2f} to {np.max(part):.2f})"
+            if np.isfinite(part).all()
+            else "–"
+            for part in zip(*rows, strict=True)
+        ]
+        print(f"| {case} | {where} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sets", type=int, default=200)
+    parser.add_argument("--orders", type=int, default=20)
+    parser.add_argument("--cells", nargs="+", choices=list(CASES), default=list(CASES))
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|empty slice).*")
 
     found: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    units: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     passes = []
-    for cell, cases in CASES.items():
+    for cell in arguments.cells:
         for seed in range(arguments.seeds):
             seed_everything(seed, verbose=False)
             task = MemoryTask(bits=3, delay=10)
@@ -109,7 +175,7 @@ def main() -> None:
             start = time.perf_counter()
             trainer().validate(model, task, verbose=False)
             plain = time.perf_counter() - start
-            for states in cases:
+            for states in CASES[cell]:
                 which = RandomSets(n=arguments.sets, step=[-1, 8], states=states)  # type: ignore[arg-type]
                 report, seconds = evaluated(model, task, which)
                 passes.append(seconds / plain / 2)
@@ -118,17 +184,22 @@ def main() -> None:
                     where = "at the last step" if step == -1 else f"at step {step} of 13"
                     found.setdefault((name, where), []).append(row)
                 found.setdefault((name, "always"), []).append(always(model, task, report))
-    print("| cell, states | held | R² of size | R² with information | within one size |")
-    print("| --- | --- | ---: | ---: | ---: |")
-    for (name, where), rows in found.items():
-        cells = [
-            f"{np.mean(part):.2f} ({np.min(part):.2f} to {np.max(part):.2f})"
-            if np.isfinite(part).all()
-            else "–"
-            for part in zip(*rows, strict=True)
-        ]
-        print(f"| {name} | {where} | {' | '.join(cells)} |")
-    print(f"\n{arguments.sets} sets at a step: {np.median(passes):.0f} plain validation passes")
+                orders = RandomOrders(
+                    n=arguments.orders,
+                    step=[-1, 8],
+                    states=states,  # type: ignore[arg-type]
+                    max_sets=None,
+                    n_bootstraps=0,
+                )
+                for step, row in of_units(model, task, report, orders).items():
+                    where = "at the last step" if step == -1 else f"at step {step} of 13"
+                    units.setdefault((name, where), []).append(row)
+    printed("cell, states", "R² of size, R² with information, within one size", found)
+    print(f"\n{arguments.sets} sets at a step: {np.median(passes):.0f} plain validation passes\n")
+    columns = (
+        "share of damage, the same along orders, damage alone, the two estimates, largest alone"
+    )
+    printed("cell, states", columns, units)
 
 
 if __name__ == "__main__":

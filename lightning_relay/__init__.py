@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.selection import AlongOrder as AlongOrder
     from lightning_relay.ablation.selection import EveryUnit as EveryUnit
     from lightning_relay.ablation.selection import NamedSets as NamedSets
+    from lightning_relay.ablation.selection import RandomOrders as RandomOrders
     from lightning_relay.ablation.selection import RandomSets as RandomSets
     from lightning_relay.ablation.selection import TopUnits as TopUnits
     from lightning_relay.callbacks.knockout import KnockoutCallback as KnockoutCallback
@@ -89,6 +90,7 @@ _HOMES = {
     "Mean": "lightning_relay.ablation.asked",
     "MeanPerStep": "lightning_relay.ablation.asked",
     "NamedSets": "lightning_relay.ablation.selection",
+    "RandomOrders": "lightning_relay.ablation.selection",
     "RandomSets": "lightning_relay.ablation.selection",
     "RelayInformationCallback": "lightning_relay.callbacks.relay_information",
     "RelayMeasure": "lightning_relay.information.options",

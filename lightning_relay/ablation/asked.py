@@ -128,7 +128,7 @@ class Ablation:
         if not isinstance(self.which, Selection):
             raise TypeError(
                 f"which: got {self.which!r}; it takes EveryUnit(), AlongOrder(), TopUnits(), "
-                "RandomSets() or NamedSets({'first two': {'rnn.l0': [0, 1]}})"
+                "RandomSets(), RandomOrders() or NamedSets({'first two': {'rnn.l0': [0, 1]}})"
             )
         if not isinstance(self.value, _OfStates):
             number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
@@ -141,8 +141,9 @@ class Ablation:
             raise TypeError(f"score: got {self.score!r}; it takes {_SCORES}")
         if self.which.measured_at and not self.labelled:
             raise ValueError(
-                f"score: got {self.score!r} alone with RandomSets, which compares information with "
-                "accuracies; name target=, prediction= or concepts= to measure these, too"
+                f"score: got {self.score!r} alone with {type(self.which).__name__}, which compares "
+                "information with accuracies; name target=, prediction= or concepts= to measure "
+                "these, too"
             )
         if self.concepts is not None:
             check_concepts(self.concepts)

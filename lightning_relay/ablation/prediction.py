@@ -11,6 +11,7 @@ import torch
 from lightning_relay.ablation.damage import rank_correlation
 from lightning_relay.ablation.report import STATISTICS, DamagePrediction
 from lightning_relay.ablation.sets import together
+from lightning_relay.ablation.shapley import set_weights, shapley_of_orders, shapley_of_sets
 from lightning_relay.information import discretize, relay_information, relay_share
 from lightning_relay.recurrent.states import StepError
 
@@ -53,20 +54,22 @@ def predictions(
     measure: RelayMeasure,
     n_bootstraps: int,
     seed: int,
+    *,
+    in_orders: bool = False,
 ) -> list[DamagePrediction]:
-    """Predictions of all layers, steps and concepts; ``states`` at each step, by layer key."""
+    """Predictions of all layers, steps and concepts; ``states`` at each step, by layer key.
+
+    ``in_orders``: whether the random sets follow orders, as ``random_orders`` lists them.
+    """
     found = []
     for keys in together(states).values():
         for step, at_step in zip(steps, states[keys[-1]], strict=True):
-            places = [
-                place
-                for place, some in enumerate(sets)
-                if some.steps == (step,) and list(some.units) == keys
-            ]
+            places = _places(sets, "random", keys, step)
+            (of_all,) = _places(sets, "all", keys, step)
             valid = at_step.valid[:, 0].cpu()
             if not valid.any():
                 raise StepError(f"step: got {step}; no sequence of {keys[0]!r} has it")
-            runs = [0, *(place + 1 for place in places)]
+            runs = [0, *(place + 1 for place in (*places, of_all))]
             own = _OfStep(
                 np.array(places),
                 _members([sets[place].units[keys[-1]] for place in places], at_step),
@@ -80,9 +83,18 @@ def predictions(
                 {name: codes[valid] for name, codes in answers.x_out.items()},
                 {name: right[runs][:, valid] for name, right in answers.right.items()},
                 measure,
+                in_orders,
             )
             found += own.predictions(keys[-1], step, n_bootstraps, seed)
     return found
+
+
+def _places(sets: Sequence[KnockoutSet], group: str, keys: list[str], step: int) -> list[int]:
+    return [
+        place
+        for place, some in enumerate(sets)
+        if some.group == group and some.steps == (step,) and list(some.units) == keys
+    ]
 
 
 def _members(units: Sequence[Sequence[int]], states: HiddenStates) -> Tensor:
@@ -101,32 +113,32 @@ class _OfStep:
     codes: Tensor  # (sample, unit)
     x_in: Mapping[str, Tensor]
     x_out: Mapping[str, Tensor]
-    right: Mapping[str, Tensor]  # (set + 1, sample)
+    right: Mapping[str, Tensor]  # (set + 2, sample): no knock-out, the sets, all units
     measure: RelayMeasure
+    in_orders: bool
 
     def predictions(
         self, layer: str, step: int, n_bootstraps: int, seed: int
     ) -> list[DamagePrediction]:
         sizes = self.members.sum(1).numpy()
-        samples, sets = len(self.codes), len(sizes)
+        samples = len(self.codes)
         whole = torch.ones(1, samples, dtype=torch.int64)
         information, damage = self._information(whole)[0], self._damage(whole)[0]
-        values = statistics(sizes, information, damage)
+        values = statistics(sizes, information, damage[:, :-1])
+        unit_damage = self._shapley(np.arange(len(sizes)), damage)
         generator = np.random.default_rng(seed)
         drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=n_bootstraps)
         weights = torch.from_numpy(drawn.astype(np.int64))
-        resampled = []
-        if n_bootstraps:
+        resampled, of_units = [], []
+        if n_bootstraps and self._blocks > 1:
             for bits, lost in zip(self._information(weights), self._damage(weights), strict=True):
-                some = generator.integers(sets, size=sets)
+                some = self._resample(generator)
                 resampled.append(statistics(sizes[some], bits[:, some], lost[:, some]))
-        ends = np.full((2, *values.shape), np.nan)
-        if resampled:
-            ends = np.quantile(resampled, _TAILS, axis=0)
+                of_units.append(self._shapley(some, lost))
+        ends, unit_ends = _ends(resampled, values), _ends(of_units, unit_damage)
         found = []
         for row, concept in enumerate(self.x_in):
-            share = self._share(concept)
-            effect = self._effects(damage[row])
+            share, effect = self._share(concept), unit_damage[row]
             found.append(
                 DamagePrediction(
                     layer=layer,
@@ -136,16 +148,44 @@ class _OfStep:
                     places=self.places,
                     sizes=sizes,
                     information=information[row],
-                    damage=damage[row],
+                    damage=damage[row, :-1],
                     **dict(zip(STATISTICS, map(float, values[row]), strict=True)),
                     lower=ends[0][row],
                     upper=ends[1][row],
                     unit_damage=effect,
+                    unit_lower=unit_ends[0][row],
+                    unit_upper=unit_ends[1][row],
                     unit_share=share,
                     share_correlation=rank_correlation(share.round(9), effect.round(9))[0],
                 )
             )
         return found
+
+    @property
+    def _block(self) -> int:
+        """Number of sets that are drawn together: the pair of an order and its reverse, or one."""
+        return 2 * (self.members.shape[1] - 1) if self.in_orders else 1
+
+    @property
+    def _blocks(self) -> int:
+        return len(self.members) // self._block
+
+    def _resample(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Places of sets drawn with replacement.
+
+        Of k pairs of orders, k − 1 are drawn, so that their mean varies as the mean of k does.
+        """
+        number = self._blocks - 1 if self.in_orders else self._blocks
+        first = generator.integers(self._blocks, size=number) * self._block
+        return (first[:, np.newaxis] + np.arange(self._block)).flatten()
+
+    def _shapley(self, some: NDArray[np.int64], damage: Floats) -> Floats:
+        """Shapley values ``(concept, unit)`` by some of the sets; the last damage is by all."""
+        members, whole = self.members.numpy(), damage[:, -1]
+        if self.in_orders:
+            return shapley_of_orders(members[some], damage[:, some], whole)
+        weights = set_weights(members.sum(1), members.shape[1])[some]
+        return shapley_of_sets(members[some], damage[:, some], whole, weights)
 
     def _information(self, weights: Tensor) -> Floats:
         """I_R of the sets, bits ``(resample, concept, set)``, of weights ``(resample, sample)``."""
@@ -163,7 +203,7 @@ class _OfStep:
         return torch.stack(found, 1).numpy()
 
     def _damage(self, weights: Tensor) -> Floats:
-        """Damage by the sets ``(resample, concept, set)``, of weights ``(resample, sample)``."""
+        """Damage by the sets, and last by all units, ``(resample, concept, set + 1)``."""
         found = [
             (right[:1].double() - right[1:].double()) @ weights.double().T / len(self.codes)
             for right in self.right.values()
@@ -184,14 +224,13 @@ class _OfStep:
         )
         return found.share.numpy()
 
-    def _effects(self, damage: Floats) -> Floats:
-        """Coefficients of the units in a linear regression of the damage."""
-        members = self.members.numpy().astype(np.float64)
-        if len(members) <= members.shape[1]:
-            return np.full(members.shape[1], np.nan)
-        regressors = np.column_stack([np.ones(len(members)), members])
-        effects: Floats = np.asarray(np.linalg.lstsq(regressors, damage, rcond=None)[0][1:], float)
-        return effects
+
+def _ends(resampled: Sequence[Floats], values: Floats) -> Floats:
+    """Ends of 95 % intervals ``(2, …)`` of values ``(…)``; NaN without resamples."""
+    if not resampled:
+        return np.full((2, *values.shape), np.nan)
+    ends: Floats = np.quantile(resampled, _TAILS, axis=0)
+    return ends
 
 
 def statistics(sizes: NDArray[np.int64], information: Floats, damage: Floats) -> Floats:

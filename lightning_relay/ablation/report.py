@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file format; files of other versions are refused."""
 
 ACCURACY = "accuracy"
@@ -42,8 +42,8 @@ class KnockoutSet:
         name: Short label, unique in the report, such as ``"rnn.l0: 3"`` or ``"bit_0: top 3"``.
         group: How the set was chosen: ``"each"`` unit alone, ``"given"`` by the user, a prefix of
             an order (``"most_first"``, ``"least_first"``, ``"random_first"``), the units that relay
-            most of a ``"concept"``, equally many random units, ``"concept_random"``, or units drawn
-            at ``"random"`` whatever they relay.
+            most of a ``"concept"``, equally many random units, ``"concept_random"``, units drawn at
+            ``"random"`` whatever they relay, or ``"all"`` units beside these.
         units: Unit indices by layer key.
         steps: Steps at which the units were knocked out; None: all.
         concept: Name of the concept that chose the order or the units; None for other groups.
@@ -158,15 +158,24 @@ class DamagePrediction:
             ``r2``, ``partial_r2``, ``within_size`` and ``specificity``, float64 ``(5,)``; NaN
             without resamples, and where a resample has no value.
         upper: Upper ends, float64 ``(5,)``.
-        unit_damage: Coefficient of each unit in a linear regression of the damage on the units in a
-            set, fraction of 1, float64 ``(unit,)``; NaN if there are no more sets than units.
+        unit_damage: Share of each unit in the damage by all units together, fraction of 1, float64
+            ``(unit,)``: its Shapley value, the mean over all orders of what the damage grows by
+            when the unit is held after those before it. The shares add up to the damage by all
+            units. With ``RandomOrders`` it is the mean over these orders; with ``RandomSets`` an
+            estimate by weighted regression, NaN if the sets leave it open: there must be two or
+            more of each size from 1 to all but one, and enough to tell all units apart.
+        unit_lower: Lower ends of 95 % bootstrap intervals of ``unit_damage``, over sets (pairs of
+            orders) and sequences, float64 ``(unit,)``; NaN without resamples, with a single pair of
+            orders, and where a resample has no value.
+        unit_upper: Upper ends, float64 ``(unit,)``.
         unit_share: Relay share of each unit at the step, bits, float64 ``(unit,)``; NaN if shares
             are not measured.
         share_correlation: Rank correlation of ``unit_share`` and ``unit_damage``.
 
     Source:
         Hintze and Adami, Entropy 25(3):401 (2023), who regress the damage of all sets on their size
-        and information. Holding sets at the step of the measurement is this project's own.
+        and information. Holding sets at the step of the measurement is this project's own. Shapley
+        values of damage: Fakhar and Hilgetag, PLoS Computational Biology 18(6):e1010250 (2022).
     """
 
     layer: str
@@ -185,6 +194,8 @@ class DamagePrediction:
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
     unit_damage: NDArray[np.float64]
+    unit_lower: NDArray[np.float64]
+    unit_upper: NDArray[np.float64]
     unit_share: NDArray[np.float64]
     share_correlation: float
 
@@ -221,7 +232,7 @@ class KnockoutReport:
         curves: Accuracies along orders of units.
         agreement: How well relay shares, or unit scores, predict the damage of single units.
         predictions: How well relay information predicts the damage of random sets, by layer, step
-            and concept; with ``RandomSets``.
+            and concept; with ``RandomSets`` and ``RandomOrders``.
         x_in: Source of X_in, in words.
         x_out: Source of X_out, in words.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.

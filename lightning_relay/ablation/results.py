@@ -19,7 +19,7 @@ from lightning_relay.ablation.damage import (
 )
 from lightning_relay.ablation.prediction import Answers, predictions
 from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, ScoreAgreement
-from lightning_relay.ablation.selection import RandomSets
+from lightning_relay.ablation.selection import RandomOrders, RandomSets
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import JOINT, Concepts, concept_codes
 
@@ -116,7 +116,7 @@ def _predictions(
     ran: Ran, labelled: _Labelled, asked: Ablation, concepts: Concepts, measure: RelayMeasure
 ) -> list[DamagePrediction]:
     """What the relay information of random sets predicts."""
-    if not isinstance(asked.which, RandomSets):
+    if not isinstance(asked.which, RandomSets | RandomOrders):
         return []
     tables = _codes(labelled, concepts)
     answers = Answers(
@@ -132,6 +132,7 @@ def _predictions(
         measure,
         asked.which.n_bootstraps,
         asked.seed,
+        in_orders=ran.sets.in_orders,
     )
 
 

@@ -37,6 +37,8 @@ def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
       units, and by random sets of the same size.
     - ``{layer}/{concept}/predicts_damage``: partial R² of the relay information of random sets,
       given their sizes; with several steps, ``…/predicts_damage_{step}``.
+    - ``{layer}/{concept}/share_correlation``: rank correlation of the units' relay shares with
+      their shares of the damage, likewise.
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
       largest damage to it by any set.
     """
@@ -53,6 +55,8 @@ def knockout_scalars(report: KnockoutReport) -> dict[str, float]:
         scalars[f"{found.layer}/{found.concept}/score_correlation"] = found.correlation
     for name, prediction in by_name(report, "predicts_damage").items():
         scalars[name] = prediction.partial_r2
+    for name, prediction in by_name(report, "share_correlation").items():
+        scalars[name] = prediction.share_correlation
     if report.accuracy is not None:
         scalars["accuracy"] = float(report.accuracy.baseline)
     return {name: value for name, value in scalars.items() if np.isfinite(value)}

@@ -43,6 +43,7 @@ class Sets:
     sets: tuple[KnockoutSet, ...]
     left_out: int = 0
     deletions: tuple[Deletion, ...] = ()
+    in_orders: bool = False
 
 
 def single_units(
@@ -73,18 +74,10 @@ def single_units(
 def random_sets(
     layers: Mapping[str, int], n: int, steps: Sequence[int], sizes: Sequence[int] | None, seed: int
 ) -> Sets:
-    """Random sets as ``RandomSets`` explains them, ``n`` of each layer and step."""
+    """Random sets as ``RandomSets`` explains them, ``n`` of each layer and step, and all units."""
     generator = np.random.default_rng(seed)
     found = []
-    for keys in together(layers).values():
-        units = {layers[key] for key in keys}
-        if len(units) > 1:
-            raise ValueError(
-                f"states: got {' and '.join(map(repr, keys))}, which have "
-                f"{' and '.join(str(layers[key]) for key in keys)} units and cannot be held "
-                "together; name one of 'hidden' and 'cell'"
-            )
-        (number,) = units
+    for keys, number in _units_together(layers):
         wanted = list(range(1, number)) if sizes is None else list(sizes)
         if not wanted or max(wanted) > number:
             raise ValueError(
@@ -95,10 +88,65 @@ def random_sets(
             drawn = np.resize(generator.permutation(np.resize(wanted, max(n, len(wanted)))), n)
             for place, size in enumerate(drawn.tolist()):
                 own = np.sort(generator.choice(number, size, replace=False)).tolist()
-                name = f"{keys[0]}: random {place} of {size} @{step}"
-                units_of = {key: tuple(own) for key in keys}
-                found.append(KnockoutSet(name, "random", units_of, (step,)))
+                name = f"random {place} of {size}"
+                found.append(_held_together(name, "random", keys, own, step))
+            found.append(_held_together("all units", "all", keys, range(number), step))
     return Sets(tuple(found))
+
+
+def random_orders(
+    layers: Mapping[str, int], n: int, steps: Sequence[int], max_sets: int | None, seed: int
+) -> Sets:
+    """Random orders as ``RandomOrders`` explains them, ``n`` of each layer and step.
+
+    The sets of a layer and step are the first 1, 2, … units of the first order, all but one, then
+    those of its reverse, then those of the next order; and at last all units.
+    """
+    generator = np.random.default_rng(seed)
+    places = [(keys, number, step) for keys, number in _units_together(layers) for step in steps]
+    for keys, number, _ in places:
+        if number == 1:
+            raise ValueError(f"layers: {keys[0]!r} has one unit, which has no order; take others")
+    along = sum(number - 1 for _, number, _ in places)
+    each = n if max_sets is None else min(n, (max_sets - len(places)) // along // 2 * 2)
+    if each < 1:
+        raise ValueError(
+            f"max_sets: got {max_sets}; an order and its reverse take {2 * along + len(places)} "
+            "sets; raise it, or take fewer layers or steps"
+        )
+    found = []
+    for keys, number, step in places:
+        for row in range(0, each, 2):
+            order = generator.permutation(number)
+            for place, units in ((row, order), (row + 1, order[::-1])):
+                for size in range(1, number):
+                    own = np.sort(units[:size]).tolist()
+                    name = f"first {size} of random order {place}"
+                    found.append(_held_together(name, "random", keys, own, step))
+        found.append(_held_together("all units", "all", keys, range(number), step))
+    return Sets(tuple(found), (n - each) * along, in_orders=True)
+
+
+def _units_together(layers: Mapping[str, int]) -> list[tuple[list[str], int]]:
+    """Keys that are held together, and their number of units."""
+    found = []
+    for keys in together(layers).values():
+        units = {layers[key] for key in keys}
+        if len(units) > 1:
+            raise ValueError(
+                f"states: got {' and '.join(map(repr, keys))}, which have "
+                f"{' and '.join(str(layers[key]) for key in keys)} units and cannot be held "
+                "together; name one of 'hidden' and 'cell'"
+            )
+        found.append((keys, units.pop()))
+    return found
+
+
+def _held_together(
+    name: str, group: str, keys: Sequence[str], units: Iterable[int], step: int
+) -> KnockoutSet:
+    own = tuple(units)
+    return KnockoutSet(f"{keys[0]}: {name} @{step}", group, dict.fromkeys(keys, own), (step,))
 
 
 def together(layers: Iterable[str]) -> dict[StateKey, list[str]]:

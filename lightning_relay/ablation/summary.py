@@ -56,6 +56,8 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
         words = "undefined"
         if np.isfinite(predicted.r2):
             words = f"{predicted.r2:.2f} ({predicted.r2_size:.2f} by their size alone)"
+        if np.isfinite(predicted.share_correlation):
+            words += f"; rank correlation of the units' shares: {predicted.share_correlation:.2f}"
         yield (
             f"{predicted.layer}, {predicted.concept}, step {predicted.step}: damage by random sets "
             f"explained by size and relay information, R²: {words}"

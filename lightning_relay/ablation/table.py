@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.report import KnockoutReport, KnockoutSet
 
 _MOST_SETS = 20
+_MOST_SHARES = 3
 _MOST_NAMED = 12
 """Above this number, units or steps are counted instead of named."""
 
@@ -50,8 +51,15 @@ def knockout_table(report: KnockoutReport) -> str:
             "the step? R² of a regression of the damage on the number of units, and on number and "
             "information; partial R² of the information; rank correlation among sets of one size; "
             "specificity: correlation of the deviations of information and damage from their means "
-            "over concepts; – if undefined.",
+            "over concepts; rank correlation over units of relay shares and shares of the damage; "
+            "– if undefined.",
             predictions,
+        ]
+    if shares := _rows(_shares(report)):
+        parts += [
+            "Which units share the damage by all units held at the step? The 3 largest shares "
+            "(Shapley values) of each concept, and the relay shares of the same units.",
+            shares,
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -183,7 +191,31 @@ def _predictions(report: KnockoutReport) -> dict[str, list[str]]:
             _interval(getattr(found, STATISTICS[row]), found.lower[row], found.upper[row], 2)
             for found in results
         ]
+    columns["rank correlation of shares"] = [
+        _NONE if np.isnan(found.share_correlation) else f"{found.share_correlation:.2f}"
+        for found in results
+    ]
     return columns
+
+
+def _shares(report: KnockoutReport) -> dict[str, list[str]]:
+    rows = [
+        {
+            "layer": found.layer,
+            "step": str(found.step),
+            "concept": found.concept,
+            "damage by all": _value(found.unit_damage.sum()),
+            "unit": str(unit),
+            "share of the damage [95 %]": _interval(
+                found.unit_damage[unit], found.unit_lower[unit], found.unit_upper[unit], 3
+            ),
+            "relay share, bits": _value(found.unit_share[unit]),
+        }
+        for found in report.predictions
+        if not np.isnan(found.unit_damage).any()
+        for unit in np.argsort(-found.unit_damage, kind="stable")[:_MOST_SHARES].tolist()
+    ]
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _rows(columns: Mapping[str, Sequence[str]]) -> str:

@@ -37,7 +37,7 @@ def write_knockout_report(
     """
     epoch = "" if report.epoch is None else f", epoch {report.epoch}"
     images = {}
-    if not report.sets or any(some.group not in (*ORDERS, "random") for some in report.sets):
+    if not report.sets or any(some.group not in (*ORDERS, "random", "all") for some in report.sets):
         images["damage"] = damage_image(report, f"knock-outs{epoch}")
     for layer, concept in dict.fromkeys((some.layer, some.concept) for some in report.curves):
         title = f"{layer}: {concept}{epoch}"

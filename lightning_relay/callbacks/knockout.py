@@ -67,6 +67,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
       and by random sets of the same size.
     - ``{layer}/{concept}/predicts_damage``: partial R² of the relay information of random sets,
       given their sizes; with several steps, ``…/predicts_damage_{step}``.
+    - ``{layer}/{concept}/share_correlation``: rank correlation of the units' relay shares with
+      their shares of the damage, likewise.
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
       largest damage to it.
 
@@ -79,7 +81,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         which: Units to knock out, and when: ``EveryUnit()``, each alone (default);
             ``AlongOrder()``, one after the other by relay share; ``TopUnits()``, those with the
             largest relay shares of each concept, and random sets; ``RandomSets()``, random sets
-            held at one step, beside their relay information; or ``NamedSets()``, the user's.
+            held at one step, beside their relay information; ``RandomOrders()``, units held one
+            after the other in random orders, at one step; or ``NamedSets()``, the user's.
         value: Value that the units are held at: a number, or ``Mean()``, ``MeanPerStep()`` or
             ``Resample()`` of recorded states.
         score: A torchmetrics.Metric or MetricCollection of class scores and labels, measured

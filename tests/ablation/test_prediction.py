@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import combinations, pairwise
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from lightning_relay import (
     KnockoutReport,
     Logged,
     Mean,
+    RandomOrders,
     RandomSets,
     RelayInformationCallback,
     RelayMeasure,
@@ -24,6 +27,8 @@ from lightning_relay.ablation.curves import prediction_image
 from lightning_relay.ablation.prediction import statistics
 from lightning_relay.ablation.report import STATISTICS
 from lightning_relay.ablation.scalars import knockout_scalars
+from lightning_relay.ablation.selection import Known
+from lightning_relay.ablation.shapley import set_weights, shapley_of_sets
 from lightning_relay.ablation.table import knockout_table
 from lightning_relay.information import discretize, relay_information, relay_share
 from tests.support.ablation import (
@@ -52,7 +57,9 @@ class LongMemory(Classifier):
     cell = nn.LSTM
 
 
-def report_of(model: Classifier, which: RandomSets, *others: Any, **options: Any) -> KnockoutReport:
+def report_of(
+    model: Classifier, which: RandomSets | RandomOrders, *others: Any, **options: Any
+) -> KnockoutReport:
     callback = KnockoutCallback(which, **{"concepts": CONCEPTS} | options)
     validated(model, *others, callback, data=as_loader(batches(16, 20, 12)))
     return callback.reports[-1]
@@ -87,9 +94,17 @@ def test_information_and_damage_are_those_of_the_sets_at_the_step(step: int) -> 
         members = np.zeros((12, 6))
         for row, place in enumerate(found.places):
             members[row, list(report.sets[place].units["rnn.l0"])] = 1
-        regressors = np.column_stack([np.ones(12), members])
-        effects = np.linalg.pinv(regressors) @ found.damage
-        np.testing.assert_allclose(found.unit_damage, effects[1:], atol=1e-9)
+        every = by_hand(model, data, {"rnn.l0": list(range(6))}, steps=[step]).argmax(1)
+        whole = (right.double() - (concept(every) == concept(labels)).double()).mean()
+        assert found.unit_damage.sum() == pytest.approx(float(whole), abs=1e-9)
+        values = shapley_of_sets(
+            members.astype(bool),
+            found.damage[np.newaxis],
+            np.array([float(whole)]),
+            set_weights(found.sizes, 6),
+        )
+        np.testing.assert_allclose(found.unit_damage, values[0], atol=1e-9)
+        assert np.isnan([found.unit_lower, found.unit_upper]).all()
         assert found.share_correlation == pytest.approx(
             spearmanr(found.unit_share.round(9), found.unit_damage.round(9)).statistic
         )
@@ -104,19 +119,119 @@ def assert_statistics(found: DamagePrediction) -> None:
 
 def test_sets_of_all_sizes_are_drawn_equally_often() -> None:
     which = RandomSets(n=50, step=[0, -1])
-    sets = which.sets({"rnn.l0": 6}, None, 3).sets  # type: ignore[arg-type]
-    assert len(sets) == 100
+    sets = which.sets({"rnn.l0": 6}, Known(), 3).sets
+    assert [some.group for some in sets] == ["random"] * 50 + ["all"] + ["random"] * 50 + ["all"]
+    assert [some.units["rnn.l0"] for some in sets if some.group == "all"] == [tuple(range(6))] * 2
+    sets = tuple(some for some in sets if some.group == "random")
     for step in (0, -1):
         own = [some.units["rnn.l0"] for some in sets if some.steps == (step,)]
         assert np.bincount([len(units) for units in own]).tolist() == [0, 10, 10, 10, 10, 10]
         assert len({units for units in own if len(units) == 3}) > 3
         assert all(list(units) == sorted(set(units)) for units in own)
     assert len({some.name for some in sets}) == 100
-    again = which.sets({"rnn.l0": 6}, None, 3).sets  # type: ignore[arg-type]
-    assert again == sets
-    assert which.sets({"rnn.l0": 6}, None, 4).sets != sets  # type: ignore[arg-type]
-    few = RandomSets(n=9, sizes=[2]).sets({"rnn.l0": 6}, None, 0).sets  # type: ignore[arg-type]
-    assert {len(some.units["rnn.l0"]) for some in few} == {2}
+    again = which.sets({"rnn.l0": 6}, Known(), 3)
+    assert again.sets == which.sets({"rnn.l0": 6}, Known(), 3).sets
+    assert which.sets({"rnn.l0": 6}, Known(), 4).sets != again.sets
+    few = RandomSets(n=9, sizes=[2]).sets({"rnn.l0": 6}, Known(), 0).sets
+    assert [len(some.units["rnn.l0"]) for some in few] == [2] * 9 + [6]
+
+
+def test_orders_come_with_their_reverse_and_are_knocked_out_one_unit_after_the_other() -> None:
+    which = RandomOrders(n=4, step=[0, -1])
+    found = which.sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 3)
+    assert found.left_out == 0
+    assert found.in_orders
+    assert len({some.name for some in found.sets}) == len(found.sets) == 2 * (4 * (5 + 2) + 2)
+    for layer, units in (("rnn.l0", 6), ("gru.l0", 3)):
+        for step in (0, -1):
+            own = [some for some in found.sets if some.steps == (step,) and layer in some.units]
+            sets = [some.units[layer] for some in own]
+            assert [some.group for some in own] == ["random"] * 4 * (units - 1) + ["all"]
+            assert sets.pop() == tuple(range(units))
+            assert [len(some) for some in sets] == 4 * list(range(1, units))
+            orders = [sets[first : first + units - 1] for first in range(0, len(sets), units - 1)]
+            for order, reverse in zip(orders[::2], orders[1::2], strict=True):
+                assert all(set(some) < set(more) for some, more in pairwise(order))
+                whole = set(range(units))
+                assert [set(some) for some in reverse] == [
+                    whole - set(some) for some in order[::-1]
+                ]
+    assert found.sets == which.sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 3).sets
+    assert found.sets != which.sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 4).sets
+
+
+def test_above_the_maximum_number_of_sets_there_are_fewer_orders() -> None:
+    fewer = RandomOrders(n=20, max_sets=60).sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 0)
+    assert (len(fewer.sets), fewer.left_out) == (8 * 7 + 2, 12 * 7)
+    whole = RandomOrders(n=20, max_sets=None).sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 0)
+    assert (len(whole.sets), whole.left_out) == (20 * 7 + 2, 0)
+    least = RandomOrders(max_sets=16).sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 0)
+    assert len(least.sets) == 16
+    for most in (1, 15):
+        with pytest.raises(
+            ValueError, match=rf"max_sets: got {most}; an order and its reverse take 16 sets; raise"
+        ):
+            RandomOrders(max_sets=most).sets({"rnn.l0": 6, "gru.l0": 3}, Known(), 0)
+    with pytest.raises(ValueError, match=r"layers: 'rnn.l0' has one unit, which has no order"):
+        RandomOrders().sets({"rnn.l0": 1}, Known(), 0)
+
+
+@pytest.mark.parametrize("which", [RandomSets(n=300), RandomOrders(n=60, max_sets=None)])
+def test_shares_of_the_damage_are_the_shapley_values_of_all_subsets(
+    which: RandomSets | RandomOrders,
+) -> None:
+    model, step, units = lively(Classifier), -1, 6
+    report = report_of(model, which)
+    data = batches(16, 20, 12)
+    labels = torch.cat([y for _, y in data])
+    subsets = [some for size in range(7) for some in combinations(range(units), size)]
+    answers = [
+        by_hand(model, data, {"rnn.l0": list(some)} if some else None, steps=[step]).argmax(1)
+        if some
+        else by_hand(model, data, None).argmax(1)
+        for some in subsets
+    ]
+    errors = []
+    for found in report.predictions:
+        concept = CONCEPTS[found.concept]
+        right = [float((concept(part) == concept(labels)).double().mean()) for part in answers]
+        damage = {frozenset(some): right[0] - own for some, own in zip(subsets, right, strict=True)}
+        exact = [
+            sum(
+                (damage[frozenset(some) | {unit}] - damage[frozenset(some)])
+                / (units * comb(units - 1, len(some)))
+                for some in subsets
+                if unit not in some
+            )
+            for unit in range(units)
+        ]
+        assert found.unit_damage.sum() == pytest.approx(sum(exact), abs=1e-9)
+        assert (found.unit_lower <= exact).all()
+        assert (exact <= found.unit_upper).all()
+        assert (found.unit_lower <= found.unit_damage).all()
+        assert (found.unit_damage <= found.unit_upper).all()
+        errors += list(found.unit_damage - exact)
+        assert len(found.places) == {RandomSets: 300, RandomOrders: 60 * 5}[type(which)]
+        assert_statistics(found)
+        assert np.isfinite([found.lower[:3], found.upper[:3]]).all()
+    assert np.sqrt(np.mean(np.square(errors))) < 0.02
+
+
+def test_a_single_pair_of_orders_has_no_intervals() -> None:
+    for n in (2, 4):
+        found = report_of(lively(Classifier), RandomOrders(n=n, n_bootstraps=8)).predictions[0]
+        assert np.isfinite(found.unit_damage).all()
+        ends = [*found.lower, *found.upper, *found.unit_lower, *found.unit_upper]
+        assert np.isfinite(ends).any() == (n > 2)
+
+
+def test_shares_of_the_damage_that_sets_leave_open_are_nan() -> None:
+    for which in (RandomSets(n=9), RandomSets(n=40, sizes=[2, 3])):
+        found = report_of(lively(Classifier), which).predictions[0]
+        numbers = found.unit_damage, found.unit_lower, found.unit_upper
+        assert np.isnan(numbers).all()
+        assert np.isnan(found.share_correlation)
+        assert np.isfinite(found.r2)
 
 
 def test_hidden_and_cell_states_of_a_unit_are_held_together() -> None:
@@ -278,7 +393,7 @@ def test_intervals_hold_the_values_and_come_back_with_the_seed() -> None:
 
 def test_predictions_are_saved_logged_drawn_and_tabled(tmp_path: Path) -> None:
     model = lively(Classifier)
-    report = report_of(model, RandomSets(n=24, n_bootstraps=20))
+    report = report_of(model, RandomSets(n=40, n_bootstraps=20))
     report.save(tmp_path / "report.npz")
     assert_equal(KnockoutReport.load(tmp_path / "report.npz"), report)
     scalars = knockout_scalars(report)
@@ -287,13 +402,24 @@ def test_predictions_are_saved_logged_drawn_and_tabled(tmp_path: Path) -> None:
         assert scalars[name] == found.partial_r2
         assert prediction_image(found, "title").shape[1] == 350
         words = f"{found.r2:.2f} ({found.r2_size:.2f} by their size alone)"
+        words += f"; rank correlation of the units' shares: {found.share_correlation:.2f}"
+        assert scalars[f"rnn.l0/{found.concept}/share_correlation"] == found.share_correlation
         assert f"rnn.l0, {found.concept}, step -1: damage by random sets" in str(report)
         assert words in str(report)
     table = knockout_table(report)
     first = report.predictions[0]
     ends = f"[{first.lower[2]:.2f}, {first.upper[2]:.2f}]"
-    assert f"| rnn.l0 | -1 | low | 24 | 48 | {first.r2_size:.2f} " in table
+    assert f"| rnn.l0 | -1 | low | 40 | 48 | {first.r2_size:.2f} " in table
     assert f"| {first.partial_r2:.2f} {ends} |" in table
+    assert f"| {first.share_correlation:.2f} |" in table
+    (worst, second, third, *_) = np.argsort(-first.unit_damage, kind="stable")
+    for unit in (worst, second, third):
+        ends = f"[{first.unit_lower[unit]:.3f}, {first.unit_upper[unit]:.3f}]"
+        assert (
+            f"| rnn.l0 | -1 | low | {first.unit_damage.sum():.3f} | {unit} "
+            f"| {first.unit_damage[unit]:.3f} {ends} | {first.unit_share[unit]:.3f} |"
+        ) in table
+    assert "relay share, bits" not in knockout_table(report_of(model, RandomSets(n=9)))
     several = report_of(model, RandomSets(n=8, step=[0, 2], n_bootstraps=0))
     names = {name for name in knockout_scalars(several) if "predicts" in name}
     assert names <= {
@@ -341,6 +467,23 @@ def test_options_that_are_refused(
         RandomSets(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"n": 0}, ValueError, "n: got 0; it takes at least 2"),
+        ({"n": 5}, ValueError, "n: got 5; it takes an even number, an order and its reverse"),
+        ({"max_sets": 0}, ValueError, "max_sets: got 0; it takes at least 1"),
+        ({"n_bootstraps": -1}, ValueError, "n_bootstraps: got -1; it takes at least 0"),
+        ({"step": []}, TypeError, r"step: got \[\]; it takes a step index or a list of them"),
+    ],
+)
+def test_options_of_orders_that_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        RandomOrders(**options)
+
+
 def test_a_step_that_the_first_batch_has_not_passes_a_sanity_check_of_all_batches() -> None:
     x, y = batches()[0]
     callback = KnockoutCallback(RandomSets(n=8, step=4, n_bootstraps=0))
@@ -357,6 +500,8 @@ def test_a_logged_number_alone_has_no_accuracy_to_predict() -> None:
         ValueError, match=r"score: got Logged\(.*\) alone with RandomSets, which co"
     ):
         KnockoutCallback(RandomSets(), score=Logged("val_loss"))
+    with pytest.raises(ValueError, match=r"alone with RandomOrders, which compares information wi"):
+        KnockoutCallback(RandomOrders(), score=Logged("val_loss"))
     both = KnockoutCallback(RandomSets(n=8), score=Logged("val_loss"), concepts="joint")
     validated(lively(Classifier), both)
     assert len(both.reports[0].predictions) == 1
@@ -370,6 +515,10 @@ def test_models_that_do_not_fit_are_refused_before_training() -> None:
     refused_before_training(
         KnockoutCallback(RandomSets(step=9)),
         "steps: got 9, but the longest sequence has 6 steps",
+    )
+    refused_before_training(
+        KnockoutCallback(RandomOrders(max_sets=10)),
+        "max_sets: got 10; an order and its reverse take 11 sets; raise it, or take fewer layers",
     )
     together = RandomSets(n=8, states=("hidden", "cell"))
     with pytest.raises(ValueError, match=r"states: got 'l0' and 'l0.cell', which have 6 and 8 uni"):

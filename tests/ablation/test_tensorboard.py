@@ -32,6 +32,15 @@ def test_sets_along_orders_have_no_map(tmp_path: Path) -> None:
     assert f"knockout/{LAYER}/joint/deletion" in images
 
 
+def test_random_sets_and_all_units_beside_them_have_no_map(tmp_path: Path) -> None:
+    sets = [
+        KnockoutSet("0", "random", {LAYER: (0, 2)}, (-1,)),
+        KnockoutSet("1", "all", {LAYER: (0, 1, 2)}, (-1,)),
+    ]
+    images = written(tmp_path, small_knockouts(sets, agreement=(), curves=False)).Tags()["images"]
+    assert not any("damage" in name for name in images)
+
+
 def test_images_and_the_table_are_written_as_drawn(tmp_path: Path) -> None:
     report = small_knockouts(epoch=3)
     events = written(tmp_path, report)
