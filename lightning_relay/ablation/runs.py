@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
+from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ class EvaluationBatch:
         """Run the step, to its end or until the class scores are known."""
         return self.rerun.run(
             self.batch, self.batch_idx, self.dataloader_idx, target=self.target, whole=whole
+        )
+
+    def run_together(
+        self, lanes: KnockoutLanes, block: Sequence[int], compared: Sequence[int]
+    ) -> list[StepResult]:
+        """Run the step once for several lanes, until the class scores are known.
+
+        The ``compared`` places in the block are also run alone, and must give the same.
+        """
+        assert self.target is not None
+        return self.rerun.run_together(
+            self.batch,
+            self.batch_idx,
+            self.dataloader_idx,
+            target=self.target,
+            states=lambda: lanes.states(block),
+            given=lanes.given,
+            compared=compared,
         )
 
 
@@ -98,9 +117,12 @@ class KnockoutRuns:
     outcomes: Outcomes = field(default_factory=Outcomes, init=False)
     longest: dict[str, int] = field(default_factory=dict, init=False)
     _clamps: list[list[Clamp]] | None = field(default=None, init=False)
+    _together: bool = field(default=True, init=False)
 
     def add(self, batch: EvaluationBatch, progress: Callable[[], None]) -> None:
         """Run a batch without knock-out, with each set, and without again, to compare.
+
+        Where only class scores are wanted, the step runs once for several sets if it can.
 
         ``progress`` is called after each run but the last.
         """
@@ -108,19 +130,47 @@ class KnockoutRuns:
         if self._clamps is None:
             self._clamps = self._clamps_of(batch.rerun.twin)
         with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
-            results = []
-            for number in (None, *range(len(self.sets.sets))):
-                with lanes.lane(number):
-                    results.append(batch.run(whole=whole or number is None))
-                progress()
+            with lanes.lane(None):
+                results = [batch.run(whole=True)]
+            progress()
+            together = self._together and not whole and batch.rerun.ends_early
+            first = 0
+            while first < len(self._clamps):
+                block = lanes.together(first) if together else range(first, first + 1)
+                found = None
+                if len(block) > 1:
+                    found = self._run_together(batch, lanes, block)
+                    together = found is not None
+                if found is None:
+                    with lanes.lane(first):
+                        found = [batch.run(whole=whole)]
+                results += found
+                first += len(found)
+                for _ in found:
+                    progress()
             with lanes.lane(None):
                 check_repeatable(results[0], batch.run(whole=whole))
             for module, steps in lanes.longest.items():
                 self.longest[module] = max(steps, self.longest.get(module, 0))
         self._keep(batch, results)
 
+    def _run_together(
+        self, batch: EvaluationBatch, lanes: KnockoutLanes, block: range
+    ) -> list[StepResult] | None:
+        """Run several lanes at once; None, now and later, if the step cannot be run so.
+
+        That is found out with the first and the last lane of the first block; in later batches with
+        the last alone.
+        """
+        ends = (0, len(block) - 1)[bool(self.outcomes.sizes) :]
+        try:
+            return batch.run_together(lanes, block, ends if block.start == 0 else ())
+        except Exception:  # of any type; if it is the step's own, it comes again
+            self._together = False
+            return None
+
     def _clamps_of(self, model: nn.Module) -> list[list[Clamp]]:
-        asked = self.asked
+        asked, layers = self.asked, recurrent_layers(model)
         return [
             make_clamps(
                 model,
@@ -129,6 +179,7 @@ class KnockoutRuns:
                 steps=asked.which.held_at if some.steps is None else some.steps,
                 states=self.states,
                 seed=asked.seed,
+                layers=layers,
             )
             for some in self.sets.sets
         ]

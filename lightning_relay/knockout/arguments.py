@@ -36,9 +36,13 @@ def make_clamps(
     steps: slice | Sequence[int] | Set[int] | int | None = None,
     states: Mapping[str, HiddenStates] | None = None,
     seed: int = 0,
+    layers: Mapping[str, int] | None = None,
 ) -> list[Clamp]:
-    """The clamps for the arguments of ``knocked_out``, one for each layer; refuses as it does."""
-    layers = recurrent_layers(model)
+    """The clamps for the arguments of ``knocked_out``, one for each layer; refuses as it does.
+
+    ``layers`` are those of ``recurrent_layers``, where they are known.
+    """
+    layers = recurrent_layers(model) if layers is None else layers
     checked = _checked_units(model, layers, units)
     where = checked_steps(steps)
     if isinstance(value, Mapping) and set(value) != set(units):

@@ -11,6 +11,8 @@ from torch import Tensor
 from lightning_relay.recurrent.states import StepError, TooShortError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_relay.recurrent.layers import StateKey
 
 
@@ -95,10 +97,14 @@ class Clamp:
         return any(step < 0 for step in _named(self.steps))
 
     @property
+    def simple(self) -> bool:
+        """Whether each unit is held at one value, in all sequences and at all held steps."""
+        return self.donors is None and self.values.shape[:2] == (1, 1)
+
+    @property
     def constant(self) -> bool:
         """Whether each unit is held at one value, in all sequences and always."""
-        given = self.steps is None and self.donors is None
-        return given and self.values.shape[:2] == (1, 1)
+        return self.steps is None and self.simple
 
 
 def step_mask(steps: Steps, lengths: Tensor) -> Tensor:
@@ -146,10 +152,14 @@ def _named(steps: Steps) -> list[int]:
     return [step for step in named if step is not None]
 
 
+def positions(steps: slice | tuple[int, ...], length: int) -> Sequence[int]:
+    """Positions in a sequence that are meant, counted from 0."""
+    if isinstance(steps, slice):
+        return range(*steps.indices(length))
+    return [step % length for step in steps if -length <= step < length]
+
+
 def _positions(steps: slice | tuple[int, ...], length: int) -> Tensor:
     mask = torch.zeros(length, dtype=torch.bool)
-    if isinstance(steps, slice):
-        mask[list(range(*steps.indices(length)))] = True
-    else:
-        mask[[step for step in steps if -length <= step < length]] = True
+    mask[list(positions(steps, length))] = True
     return mask

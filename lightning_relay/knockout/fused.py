@@ -29,14 +29,15 @@ class Clamps:
     Attributes:
         all: The clamps.
         constant: Whether each holds its units always, at one value for each unit.
+        by_place: The clamps of each layer and direction, of its hidden or cell states.
     """
 
     def __init__(self, clamps: Sequence[Clamp]) -> None:
         self.all = clamps
         self.constant = all(clamp.constant for clamp in clamps)
-        self._by_place: dict[Place, list[Clamp]] = {}
+        self.by_place: dict[Place, list[Clamp]] = {}
         for clamp in clamps:
-            self._by_place.setdefault(clamp.place, []).append(clamp)
+            self.by_place.setdefault(clamp.place, []).append(clamp)
 
     def in_call(self, call: ModuleCall, number: int, offset: int = 0) -> Holds:
         """What is held in a call, given the number of calls before it and its first position."""
@@ -45,19 +46,54 @@ class Clamps:
     @cached_property
     def always(self) -> dict[Place, HeldAlways]:
         """What is held always, if all clamps are constant."""
-        return {place: HeldAlways.of(own) for place, own in self._by_place.items()}
+        return {place: HeldAlways.of(own) for place, own in self.by_place.items()}
 
     def step_by_step(self, call: ModuleCall, number: int, offset: int = 0) -> dict[Place, Held]:
         """What is held at each step of a call."""
         lengths = call.lengths
         found = {}
-        for place, own in self._by_place.items():
+        for place, own in self.by_place.items():
             like = call.initial[place[2]]
             held = Held.of(
                 own, number, units=like.shape[-1], lengths=lengths, offset=offset, like=like
             )
             found[place] = held if call.order is None else held.reordered(call.order)
         return found
+
+
+def held_in_lanes(
+    lanes: Sequence[Clamps], call: ModuleCall, number: int, first: int
+) -> list[dict[Place, Held]]:
+    """What is held from a step of a call on, in each lane; for several lanes at once if simple."""
+    if call.batch_sizes is not None or not _alike(lanes):
+        return [
+            {place: held.after(first) for place, held in own.step_by_step(call, number).items()}
+            for own in lanes
+        ]
+    found: list[dict[Place, Held]] = [{} for _ in lanes]
+    for place in dict.fromkeys(place for own in lanes for place in own.by_place):
+        having = [lane for lane, own in enumerate(lanes) if place in own.by_place]
+        like = call.initial[place[2]]
+        held = Held.in_lanes(
+            [lanes[lane].by_place[place][0] for lane in having],
+            units=like.shape[-1],
+            steps=call.steps,
+            first=first,
+            like=like,
+        )
+        for lane, part in zip(having, held, strict=True):
+            found[lane][place] = part
+    return found
+
+
+def _alike(lanes: Sequence[Clamps]) -> bool:
+    """Whether each lane has one simple clamp at a place, and all have the same steps."""
+    steps = lanes[0].all[0].steps
+    return all(
+        len(own.by_place) == len(own.all)
+        and all(clamp.simple and clamp.steps == steps for clamp in own.all)
+        for own in lanes
+    )
 
 
 class FusedForward(HoldingModule, TransientForward):

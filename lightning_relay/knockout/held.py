@@ -99,6 +99,27 @@ class Held:
             mask[..., own] |= where
         return cls(mask, values)
 
+    @classmethod
+    def in_lanes(
+        cls, clamps: Sequence[Clamp], *, units: int, steps: int, first: int, like: Tensor
+    ) -> list[Self]:
+        """What is held from a step on in several lanes, each with one ``simple`` clamp.
+
+        The clamps have the same steps, and all sequences have as many; see ``of`` and ``after``.
+        """
+        at = step_mask(clamps[0].steps, torch.tensor([steps]))[0]
+        where = torch.cat([torch.tensor([clamps[0].steps is None]), at])[first:]
+        columns = torch.tensor([unit for clamp in clamps for unit in clamp.units])
+        rows = torch.arange(len(clamps)).repeat_interleave(
+            torch.tensor([len(clamp.units) for clamp in clamps])
+        )
+        mask = torch.zeros(len(clamps), len(where), units, dtype=torch.bool)
+        mask[rows, :, columns] = where
+        values = like.new_zeros(mask.shape)
+        own = torch.cat([clamp.values[0, 0] for clamp in clamps]).to(like)
+        values[rows.to(like.device), :, columns.to(like.device)] = own.unsqueeze(1) * where.to(like)
+        return [cls(*parts) for parts in zip(mask.split(1), values.split(1), strict=True)]
+
     @property
     def shared(self) -> bool:
         """Whether all sequences are held alike, at the same values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -16,9 +17,9 @@ from torch import nn
 
 from lightning_relay.knockout.calls import ModuleCall, Result
 from lightning_relay.knockout.cells import hold_cell
-from lightning_relay.knockout.clamps import Clamp, step_mask
+from lightning_relay.knockout.clamps import Clamp, positions, step_mask
 from lightning_relay.knockout.context import hold
-from lightning_relay.knockout.fused import Clamps, FusedForward
+from lightning_relay.knockout.fused import Clamps, FusedForward, held_in_lanes
 from lightning_relay.knockout.holding import check_can_be_held
 from lightning_relay.knockout.running import run_clamped
 from lightning_relay.knockout.side_by_side import lanes_at_once, run_lanes
@@ -26,7 +27,12 @@ from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+_STATES = 2**22
+"""Approximate maximum number of states of lanes that are run together."""
 
 
 class KnockoutLanes:
@@ -70,6 +76,45 @@ class KnockoutLanes:
     def longest(self) -> dict[str, int]:
         """Number of steps of the longest sequence so far, by module name."""
         return self._longest | {forward.name: forward.longest for forward in self._forwards}
+
+    def together(self, first: int) -> range:
+        """The lanes, from one on, that a single run can take together; one lane if it cannot.
+
+        The run without knock-out comes before.
+        """
+        size = sum(forward.plain_size for forward in self._forwards)
+        last = first + 1
+        if size and not self._others[first]:
+            end = min(len(self._others), first + max(1, _STATES // size))
+            while last < end and not self._others[last]:
+                last += 1
+        return range(first, last)
+
+    def states(self, lanes: Sequence[int]) -> list[dict[int, tuple[Tensor, ...]]]:
+        """Output and final states of each module in several lanes, by the number of the call.
+
+        Each tensor has the lanes as its first dimension. Modules without knock-out are left out.
+        """
+        return [forward.in_lanes(lanes) for forward in self._forwards]
+
+    @contextmanager
+    def given(
+        self, states: Sequence[Mapping[int, tuple[Tensor, ...]]], place: int | None = None
+    ) -> Iterator[None]:
+        """A run in which the modules give what ``states`` gave, for one of the lanes by its place.
+
+        None for states that are mapped by ``vmap``. A RuntimeError says that the calls are not
+        those of the run without knock-out.
+        """
+        for forward, own in zip(self._forwards, states, strict=True):
+            if place is not None:  # the model may change what it reads in place
+                own = {
+                    number: tuple(part[place].clone() for part in one)
+                    for number, one in own.items()
+                }
+            given = {number: Result(one[0], one[1:]) for number, one in own.items()}
+            forward.begin(None, given)
+        yield
 
     @contextmanager
     def lane(self, number: int | None) -> Iterator[None]:
@@ -130,12 +175,17 @@ class _SharedForward(FusedForward):
     ) -> None:
         super().__init__(name, module)
         self.shared: list[_SharedCall] = []
-        self._sets = [Clamps([replace(clamp, begun=-drawn) for clamp in clamps]) for clamps in sets]
+        self._sets = [Clamps([_begun(clamp, -drawn) for clamp in clamps]) for clamps in sets]
         self._lane: int | None = None
+        self._given: Mapping[int, Result] | None = None
         self._number = 0
 
-    def begin(self, lane: int | None) -> None:
-        """The next calls are those of a lane, or without knock-out for None."""
+    def begin(self, lane: int | None, given: Mapping[int, Result] | None = None) -> None:
+        """The next calls are those of a lane, or without knock-out for None.
+
+        Calls for which results are ``given`` give these.
+        """
+        self._given = given
         self.clamps = Clamps(()) if lane is None else self._sets[lane]
         self._lane = lane if self.clamps.all else None
         self._number = 0
@@ -143,6 +193,11 @@ class _SharedForward(FusedForward):
 
     def _run(self, call: ModuleCall, offset: int) -> Result:
         number, self._number = self._number, self._number + 1
+        if self._given is not None:
+            if offset or number == len(self.shared) or not _same(self.shared[number].call, call):
+                raise RuntimeError(f"{self.name!r} is not called as without knock-out")
+            if number in self._given:
+                return self._given[number]
         if number == len(self.shared):
             self.shared.append(_SharedCall(call))
         shared = self.shared[number]
@@ -161,25 +216,66 @@ class _SharedForward(FusedForward):
         """Results of a lane and, where that is faster, of later lanes that begin like it."""
         call = shared.call
         first = self._first_step(call, lane)
-        count = lanes_at_once(call)
+        count = lanes_at_once(call, first)
         lanes = [lane]
         for other in range(lane + 1, len(self._sets)):
             if len(lanes) == count:
                 break
             if self._sets[other].all and self._first_step(call, other) == first:
                 lanes.append(other)
+        before, found = self._computed(shared, number, lanes, first)
+        if before is not None:
+            found = [before.followed_by(result) for result in found]
+        shared.results |= zip(lanes, found, strict=True)
+
+    def _computed(
+        self, shared: _SharedCall, number: int, lanes: Sequence[int], first: int
+    ) -> tuple[Result | None, list[Result]]:
+        """What the first steps give in all lanes, None for no steps, and the others in each."""
+        call = shared.call
         own = [self._sets[lane] for lane in lanes]
         if all(clamps.constant for clamps in own):
-            found = run_lanes(call, [clamps.always for clamps in own])
-        elif first == 0:
-            found = run_lanes(call, [clamps.step_by_step(call, number) for clamps in own])
-        else:
-            before = self._prefix(shared, first)
-            rest = call.part(first, call.steps, before.final)
-            held = [clamps.step_by_step(call, number) for clamps in own]
-            later = [{place: part.after(first) for place, part in parts.items()} for parts in held]
-            found = [before.followed_by(result) for result in run_lanes(rest, later)]
-        shared.results |= zip(lanes, found, strict=True)
+            return None, run_lanes(call, [clamps.always for clamps in own])
+        held = held_in_lanes(own, call, number, first)
+        if first == 0:
+            return None, run_lanes(call, held)
+        before = self._prefix(shared, first)
+        return before, run_lanes(call.part(first, call.steps, before.final), held)
+
+    @property
+    def plain_size(self) -> int:
+        """Number of states that the calls gave without knock-out."""
+        return sum(shared.plain.output.numel() for shared in self.shared if shared.plain)
+
+    def in_lanes(self, lanes: Sequence[int]) -> dict[int, tuple[Tensor, ...]]:
+        """Output and final states of each call in several lanes; none if nothing is held."""
+        if not any(self._sets[lane].all for lane in lanes):
+            return {}
+        found = [self._stacked(shared, number, lanes) for number, shared in enumerate(self.shared)]
+        return {number: (one.output, *one.final) for number, one in enumerate(found)}
+
+    def _stacked(self, shared: _SharedCall, number: int, lanes: Sequence[int]) -> Result:
+        parts: list[Result] = []
+        for first, alike in groupby(lanes, lambda lane: self._begins(shared.call, lane)):
+            own = list(alike)
+            if first is None:
+                assert shared.plain is not None
+                parts.append(_joined(None, [shared.plain] * len(own)))
+                continue
+            count = lanes_at_once(shared.call, first)
+            for block in range(0, len(own), count):
+                parts.append(
+                    _joined(*self._computed(shared, number, own[block : block + count], first))
+                )
+        if len(parts) == 1:
+            return parts[0]
+        finals = zip(*(part.final for part in parts), strict=True)
+        return Result(
+            torch.cat([part.output for part in parts]), tuple(torch.cat(own) for own in finals)
+        )
+
+    def _begins(self, call: ModuleCall, lane: int) -> int | None:
+        return self._first_step(call, lane) if self._sets[lane].all else None
 
     def _first_step(self, call: ModuleCall, lane: int) -> int:
         """Number of first steps that a lane has in common with the run without knock-out."""
@@ -189,8 +285,7 @@ class _SharedForward(FusedForward):
         for clamp in self._sets[lane].all:
             if clamp.steps is None:
                 return 0
-            held = step_mask(clamp.steps, torch.tensor([call.steps]))[0].nonzero()
-            first = min(first, int(held[0])) if len(held) else first
+            first = min([first, *positions(clamp.steps, call.steps)])
         return first if first < call.steps else 0
 
     def _prefix(self, shared: _SharedCall, steps: int) -> Result:
@@ -203,6 +298,19 @@ class _SharedForward(FusedForward):
             before = before.followed_by(run_clamped(call.part(known, steps, before.final), {}))
         shared.prefix = before
         return before
+
+
+def _joined(before: Result | None, lanes: Sequence[Result]) -> Result:
+    """Results of several lanes as one, which have what the first steps give in common."""
+    output = torch.stack([lane.output for lane in lanes])
+    if before is not None:
+        output = torch.cat([before.output.expand(len(lanes), -1, -1, -1), output], 2)
+    finals = zip(*(lane.final for lane in lanes), strict=True)
+    return Result(output, tuple(torch.stack(own) for own in finals))
+
+
+def _begun(clamp: Clamp, begun: int) -> Clamp:
+    return clamp if clamp.donors is None else replace(clamp, begun=begun)
 
 
 def _same(first: ModuleCall, second: ModuleCall) -> bool:

@@ -18,10 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ROWS = {"cpu": 1024, "cuda": 2**16}
-"""Maximum number of lanes times sequences that are computed at once, by type of device."""
+"""Maximum number of lanes times sequences that are computed at once, by type of device.
+
+Calls of few steps may have more, in proportion, from ``_ROWS_FOR`` steps down.
+"""
+
+_ROWS_FOR = 16
 
 _LEAST_LANES = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 4, "LSTM": math.inf}
 """Minimum number of lanes that a CPU computes faster at once than by PyTorch's kernel for each."""
+
+_SHORT = 4
+"""Maximum number of steps that a CPU computes faster at once for any number of lanes from 2."""
 
 _BYTES = 2**28
 """Approximate maximum size of the states of all lanes that are computed at once."""
@@ -62,15 +70,21 @@ def run_lanes(call: ModuleCall, held: Sequence[Holds]) -> list[Result]:
     ]
 
 
-def lanes_at_once(call: ModuleCall) -> int:
-    """Number of lanes to compute at once; 1 where PyTorch's kernel for each lane is faster."""
-    batch = call.initial[0].shape[1]
+def lanes_at_once(call: ModuleCall, first: int = 0) -> int:
+    """Number of lanes to compute at once; 1 where PyTorch's kernel for each lane is faster.
+
+    The lanes are computed from a step on, and take the steps before from elsewhere.
+    """
+    batch, steps = call.initial[0].shape[1], call.steps - first
     width = (1 + call.module.bidirectional) * call.module.hidden_size + call.inputs.shape[-1]
     bytes_of_lane = call.steps * batch * width * call.inputs.element_size()
-    rows = _ROWS.get(call.inputs.device.type, _ROWS["cuda"])
+    rows = _ROWS.get(call.inputs.device.type, _ROWS["cuda"]) * max(1, _ROWS_FOR // steps)
     count = min(rows // batch, _BYTES // bytes_of_lane)
-    return count if count >= _least_lanes(call) else 1
+    return count if count >= _least_lanes(call, first) else 1
 
 
-def _least_lanes(call: ModuleCall) -> float:
-    return 2 if call.inputs.device.type != "cpu" else _LEAST_LANES[call.module.mode]
+def _least_lanes(call: ModuleCall, first: int = 0) -> float:
+    short = call.batch_sizes is None and call.steps - first <= _SHORT
+    if short or call.inputs.device.type != "cpu":
+        return 2
+    return _LEAST_LANES[call.module.mode]

@@ -41,11 +41,14 @@ class HeldLanes:
             self._at = self._indexed(parts)
 
     def initial(self, states: Tensor) -> Tensor:
-        """Initial states ``(lane, sequence, unit)``, made of those ``(sequence, unit)`` of all."""
-        return self(states.expand(self._count, -1, -1).clone(), 0)
+        """Initial states ``(1 or lane, sequence, unit)`` of states ``(sequence, unit)``.
+
+        There is one lane as long as all lanes are alike.
+        """
+        return self(states.clone().unsqueeze(0), 0)
 
     def __call__(self, states: Tensor, entry: int) -> Tensor:
-        """States ``(lane, sequence, unit)`` with those held at their values; may write to them.
+        """States ``(1 or lane, sequence, unit)``, those held at their values; may write to them.
 
         There may be fewer sequences than at the first step: those that are longest.
         """
@@ -56,6 +59,8 @@ class HeldLanes:
         if self._at:
             lanes, units, values = self._at[entry]
             if len(lanes):
+                if len(states) < self._count:
+                    states = states.expand(self._count, -1, -1).clone()
                 states[lanes, :, units] = values[:, :size]
         return states
 
@@ -123,8 +128,15 @@ def run_steps(
         if in_place:
             outputs[:, :size, step] = new[0]
         else:
-            by_step[step] = torch.nn.functional.pad(new[0], (0, 0, 0, sequences - size))
+            own = new[0].expand(len(hidden), -1, -1)
+            by_step[step] = torch.nn.functional.pad(own, (0, 0, 0, sequences - size))
         if size < sequences:
-            new = [torch.cat([own, old[:, size:]], 1) for own, old in zip(new, state, strict=True)]
+            new = [
+                torch.cat([own, old[:, size:].expand(len(own), -1, -1)], 1)
+                if len(own) >= len(old)
+                else torch.cat([own.expand(len(old), -1, -1), old[:, size:]], 1)
+                for own, old in zip(new, state, strict=True)
+            ]
         state = new
-    return (outputs if in_place else torch.stack(by_step, 2)), tuple(state)
+    final = tuple(part.expand(len(hidden), -1, -1) for part in state)
+    return (outputs if in_place else torch.stack(by_step, 2)), final

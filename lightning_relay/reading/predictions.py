@@ -119,6 +119,20 @@ class PredictionReader:
         only_call = call.module if self._begun[call.module] == 1 else None
         return replace(_classes(scores, target, _name(call.module)), module=only_call)
 
+    def read_scores(self, target: Tensor) -> Tensor:
+        """Class scores ``(batch, classes)`` of the step since the last ``clear``, not checked."""
+        return self._only_scores(target)[1].detach()
+
+    def read_lanes(self, scores: Tensor, target: Tensor) -> Predictions:
+        """Classes ``(lane, batch)`` for class scores ``(lane, batch, classes)`` of several steps.
+
+        The scores are those of ``read_scores``; they are checked as ``read`` does.
+        """
+        lanes, batch, _ = scores.shape
+        source = "" if self._watched is None else self._watched
+        found = _classes(scores.flatten(0, 1), target.repeat(lanes), _name(source))
+        return replace(found, classes=found.classes.view(lanes, batch), scores=scores)
+
     def _watch(self, module: str | None) -> None:
         self._unhook()
         self._watched = module

@@ -43,6 +43,13 @@ class StepResult:
     loss: float | None
 
 
+def same_scores(first: StepResult, again: StepResult) -> bool:
+    """Whether two runs gave the same class scores, but for a millionth of the largest."""
+    if first.scores is None or again.scores is None:
+        return False
+    return _close(first.scores, again.scores)
+
+
 def check_repeatable(first: StepResult, again: StepResult) -> None:
     """Raise a ValueError unless two runs of a step under the same conditions gave the same.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, cast, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -15,15 +16,19 @@ from lightning_relay.reading.containers import rebuilt
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
 from lightning_relay.recurrent.hooks import TransientHook
 from lightning_relay.reports.stage import Stage
-from lightning_relay.rerun.result import StepResult
+from lightning_relay.rerun.mapping import in_lanes
+from lightning_relay.rerun.result import StepResult, same_scores
 from lightning_relay.rerun.silence import QuietTrainer, silence
-from lightning_relay.rerun.traces import RandomStreams, eager, untouched
+from lightning_relay.rerun.traces import RandomStreams, attributes, eager, untouched
 from lightning_relay.rerun.twin import Memo, twin_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from lightning.pytorch import Trainer
+
+_States = TypeVar("_States")
 
 
 class StepRerun:
@@ -117,6 +122,66 @@ class StepRerun:
         if known is None and predictions is not None:
             self._scores_module = predictions.module
         return self._result(predictions, None if stops else outputs, whole=not stops)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether a run that need not be whole ends as soon as the class scores are known."""
+        return self._scores_module is not None
+
+    def run_together(
+        self,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+        *,
+        target: Tensor,
+        states: Callable[[], _States],
+        given: Callable[[_States, int | None], AbstractContextManager[None]],
+        compared: Sequence[int] = (),
+    ) -> list[StepResult]:
+        """Run the step once for several lanes, mapped by ``torch.func.vmap``, if it ``ends_early``.
+
+        ``states`` makes a pytree of tensors that have the lanes as their first dimension. ``given``
+        has the twin use those of one lane by its place, or for None those that are mapped. Whatever
+        the step sets on the twin is put back, because mapped tensors cannot be used later.
+
+        Steps that vmap cannot map raise errors of many types, and a step may take another way where
+        it catches one. So the ``compared`` lanes are also run alone: a RuntimeError says that they
+        have other class scores.
+        """
+        with self._precision():
+            mapped = states()
+        alone = []
+        for place in compared:
+            with given(mapped, place):
+                alone.append(self.run(batch, batch_idx, dataloader_idx, target=target))
+        known = self._scores_module
+        reader = PredictionReader(self.twin, known)
+        arguments = self._arguments(rebuilt(batch), batch_idx, dataloader_idx)
+        self._heard.clear()
+
+        def scores(own: _States) -> Tensor:
+            with given(own, None):
+                self._outputs(arguments, known)
+            return reader.read_scores(target)
+
+        with ExitStack() as around:
+            around.enter_context(self._streams.inside())
+            around.enter_context(untouched(self._parameters, self._step))
+            around.enter_context(attributes(self.twin))
+            around.enter_context(eager())
+            around.enter_context(reader)
+            found = reader.read_lanes(in_lanes(scores, mapped), target)
+        assert found.scores is not None
+        like = self._result(found, None, whole=False)
+        results = [
+            replace(like, classes=classes, scores=own)
+            for classes, own in zip(found.classes.unbind(), found.scores.unbind(), strict=True)
+        ]
+        for place, one in zip(compared, alone, strict=True):
+            if not same_scores(one, results[place]):
+                raise RuntimeError(f"the {self._step} gives other class scores under vmap")
+        return results
 
     def _outputs(self, arguments: list[Any], last_module: str | None) -> Any:
         """What the step returns; None if it ends with a call of the last module."""

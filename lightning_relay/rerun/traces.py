@@ -1,4 +1,4 @@
-"""What a run of a step puts back: random streams, gradients, and how torch compiles."""
+"""What a run of a step puts back: random streams, attributes, gradients, how torch compiles."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import nn
+
+
+_CONTAINERS = (dict, list, set)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,31 @@ class RandomStreams:
             yield
         finally:
             outside.restore()
+
+
+@contextmanager
+def attributes(model: nn.Module) -> Iterator[None]:
+    """Put back the attributes of all modules, and what their dicts, lists and sets contain."""
+    modules = list(model.modules())
+    before = [dict(vars(module)) for module in modules]
+    contents = [
+        (value, value.copy())
+        for attributes in before
+        for value in attributes.values()
+        if isinstance(value, _CONTAINERS)
+    ]
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            vars(module).clear()
+            vars(module).update(own)
+        for value, content in contents:
+            if isinstance(value, list):
+                value[:] = content
+            else:
+                value.clear()
+                value.update(content)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_whatever_is_made_of_the_states(name: str, sizes: tuple[int, ...]) -> No
     assert_report(callback.reports[0], model, data)
 
 
-def test_runs_are_one_for_each_set_and_two_without_knock_out() -> None:
+def test_runs_of_logged_numbers_are_one_for_each_set_and_two_without_knock_out() -> None:
     runs = []
 
     class Counting(Classifier):
@@ -74,7 +74,7 @@ def test_runs_are_one_for_each_set_and_two_without_knock_out() -> None:
             runs.append(len(batch[0]))
             return super().validation_step(batch, batch_idx, dataloader_idx)
 
-    validated(lively(Counting), KnockoutCallback())
+    validated(lively(Counting), KnockoutCallback(score=Logged("val_loss"), target=1))
     assert runs == [16] * (3 * (1 + 6 + 2))  # Lightning's own, and those of six units
 
 
