@@ -14,7 +14,13 @@ from PIL import Image
 from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback
 from lightning_relay.ablation.curves import deletion_image
 from lightning_relay.ablation.maps import damage_image
-from lightning_relay.relay.picture import order_image, share_image, transfer_image, units_image
+from lightning_relay.relay.picture import (
+    order_image,
+    share_image,
+    structure_image,
+    transfer_image,
+    units_image,
+)
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ def main() -> None:
         relays = RelayInformationCallback(
             concepts={"pattern": int, **task.concepts},
             inputs_end=task.inputs_end,
+            latent=True,
             stages=["validate"],
         )
         each = KnockoutCallback(stages=["test"], prefix="each")
@@ -53,6 +60,7 @@ def main() -> None:
         save(transfer_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_transfer")
         save(order_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_order")
         save(units_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_units")
+        save(structure_image(report, "rnn.l0", ""), f"memory_task_{cell}_latent")
         if cell == "gru":
             trainer.test(model, task, verbose=False)
             save(damage_image(each.reports[-1], title), "knockouts_each")

@@ -1,7 +1,8 @@
 """Which units of an RNN, a GRU and an LSTM hold three bits through a delay of ten steps?
 
 Trains the three cells on the memory task with the relay callback and prints accuracy, relay
-information over the steps and a summary of which units relay it. Everything else is in TensorBoard.
+information over the steps and a summary of which units relay it and where the states would settle.
+Everything else is in TensorBoard.
 
     python examples/memory_task.py [--epochs 15] [--seed 1] [--log-dir runs]
 """
@@ -29,7 +30,7 @@ def train(
     seed_everything(seed, verbose=False)
     model = RecurrentClassifier(cell, task.input_size, task.num_classes, hidden_size=20)
     concepts: dict[str, Callable[[int], int]] = {"pattern": int, **task.concepts}
-    relays = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end)
+    relays = RelayInformationCallback(concepts=concepts, inputs_end=task.inputs_end, latent=True)
     trainer = Trainer(
         max_epochs=epochs,
         gradient_clip_val=1.0,

@@ -115,15 +115,15 @@ def structures(
 ) -> dict[str, LatentStructure]:
     """``latent_structure`` of modules whose maps are known already."""
     check_inputs_end(inputs_end, states)
-    generator = np.random.default_rng(measure.seed % 2**64)
+    seed = measure.seed % 2**64
     layers = {key: _Layer.of(key, states, x_in, inputs_end) for key in states}
-    found = {key: layer.structure(measure.n_components, generator) for key, layer in layers.items()}
+    found = {key: layer.structure(measure.n_components, seed) for key, layer in layers.items()}
     if not measure.n_starts:
         return found
     for module in dict.fromkeys(StateKey.parse(key).module for key in states):
         own = {StateKey.parse(key): layer for key, layer in layers.items()}
         own = {key: layer for key, layer in own.items() if key.module == module}
-        attractors = _attractors(own, maps.get(module, "no model was given"), generator, measure)
+        attractors = _attractors(own, maps.get(module, "no model was given"), measure)
         for key in own:
             some = attractors if isinstance(attractors, str) else attractors[key]
             changed = {"no_attractors": some} if isinstance(some, str) else {"attractors": some}
@@ -171,7 +171,7 @@ class _Layer:
         found = self.states.at(step)
         return found.values[:, 0].double().cpu(), found.valid[:, 0].cpu()
 
-    def structure(self, n_components: int, generator: np.random.Generator) -> LatentStructure:
+    def structure(self, n_components: int, seed: int) -> LatentStructure:
         mean, axes, variances = self._axes()
         components = axes[: min(n_components, len(axes))]
         classes, label = self.x_in.unique(return_inverse=True)
@@ -186,7 +186,7 @@ class _Layer:
             speed.append(self._speed(step, values, valid))
         last = self.steps[place_of(-1, np.array(self.steps), backward=self.backward)]
         values, valid = self.at(last)
-        some = generator.permutation(int(valid.sum()))[:_POINTS]
+        some = np.random.default_rng(seed).permutation(int(valid.sum()))[:_POINTS]
         total = float(variances.sum())
         return LatentStructure(
             time_steps=np.array(self.steps, dtype=np.int64),
@@ -252,7 +252,6 @@ def _of_classes(
 def _attractors(
     layers: Mapping[StateKey, _Layer],
     found: ModuleMap | str,
-    generator: np.random.Generator,
     measure: LatentMeasure,
 ) -> dict[StateKey, Attractors] | str:
     """Attractors of a module, for each of its layers, or why there are none."""
@@ -266,6 +265,7 @@ def _attractors(
     for step in first.fitted:
         _, valid = first.at(step)
         rows += [(step, row) for row in valid.nonzero()[:, 0].tolist()]
+    generator = np.random.default_rng(measure.seed % 2**64)  # of its own for every module
     chosen = sorted(generator.permutation(len(rows))[: measure.n_starts].tolist())
     by_step: dict[int, list[int]] = {}
     for step, row in (rows[place] for place in chosen):

@@ -325,7 +325,7 @@ def test_states_that_are_all_alike_have_no_dimension() -> None:
 )
 def test_wrong_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     states, labels = states_of()
-    arguments = {"states": {"rnn.l0": states}, "x_in": labels} | options
+    arguments: dict[str, Any] = {"states": {"rnn.l0": states}, "x_in": labels} | options
     with pytest.raises(ValueError, match=message):
         latent_structure(arguments.pop("states"), arguments.pop("x_in"), **arguments)
 
