@@ -57,7 +57,7 @@ class RelayMeasure:
         n_splits: Number of random splits of the sequences into halves for the relay transfer
             between all pairs of steps, at least 4; 0 measures no transfer, nor does
             ``estimator="chao_shen"``. It needs the codes of all steps in memory at once, one
-            byte each for up to 256 levels.
+            byte each for up to 256 levels, and for a moment about three times as much.
         n_permutations: Number of permutations of X_out for the chance levels of all units together
             and of each alone: at least 19, or 0 for no chance levels. Where nothing can be
             permuted, for example while the model gives every sequence the same class, the table
