@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 import warnings
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from numpy.typing import NDArray
 
 from lightning_relay import (
@@ -46,17 +45,7 @@ CASES: dict[Cell, list[tuple[str, ...]]] = {
 }
 
 
-class EndOfBatches(Callback):
-    """Time at which the last batch and all its runs were over."""
-
-    time = 0.0
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the callbacks that come after this one make their reports."""
-        self.time = time.perf_counter()
-
-
-def trainer(*callbacks: Callback, epochs: int = EPOCHS) -> Trainer:
+def trainer(*callbacks: KnockoutCallback, epochs: int = EPOCHS) -> Trainer:
     """A Trainer that says nothing."""
     return Trainer(
         max_epochs=epochs,
@@ -73,12 +62,11 @@ def evaluated(
     model: RecurrentClassifier,
     task: MemoryTask,
     which: RandomSets | RandomOrders | NamedSets,
-) -> tuple[KnockoutReport, float, float]:
-    """Report of a validation, and its time with and without making the report."""
-    callback, batches = KnockoutCallback(which, concepts=task.concepts), EndOfBatches()
-    start = time.perf_counter()
-    trainer(batches, callback).validate(model, task, verbose=False)
-    return callback.reports[-1], time.perf_counter() - start, batches.time - start
+) -> KnockoutReport:
+    """Report of a validation."""
+    callback = KnockoutCallback(which, concepts=task.concepts)
+    trainer(callback).validate(model, task, verbose=False)
+    return callback.reports[-1]
 
 
 def rows_of(report: KnockoutReport) -> dict[int, NDArray[np.float64]]:
@@ -103,7 +91,7 @@ def always(
     """The same for the sets of the last step, held at all steps."""
     last = [found for found in report.predictions if found.step == -1]
     units = {report.sets[place].name: report.sets[place].units for place in last[0].places}
-    held, _, _ = evaluated(model, task, NamedSets(units))
+    held = evaluated(model, task, NamedSets(units))
     values = statistics(
         last[0].sizes,
         np.array([found.information for found in last]),
@@ -122,13 +110,13 @@ def of_units(
     units alone; the two estimates of Shapley values with each other; and, no correlation, the
     largest damage by a unit alone.
     """
-    orders, _, _ = evaluated(model, task, which)
+    orders = evaluated(model, task, which)
     steps = which.measured_at
     rows: dict[int, list[tuple[float, ...]]] = {step: [] for step in steps}
     first = report.predictions[0]
     keys = report.sets[first.places[0]].units
     one = {str(unit): {key: [unit] for key in keys} for unit in range(len(first.unit_share))}
-    alone = {step: evaluated(model, task, NamedSets(one, steps=step))[0] for step in steps}
+    alone = {step: evaluated(model, task, NamedSets(one, steps=step)) for step in steps}
     for found, along in zip(report.predictions, orders.predictions, strict=True):
         damage = alone[found.step].damage_of(found.concept).damage
         share = found.unit_share.round(9)
@@ -175,21 +163,15 @@ def main() -> None:
 
     found: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     units: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
-    passes, runs = [], []
     for cell in arguments.cells:
         for seed in range(arguments.seeds):
             seed_everything(seed, verbose=False)
             task = MemoryTask(bits=3, delay=10)
             model = RecurrentClassifier(cell, task.input_size, task.num_classes)
             trainer().fit(model, task)
-            start = time.perf_counter()
-            trainer().validate(model, task, verbose=False)
-            plain = time.perf_counter() - start
             for states in CASES[cell]:
                 which = RandomSets(n=arguments.sets, step=[-1, 8], states=states)  # type: ignore[arg-type]
-                report, seconds, running = evaluated(model, task, which)
-                passes.append(seconds / plain / 2)
-                runs.append(running / plain / 2)
+                report = evaluated(model, task, which)
                 name = f"{cell}, {' and '.join(states)}"
                 for step, row in rows_of(report).items():
                     where = "at the last step" if step == -1 else f"at step {step} of 13"
@@ -206,8 +188,7 @@ def main() -> None:
                     where = "at the last step" if step == -1 else f"at step {step} of 13"
                     units.setdefault((name, where), []).append(row)
     printed("cell, states", "R² of size, R² with information, within one size", found)
-    print(f"\n{arguments.sets} sets at a step: {np.median(passes):.0f} plain validation passes")
-    print(f"without the report that follows the runs: {np.median(runs):.0f}\n")
+    print()
     columns = (
         "share of damage, the same along orders, damage alone, the two estimates, largest alone"
     )
