@@ -79,6 +79,13 @@ def test_a_layer_of_one_unit_lies_on_a_line() -> None:
     assert np.ptp(rows) < 12
 
 
+def test_long_names_do_not_run_out_of_the_picture() -> None:
+    long = "encoder.block_of_many_recurrent_modules.lstm_with_a_long_name.l0_reverse: states"
+    image = latent_image(measured(24)[1], long)
+    assert image.shape[1] == 350
+    assert (np.concatenate([image[:34], image[-34:]])[:, 347:] == 255).all()
+
+
 def test_classes_without_a_colour_are_counted() -> None:
     _, latent = measured(24)
     assert len(latent.classes) == 24
