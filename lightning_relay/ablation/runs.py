@@ -12,6 +12,7 @@ from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
 from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
+from lightning_relay.rerun.mapping import CannotMapError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +166,7 @@ class KnockoutRuns:
         ends = (0, len(block) - 1)[bool(self.outcomes.sizes) :]
         try:
             return batch.run_together(lanes, block, ends if block.start == 0 else ())
-        except Exception:  # of any type; if it is the step's own, it comes again
+        except (Exception, CannotMapError):  # if it is the step's own error, it comes again
             self._together = False
             return None
 

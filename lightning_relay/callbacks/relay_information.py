@@ -271,7 +271,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             self._capture.after_step(outputs)
             if self._latent is not None and self._capture.labels is not None:
                 labels, lengths = self._capture.labels, self._capture.lengths
-                self._latent.after_step(labels, lengths, dataloader)
+                expected = self._capture.buffers[dataloader].expected
+                self._latent.after_step(labels, lengths, dataloader, expected)
 
     def _stop(self) -> None:
         if self._capture is not None:

@@ -15,7 +15,7 @@ from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.latent.structure import LatentStructure
 from lightning_relay.recurrent.inputs_end import InputsEnd, check_inputs_end, inputs_ended
 from lightning_relay.recurrent.layers import StateKey, recurrent_modules
-from lightning_relay.recurrent.states import every_step
+from lightning_relay.recurrent.states import HiddenStates, every_step
 from lightning_relay.reports.steps import place_of
 from lightning_relay.sampling.kept import KeptStates
 
@@ -61,7 +61,7 @@ def latent_structure(
     Raises:
         TypeError: If labels are not integers.
         ValueError: If there is no layer, labels are not ``(batch,)``, their number differs from
-            that of the sequences, or a step or a module is unknown.
+            that of the sequences, a state is NaN or infinite, or a step or a module is unknown.
 
     Example:
         >>> import torch
@@ -88,6 +88,8 @@ def latent_structure(
                 f"x_in: got shape {tuple(x_in.shape)} for {len(own)} sequences of {layer!r}; it "
                 "takes one label for each"
             )
+        if isinstance(own, HiddenStates):
+            own.check_finite(layer)
     maps: dict[str, ModuleMap | str] = {}
     if model is not None:
         names = dict.fromkeys(StateKey.parse(layer).module for layer in states)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from lightning_relay.latent.analysis import structures
 from lightning_relay.latent.inputs import MeanInputs
 from lightning_relay.latent.module_map import ModuleMap, why_no_map
-from lightning_relay.recurrent.layers import recurrent_modules, wanted_keys
+from lightning_relay.recurrent.layers import recurrent_modules, state_units, wanted_keys
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.sampling.buffer import SequenceBuffer
@@ -30,7 +30,9 @@ class LatentCapture:
     """Context manager that keeps what latent structures are made of while a model is evaluated.
 
     Of modules that can be iterated, the hidden and cell states of all layers are kept, of others
-    those that are asked for. Weights are copied at the first batch: they are those evaluated.
+    those that are asked for. Where states that nobody asked for cannot be had, the module is not
+    iterated, and the structure says why. Weights are copied at the first batch: they are those
+    evaluated.
     """
 
     def __init__(
@@ -44,33 +46,34 @@ class LatentCapture:
         measure: LatentMeasure,
     ) -> None:
         self._modules = recurrent_modules(model, modules)
-        self._wanted = [
-            str(key)
+        asked = {
+            name: [str(key) for key in wanted_keys(name, module, layers, states)]
             for name, module in self._modules.items()
-            for key in wanted_keys(name, module, layers, states)
-        ]
+        }
+        self._wanted = [key for keys in asked.values() for key in keys]
         whole = [name for name, module in self._modules.items() if not why_no_map(module)]
         if not measure.n_starts:
             whole = []
-        others = [name for name in self._modules if name not in whole]
-        self._recorders = []
-        if whole:
-            every: tuple[State, ...] = ("hidden", "cell")
-            self._recorders.append(HiddenStateRecorder(model, whole, layers="all", states=every))
-        if others:
-            self._recorders.append(HiddenStateRecorder(model, others, layers=layers, states=states))
+        self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
+        self._others = {
+            name: HiddenStateRecorder(
+                model, [name], layers="all", states=("hidden", "cell")
+            ).raise_late()
+            for name in whole
+            if any(str(key) not in asked[name] for key in state_units(name, self._modules[name]))
+        }
         self._inputs = MeanInputs({name: self._modules[name] for name in whole}, model)
         self._sample = replace(
             sample, max_samples=measure.max_samples, storage="states", seed=measure.seed
         )
         self._measure = measure
-        self._buffers: dict[int, SequenceBuffer] = {}
+        self._buffers: dict[tuple[int, str | None], SequenceBuffer] = {}
         self._maps: dict[str, ModuleMap | str] = {}
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
-            for recorder in self._recorders:
+            for recorder in (self._recorder, *self._others.values()):
                 hooks.enter_context(recorder)
             if self._measure.inputs == "mean":
                 hooks.enter_context(self._inputs)
@@ -82,26 +85,49 @@ class LatentCapture:
 
     def before_step(self, lengths: Tensor | None) -> None:
         """Forget the batch before; ``lengths`` are those of padded sequences."""
-        for recorder in self._recorders:
+        for recorder in (self._recorder, *self._others.values()):
             recorder.clear()
         self._inputs.lengths = lengths
 
-    def after_step(self, labels: Tensor, lengths: Tensor | None, dataloader: int) -> None:
-        """Keep the sequences of a batch."""
+    def after_step(
+        self, labels: Tensor, lengths: Tensor | None, dataloader: int, expected: int | None = None
+    ) -> None:
+        """Keep the sequences of a batch; ``expected`` are those of the whole dataloader."""
         if not self._maps:
             self._maps = {
                 name: ModuleMap.of(name, module) for name, module in self._modules.items()
             }
-        states: dict[str, HiddenStates] = {}
-        for recorder in self._recorders:
-            states |= recorder.states
-            recorder.clear()
+        self._keep(self._recorder, (dataloader, None), labels, lengths, expected)
+        for name, recorder in self._others.items():
+            if isinstance(self._maps[name], str):
+                continue
+            try:
+                self._keep(recorder, (dataloader, name), labels, lengths, expected)
+            except ValueError as why:  # must not end a run that does without these states
+                self._maps[name] = str(why)
+            finally:
+                recorder.clear()
+
+    def _keep(
+        self,
+        recorder: HiddenStateRecorder,
+        place: tuple[int, str | None],
+        labels: Tensor,
+        lengths: Tensor | None,
+        expected: int | None,
+    ) -> None:
+        states = {key: own for key, own in recorder.states.items() if self._is_of(key, place[1])}
+        recorder.clear()
         if lengths is not None:
             states = {
                 key: HiddenStates.of_lengths(own.values, lengths) for key, own in states.items()
             }
-        buffer = self._buffers.setdefault(dataloader, SequenceBuffer(self._sample))
-        buffer.add(states, labels, labels)
+        buffer = self._buffers.setdefault(place, SequenceBuffer(self._sample))
+        buffer.add(states, labels, labels, expected=expected)
+
+    def _is_of(self, key: str, module: str | None) -> bool:
+        """Whether the states are kept with those asked for (None), or with a module's others."""
+        return (key in self._wanted) == (module is None)
 
     def structures(
         self, dataloader: int, inputs_end: InputsEnd | None
@@ -110,8 +136,12 @@ class LatentCapture:
         maps = dict(self._maps)
         for name, mean in self._inputs.means().items():
             found = maps[name]
-            assert isinstance(found, ModuleMap)
-            maps[name] = found.with_inputs(mean)
-        buffer = self._buffers[dataloader]
-        found_all = structures(buffer.states, buffer.x_in, maps, inputs_end, self._measure)
+            if isinstance(found, ModuleMap):
+                maps[name] = found.with_inputs(mean)
+        buffer = self._buffers[dataloader, None]
+        states = dict(buffer.states)
+        for name in self._others:
+            if isinstance(maps[name], ModuleMap):
+                states |= self._buffers[dataloader, name].states
+        found_all = structures(states, buffer.x_in, maps, inputs_end, self._measure)
         return {key: found_all[key] for key in self._wanted}

@@ -22,7 +22,8 @@ class Attractors:
 
     The module is iterated with all its layers, hidden and cell states, from states that sequences
     visited. An attractor is a fixed point, a cycle, or a continuous set of them, such as a line.
-    Attractors that no visited state leads to, and unstable fixed points, are not found.
+    Attractors that no visited state leads to are not found. Of unstable fixed points and cycles
+    only those are there that a visited state started at or hardly leaves; ``largest`` tells.
 
     Attributes:
         period: Period of each attractor in steps, int64 ``(attractor,)``; 1 is a fixed point.

@@ -14,6 +14,9 @@ _LISTED = 16
 
 _CLASSES = 4
 
+_MARGINAL = 1e-4
+"""Along a continuous attractor the largest eigenvalue is 1, but for rounding."""
+
 
 def attractor_table(latent: LatentStructure) -> str:
     """Markdown tables of what attracts the states and of the states at every step."""
@@ -54,6 +57,8 @@ def _attractors(found: Attractors) -> list[str]:
             if found.period[place] > 1:
                 kind += f" of cycles of {found.period[place]}"
         largest = found.largest[place]
+        if largest > 1 + _MARGINAL:
+            kind = f"unstable {kind}"
         rows.append(
             f"| {kind} | {found.basins[place].sum() * 100 / found.starts:.1f} % | "
             f"{'–' if np.isnan(largest) else f'{largest:.4f}'} | {found.radius[place]:.2f} | "

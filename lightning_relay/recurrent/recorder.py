@@ -100,6 +100,12 @@ class HiddenStateRecorder:
         self._recordings = {name: _Recording(name, wanted) for name, wanted in keys.items()}
         self._handles: list[RemovableHandle] = []
 
+    def raise_late(self) -> Self:
+        """Have a ValueError that a call would raise come when ``states`` is read."""
+        for recording in self._recordings.values():
+            recording.late = True
+        return self
+
     def __enter__(self) -> Self:
         if self._handles:
             raise RuntimeError("recorder: it is recording already; leave its block first")
@@ -157,6 +163,9 @@ class HiddenStateRecorder:
             RuntimeError: If nothing was recorded of a module; says which.
             ValueError: If inner layers or cell states cannot be replayed; says why.
         """
+        for recording in self._recordings.values():
+            if recording.refused is not None:
+                raise recording.refused
         silent = [repr(name) for name, found in self._recordings.items() if not found.batches]
         if silent:
             raise RuntimeError(
@@ -198,6 +207,7 @@ class HiddenStateRecorder:
         """Forget all recorded states."""
         for recording in self._recordings.values():
             recording.batches.clear()
+            recording.refused = None
 
 
 class _Recording:
@@ -209,6 +219,8 @@ class _Recording:
         self.batches: list[list[Call]] = []
         self.continuation = Continuation()
         self._step_goes_on = False
+        self.late = False
+        self.refused: ValueError | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at the state that a step of a cell is given."""
@@ -220,6 +232,16 @@ class _Recording:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
         """Record a call."""
+        try:
+            self._add(module, args, kwargs, output)
+        except ValueError as error:
+            if not self.late:
+                raise
+            self.refused = error
+
+    def _add(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
         call = read_call(self.name, module, self.keys, args, kwargs, output)
         if self._goes_on(call, args, kwargs):
             expected = self.batches[-1][0].sequences

@@ -19,7 +19,7 @@ from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.mapping import in_lanes
 from lightning_relay.rerun.result import StepResult, same_scores
 from lightning_relay.rerun.silence import QuietTrainer, silence
-from lightning_relay.rerun.traces import RandomStreams, attributes, eager, untouched
+from lightning_relay.rerun.traces import RandomStreams, eager, holdings, untouched
 from lightning_relay.rerun.twin import Memo, twin_of
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class StepRerun:
         with ExitStack() as around:
             around.enter_context(self._streams.inside())
             around.enter_context(untouched(self._parameters, self._step))
-            around.enter_context(attributes(self.twin))
+            around.enter_context(holdings(self.twin))
             around.enter_context(eager())
             around.enter_context(reader)
             found = reader.read_lanes(in_lanes(scores, mapped), target)

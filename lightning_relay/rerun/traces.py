@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import random
 import sys
-from contextlib import contextmanager, nullcontext
+from collections import deque
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from torch import nn
 
-
-_CONTAINERS = (dict, list, set)
+_CONTAINERS = (dict, list, set, deque)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,28 +65,59 @@ class RandomStreams:
 
 
 @contextmanager
-def attributes(model: nn.Module) -> Iterator[None]:
-    """Put back the attributes of all modules, and what their dicts, lists and sets contain."""
-    modules = list(model.modules())
-    before = [dict(vars(module)) for module in modules]
-    contents = [
-        (value, value.copy())
-        for attributes in before
-        for value in attributes.values()
-        if isinstance(value, _CONTAINERS)
-    ]
+def holdings(model: nn.Module) -> Iterator[None]:
+    """Put back what a model holds: attributes, and contents of containers and closures.
+
+    It looks at any depth. Tensors themselves are not looked at, nor is what belongs to Lightning or torch.
+    """
+    before = list(_holders(model))
     try:
         yield
     finally:
-        for module, own in zip(modules, before, strict=True):
-            vars(module).clear()
-            vars(module).update(own)
-        for value, content in contents:
-            if isinstance(value, list):
-                value[:] = content
+        for holder, content in before:
+            if isinstance(holder, CellType):
+                holder.cell_contents = content
+            elif isinstance(holder, list):
+                holder[:] = content
             else:
-                value.clear()
-                value.update(content)
+                holder.clear()
+                (holder.extend if isinstance(holder, deque) else holder.update)(content)
+
+
+def _holders(model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Containers, namespaces of objects and cells of closures that a model holds, with contents."""
+    seen: set[int] = set()
+    left: list[Any] = [model]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, _CONTAINERS):
+            content = value.copy()
+            yield value, content
+            left += content.values() if isinstance(content, dict) else content
+        elif isinstance(value, tuple | frozenset):
+            left += value
+        elif isinstance(value, CellType):
+            with suppress(ValueError):  # an empty cell
+                yield value, value.cell_contents
+                left.append(value.cell_contents)
+        elif isinstance(value, FunctionType):
+            left += value.__closure__ or ()
+        elif isinstance(value, MethodType):
+            left += (value.__self__, value.__func__)
+        elif _is_the_users(value):
+            left.append(vars(value))
+
+
+def _is_the_users(value: Any) -> bool:
+    """Whether an object is a module, or of a class that neither Lightning nor torch made."""
+    if isinstance(value, nn.Module):
+        return True
+    own = not isinstance(value, type | ModuleType | torch.Tensor) and hasattr(value, "__dict__")
+    made_by = type(value).__module__.partition(".")[0]
+    return own and made_by not in ("torch", "lightning", "lightning_relay", "torchmetrics")
 
 
 @contextmanager

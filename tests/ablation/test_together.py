@@ -113,6 +113,47 @@ class Deceived(Classifier):
         return scores
 
 
+class DeceivedLater(Classifier):
+    """Takes another way in few lanes, where no error is raised."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.rnn(x)[0][:, -1]
+        try:
+            rare = bool((hidden[:, 2] == 0).all())
+        except Exception:
+            rare = False
+        scores: Tensor = self.head(hidden * 3 if rare else hidden)
+        return scores
+
+
+class Helper:
+    """An object of the user's."""
+
+    last: Any = None
+
+
+class StoringDeep(Classifier):
+    """Keeps what it computed below containers, in an object and in a closure, and reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Any] = {"first": {}, "all": ([],)}
+        self.helper = Helper()
+        own: list[Tensor] = []
+        self.remember = lambda hidden: own.append(hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.rnn(x)[0][:, -1]
+        for old in (self.kept["first"].get("hidden"), self.helper.last, *self.kept["all"][0]):
+            if old is not None:
+                float(old.sum())
+        self.kept["first"]["hidden"] = self.helper.last = hidden
+        self.kept["all"][0].append(hidden)
+        self.remember(hidden)
+        scores: Tensor = self.head(hidden)
+        return scores
+
+
 class Slow(Classifier):
     """An operation that vmap runs for one lane after the other, about which it warns."""
 
@@ -154,7 +195,10 @@ TOGETHER = [
     *(PlainRNN, Classifier, LSTM, Deep, WithoutForward, Projected, Ragged),
     *(Normed, Drawing, InPlace, Slow),
 ]
-ALONE = [Storing, Branching, Deceived, InPieces, Twice, TwoModules, CellAfter]
+ALONE = [
+    *(Storing, StoringDeep, Branching, Deceived, DeceivedLater, InPieces, Twice),
+    *(TwoModules, CellAfter),
+]
 LAST = RandomSets(n=30, step=-1)
 BOTH = RandomSets(n=12, step=[-1, 2], states=("hidden", "cell"))
 

@@ -17,6 +17,7 @@ from lightning_relay import (
     LatentMeasure,
     RelayInformationCallback,
     RelayReport,
+    SequenceSample,
     latent_structure,
 )
 from tests.support.hooks import hook_count
@@ -102,6 +103,52 @@ def test_a_bidirectional_module_is_not_iterated_and_says_why() -> None:
         assert "bidirectional" in layer.latent.no_attractors
     assert "relay/rnn.l0/settled" not in logged
     assert "relay/rnn.l0/dimension" in logged
+
+
+class Dropping(Classifier):
+    """Drops units between layers in validation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(1, 6, num_layers=2, dropout=0.3, batch_first=True)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self.rnn.train()
+        return super().validation_step(batch, batch_idx, dataloader_idx)
+
+
+class Clamping(Classifier):
+    """Limits its weights after it used them."""
+
+    cell = nn.LSTM
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.rnn(x)[0][:, -1])
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.clamp_(-1, 1)
+        return scores
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Dropping, "dropout=0.3"), (Clamping, "have changed")])
+@pytest.mark.parametrize("inputs", ["zero", "mean"])
+def test_states_that_cannot_be_had_do_not_end_a_run(
+    kind: type[Classifier], why: str, inputs: Any
+) -> None:
+    report, logged = validated(kind(), latent=LatentMeasure(inputs=inputs))
+    (layer,) = report.layers.values()
+    assert layer.latent is not None
+    assert layer.latent.attractors is None
+    assert why in layer.latent.no_attractors
+    assert np.isfinite(layer.latent.dimension)
+    assert not any("settled" in name for name in logged)
+
+
+def test_memory_is_that_of_the_sequences_that_come() -> None:
+    need = 48 * (STEPS + 1) * 6 * 4
+    report, _ = validated(LSTM(), sample=SequenceSample(max_bytes=need))
+    latent = report["rnn.l0"].latent
+    assert latent is not None
+    assert latent.attractors is not None
 
 
 def test_starts_can_be_left_out() -> None:

@@ -45,8 +45,8 @@ def documented_tags() -> set[str]:
     """Tags of the README's table that every model of one layer has, ``…`` written out."""
     table = README[README.index("| in TensorBoard") : README.index("Scalars can be monitored")]
     tags = re.findall(r"`((?:relay|…)/[\w./]+)`", table)
-    assert len(tags) == 14
-    sometimes = {"relay/joint/layers", "…/migration"}
+    assert len(tags) == 15
+    sometimes = {"relay/joint/layers", "…/migration", "relay/rnn.l0/latent"}
     return {tag.replace("…", "relay/rnn.l0/joint") for tag in set(tags) - sometimes}
 
 
@@ -60,13 +60,16 @@ def test_the_memory_task_ends_with_its_tables(tmp_path: Path) -> None:
         "LSTM",
     ]
     summaries = r"^  (?:pattern|bit_\d): [\d.]+ of [\d.]+ bits that input and output share"
-    assert len(re.findall(summaries, output, re.MULTILINE)) == 12
+    assert len(re.findall(summaries, output, re.MULTILINE)) == 9
+    assert output.count("… and 1 more; report[layer][concept] has all of") == 3
+    assert len(re.findall("^  without input, .* of 512 states", output, re.MULTILINE)) == 3
     assert output.rstrip().endswith("tensorboard --logdir runs/memory_task")
     for cell in ("rnn", "gru", "lstm"):
         (run_directory,) = (tmp_path / "runs" / "memory_task" / cell).iterdir()
         assert {tag.replace("joint", "pattern") for tag in documented_tags()} <= logged_tags(
             run_directory
         )
+        assert {"relay/rnn.l0/latent", "relay/rnn.l0/settled"} <= logged_tags(run_directory)
         assert len(list((run_directory / "relay_reports").iterdir())) == 2
 
 

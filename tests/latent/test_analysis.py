@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay import HiddenStateRecorder, HiddenStates, LatentMeasure, latent_structure
+from lightning_relay.latent.table import attractor_table
 
 if TYPE_CHECKING:
     from lightning_relay.latent.structure import Attractors, LatentStructure
@@ -302,6 +303,24 @@ def test_it_says_why_attractors_are_not_known(module: nn.Module | None, reason: 
     for structure in found.values():
         assert structure.attractors is None
         assert structure.no_attractors.startswith(reason)
+
+
+def test_states_that_are_not_finite_are_refused() -> None:
+    states, labels = states_of()
+    states.values[3, 2, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"states of 'rnn.l0': nan at step 2, unit 1"):
+        latent_structure({"rnn.l0": states}, labels)
+
+
+def test_a_state_that_starts_at_an_unstable_point_is_told() -> None:
+    module = rnn_of(2 * torch.eye(2))
+    inputs, labels = torch.zeros(100, 6, 2), torch.arange(100) % 2
+    found = attractors(module, inputs, labels)
+    assert found.largest.tolist() == [2.0]
+    with torch.no_grad(), HiddenStateRecorder(module) as recorder:
+        module(inputs)
+    latent = latent_structure(recorder.states, labels, model=module)["l0"]
+    assert "| unstable fixed point | 100.0 % | 2.0000 |" in attractor_table(latent)
 
 
 def test_states_that_are_all_alike_have_no_dimension() -> None:
