@@ -68,7 +68,7 @@ class RandomStreams:
 def holdings(model: nn.Module) -> Iterator[None]:
     """Put back what a model holds: attributes, and contents of containers and closures.
 
-    It looks at any depth. Tensors themselves are not looked at, nor is what belongs to Lightning or torch.
+    It looks at any depth, but neither into tensors nor into objects of Lightning and torch.
     """
     before = list(_holders(model))
     try:
