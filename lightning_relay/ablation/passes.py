@@ -14,12 +14,11 @@ from lightning_relay.ablation.selection import Known
 from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
 from lightning_relay.knockout.arguments import checked_steps
 from lightning_relay.knockout.clamps import check_within
-from lightning_relay.reading.containers import rebuilt
 from lightning_relay.reading.labels import read_entry, read_target
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates, TooShortError
-from lightning_relay.rerun import StepRerun
+from lightning_relay.rerun import KeptBatch, KeptParameters, StepRerun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,17 +70,18 @@ class KnockoutPass:
     progress: Callable[[int, float], None]
     _dataloaders: dict[int, _OfDataloader] = field(default_factory=dict, init=False)
     _rerun: StepRerun | None = field(default=None, init=False)
-    _batch: Any = field(default=None, init=False)
+    _batch: KeptBatch | None = field(default=None, init=False)
+    _size: int = field(default=0, init=False)
     _target: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._layers = self.asked.which.layers_in(self.pl_module)
+        self._parameters = KeptParameters(self.pl_module)
 
     def before_step(self, batch: Any, dataloader: int) -> None:
         """Copy module and batch and read the labels, before the step can change them."""
         own = self._dataloaders.setdefault(dataloader, _OfDataloader())
-        self._rerun = self._target = None
-        self._batch = rebuilt(batch)  # the step may change its containers
+        self._rerun = self._target = self._batch = None
         if self.asked.labelled:
             try:
                 target = read_target(batch, self.asked.target)
@@ -91,23 +91,30 @@ class KnockoutPass:
                     "logs, such as Logged('val_loss')"
                 ) from error
             self._target, own.x_in = target.labels, target.source
+        self._size = extract_batch_size(batch) if self._target is None else len(self._target)
         if own.batches_seen < self._batches_to_run(dataloader):
             asked = self.asked
+            self._batch = KeptBatch(batch)
             self._rerun = StepRerun(self.pl_module, self.trainer, self.stage, asked.prediction)
 
     def after_step(self, batch_idx: int, dataloader: int) -> None:
         """Run the batch again with every set knocked out."""
         own = self._dataloaders[dataloader]
-        batch, self._batch = self._batch, None
-        size = extract_batch_size(batch) if self._target is None else len(self._target)
-        own.samples_seen += size
+        own.samples_seen += self._size
         own.batches_seen += 1
-        if self._rerun is None:
+        if self._rerun is None or self._batch is None:
             return
         own.waiting.append(
-            EvaluationBatch(self._rerun, batch, batch_idx, dataloader, self._target, size)
+            EvaluationBatch(
+                self._rerun, self._batch, batch_idx, dataloader, self._target, self._size
+            )
         )
-        self._rerun = None
+        self._rerun = self._batch = None
+        with self._parameters.unchanged():
+            self._run_again(own, dataloader)
+
+    def _run_again(self, own: _OfDataloader, dataloader: int) -> None:
+        """Record the newest batch where that is needed, and run the batches that need not wait."""
         which = self.asked.which
         waits = own.runs is None and (which.needs_steps or self.asked.of_states is not None)
         states = self._recorded(own.waiting[-1]) if waits or which.measured_at else {}
@@ -119,7 +126,7 @@ class KnockoutPass:
                 }
             )
         if waits:
-            own.recorded.append(self._of_lengths(states, own.waiting[-1].batch))
+            own.recorded.append(self._of_lengths(states, own.waiting[-1].batch.contents))
             if not self._has_enough_states(own, dataloader):
                 return
         self._run_waiting(own, dataloader)
@@ -129,7 +136,8 @@ class KnockoutPass:
         found = {}
         for dataloader, own in self._dataloaders.items():
             if own.waiting:
-                self._run_waiting(own, dataloader)
+                with self._parameters.unchanged():
+                    self._run_waiting(own, dataloader)
             assert own.runs is not None
             found[dataloader] = Ran(
                 self._as_held(own.runs.sets, own.runs.longest),
@@ -173,8 +181,9 @@ class KnockoutPass:
             own.runs = self._begun(own, dataloader)
         sets, batches = len(own.runs.sets.sets), self._batches_to_run(dataloader)
         while own.waiting:
+            batch = own.waiting.pop(0)
             try:
-                own.runs.add(own.waiting.pop(0), lambda: self.progress(sets, batches))
+                own.runs.add(batch, lambda: self.progress(sets, batches))
             except TooShortError as error:
                 if self.asked.of_states is None:
                     raise
@@ -182,6 +191,8 @@ class KnockoutPass:
                     f"reference_samples: got {self.asked.of_states.reference_samples}; all of "
                     f"these are shorter than a later sequence: {error}. Raise it, or take Mean()"
                 ) from error
+            finally:
+                batch.batch.put_back()
 
     def _has_enough_states(self, own: _OfDataloader, dataloader: int) -> bool:
         """Whether enough states are recorded, or no more can come.
@@ -218,7 +229,10 @@ class KnockoutPass:
         with HiddenStateRecorder(
             batch.rerun.twin, modules, layers="all", states=("hidden", "cell")
         ) as recorder:
-            batch.run(whole=True)
+            try:
+                batch.before = batch.run(whole=True)
+            finally:
+                batch.batch.put_back()
         return {layer: recorder.states[layer] for layer in self._layers}
 
     def _of_lengths(self, states: dict[str, HiddenStates], batch: Any) -> dict[str, HiddenStates]:

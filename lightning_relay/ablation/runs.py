@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
 from lightning_relay.recurrent.layers import recurrent_layers
-from lightning_relay.rerun import StepRerun, StepResult, check_repeatable
+from lightning_relay.rerun import StepResult, check_repeatable
 from lightning_relay.rerun.mapping import CannotMapError
 
 if TYPE_CHECKING:
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.sets import Sets
     from lightning_relay.knockout.clamps import Clamp
     from lightning_relay.recurrent.states import HiddenStates
+    from lightning_relay.rerun import KeptBatch, StepRerun
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EvaluationBatch:
     """A batch, and what runs the module's own step on it again.
 
     ``target``: class labels, int64 ``(batch,)``; None where only a logged number is measured.
+    ``before``: what a whole run without knock-out gave before, if there was one.
     """
 
     rerun: StepRerun
-    batch: Any
+    batch: KeptBatch
     batch_idx: int
     dataloader_idx: int
     target: Tensor | None
     size: int
+    before: StepResult | None = None
 
     def run(self, *, whole: bool) -> StepResult:
         """Run the step, to its end or until the class scores are known."""
@@ -149,10 +152,14 @@ class KnockoutRuns:
                 first += len(found)
                 for _ in found:
                     progress()
-            with lanes.lane(None):
-                check_repeatable(results[0], batch.run(whole=whole))
+            if batch.before is not None:
+                check_repeatable(batch.before, results[0])
+                with lanes.lane(None):
+                    check_repeatable(results[0], batch.run(whole=whole))
             for module, steps in lanes.longest.items():
                 self.longest[module] = max(steps, self.longest.get(module, 0))
+        if batch.before is None:  # a run without lanes computes everything again
+            check_repeatable(results[0], batch.run(whole=whole))
         self._keep(batch, results)
 
     def _run_together(

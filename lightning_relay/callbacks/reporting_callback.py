@@ -182,7 +182,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         """Log, save and keep a report; ``write`` writes its images and tables to TensorBoard."""
         prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
         for name, value in scalars.items():
-            pl_module.log(f"{prefix}/{name}{suffix}", value)
+            # A method of the user's may pass on other names or values.
+            LightningModule.log(pl_module, f"{prefix}/{name}{suffix}", value)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)

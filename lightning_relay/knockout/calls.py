@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -54,6 +54,24 @@ class ModuleCall:
         if self.order is None:
             return lengths
         return torch.empty_like(lengths).index_copy_(0, self.order.cpu(), lengths)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the call becomes part of a graph."""
+        return torch.is_grad_enabled() and any(
+            tensor.requires_grad
+            for tensor in (self.inputs, *self.initial, *self.module.parameters())
+        )
+
+    def copied(self) -> ModuleCall:
+        """The same call with tensors of its own."""
+        return replace(
+            self,
+            inputs=self.inputs.clone(),
+            batch_sizes=None if self.batch_sizes is None else self.batch_sizes.clone(),
+            initial=tuple(state.clone() for state in self.initial),
+            order=None if self.order is None else self.order.clone(),
+        )
 
     def part(self, first: int, last: int, initial: tuple[Tensor, ...]) -> ModuleCall:
         """The same call on some steps of its tensor, from other initial states."""

@@ -174,7 +174,7 @@ class _SharedForward(FusedForward):
         self, name: str, module: nn.RNNBase, sets: Sequence[Sequence[Clamp]], drawn: int
     ) -> None:
         super().__init__(name, module)
-        self.shared: list[_SharedCall] = []
+        self.shared: dict[int, _SharedCall] = {}
         self._sets = [Clamps([_begun(clamp, -drawn) for clamp in clamps]) for clamps in sets]
         self._lane: int | None = None
         self._given: Mapping[int, Result] | None = None
@@ -194,12 +194,19 @@ class _SharedForward(FusedForward):
     def _run(self, call: ModuleCall, offset: int) -> Result:
         number, self._number = self._number, self._number + 1
         if self._given is not None:
-            if offset or number == len(self.shared) or not _same(self.shared[number].call, call):
+            if (
+                call.needs_gradients
+                or offset
+                or number not in self.shared
+                or not _same(self.shared[number].call, call)
+            ):
                 raise RuntimeError(f"{self.name!r} is not called as without knock-out")
             if number in self._given:
                 return self._given[number]
-        if number == len(self.shared):
-            self.shared.append(_SharedCall(call))
+        if call.needs_gradients:  # a result that is used again would lead into the graph of its run
+            return run_clamped(call, self.clamps.in_call(call, number, offset))
+        if number not in self.shared:
+            self.shared[number] = _SharedCall(call.copied())
         shared = self.shared[number]
         if offset or not _same(shared.call, call):
             return run_clamped(call, self.clamps.in_call(call, number, offset))
@@ -245,13 +252,13 @@ class _SharedForward(FusedForward):
     @property
     def plain_size(self) -> int:
         """Number of states that the calls gave without knock-out."""
-        return sum(shared.plain.output.numel() for shared in self.shared if shared.plain)
+        return sum(shared.plain.output.numel() for shared in self.shared.values() if shared.plain)
 
     def in_lanes(self, lanes: Sequence[int]) -> dict[int, tuple[Tensor, ...]]:
         """Output and final states of each call in several lanes; none if nothing is held."""
         if not any(self._sets[lane].all for lane in lanes):
             return {}
-        found = [self._stacked(shared, number, lanes) for number, shared in enumerate(self.shared)]
+        found = [self._stacked(shared, number, lanes) for number, shared in self.shared.items()]
         return {number: (one.output, *one.final) for number, one in enumerate(found)}
 
     def _stacked(self, shared: _SharedCall, number: int, lanes: Sequence[int]) -> Result:
@@ -314,16 +321,14 @@ def _begun(clamp: Clamp, begun: int) -> Clamp:
 
 
 def _same(first: ModuleCall, second: ModuleCall) -> bool:
-    """Whether two calls of a module have the same inputs and initial states."""
-    if first is second:
-        return True
+    """Whether two calls of a module have the same inputs and initial states.
+
+    These are compared by their contents: the model may change tensors in place.
+    """
     if (first.batch_sizes is None) != (second.batch_sizes is None):
         return False
     pairs = [(first.inputs, second.inputs), *zip(first.initial, second.initial, strict=True)]
     for own, other in ((first.batch_sizes, second.batch_sizes), (first.order, second.order)):
         if own is not None and other is not None:
             pairs.append((own, other))
-    return all(
-        own is other or (own.dtype == other.dtype and torch.equal(own, other))
-        for own, other in pairs
-    )
+    return all(own.dtype == other.dtype and torch.equal(own, other) for own, other in pairs)

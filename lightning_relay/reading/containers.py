@@ -22,6 +22,17 @@ def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from tensors_in(part, path + place)
 
 
+def leaves_in(value: Any) -> Iterator[Any]:
+    """What is in the containers and in packed sequences and is no container itself."""
+    if isinstance(value, PackedSequence):
+        yield from value
+    elif isinstance(value, Mapping | MutableSequence | tuple) or _is_record(value):
+        for _, part in _parts(value):
+            yield from leaves_in(part)
+    else:
+        yield value
+
+
 def rebuilt(value: Any) -> Any:
     """A copy of the containers that holds the same tensors."""
     parts = [rebuilt(part) for _, part in _parts(value)]

@@ -70,8 +70,8 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
         if one is not None and other is not None and not _close(one, other):
             raise ValueError(
                 f"pl_module: the {first.step} gave other {what} when it was run again on the same "
-                "batch: it keeps a state from call to call, changes the batch or the class scores "
-                "in place, or draws from random generators of its own; knock-outs need a step that "
+                "batch: it keeps a state from call to call, changes the class scores in place, "
+                "or draws from random generators of its own; knock-outs need a step that "
                 "depends on its batch alone. If it changes the class scores after a module gave "
                 "them, give prediction= a function of what the step returns"
             )

@@ -12,15 +12,15 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_relay.reading.containers import rebuilt
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
 from lightning_relay.recurrent.hooks import TransientHook
 from lightning_relay.reports.stage import Stage
+from lightning_relay.rerun.batches import KeptBatch
 from lightning_relay.rerun.mapping import in_lanes
 from lightning_relay.rerun.result import StepResult, same_scores
 from lightning_relay.rerun.silence import QuietTrainer, silence
-from lightning_relay.rerun.traces import RandomStreams, eager, holdings, untouched
-from lightning_relay.rerun.twin import Memo, twin_of
+from lightning_relay.rerun.traces import PROCESS, RandomStreams, eager, holdings, untouched
+from lightning_relay.rerun.twin import Memo, OwnDefaults, twin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class StepRerun:
     numbers: those of the module's own step, if the twin is made just before it. Afterwards the
     random streams are where they were. Compiled code runs eagerly on the twin, and hooks are copied
     together with what they record into. Datasets, dataloaders, optimizers and schedulers are
-    shared.
+    shared. Runs in several threads wait for each other.
 
     The twin keeps its own state from run to run; ``check_repeatable`` tells whether that matters.
     If a step writes to files, to global variables or to attributes of classes, or prints without
@@ -81,7 +81,9 @@ class StepRerun:
         self._parameters = dict(pl_module.named_parameters())
         self._heard: dict[str, Any] = {}
         self._streams = RandomStreams.now(pl_module.device)
-        self.twin = _silent_twin(pl_module, trainer, self._heard)
+        self.twin, memo = _silent_twin(pl_module, trainer, self._heard)
+        self._defaults = OwnDefaults(pl_module, memo)
+        self._referents = memo.referents  # to which the twin has weak references only
         if isinstance(prediction, str):
             parts = prediction.split(".")
             prediction = ".".join(part for part in parts if part != "_orig_mod")
@@ -100,18 +102,23 @@ class StepRerun:
     ) -> StepResult:
         """Run the step on a batch, as the module's own step got it.
 
-        Lists and mappings in the batch are rebuilt; tensors are passed on as they are. Without
-        class labels ``target``, int64 ``(batch,)``, no class scores are looked for and the run is
-        whole. ``whole=True`` runs the step to its end for what it logs and returns. A TypeError or
-        ValueError says which argument decides, or what to do, if the class scores cannot be read or
-        the step changes a parameter in place.
+        A ``KeptBatch``, made before the module's own step, gives each run what that step got.
+        Without class labels ``target``, int64 ``(batch,)``, no class scores are looked for and the
+        run is whole. ``whole=True`` runs the step to its end for what it logs and returns. A
+        TypeError or ValueError says which argument decides, or what to do, if the class scores
+        cannot be read or the step changes a parameter in place.
         """
         known = self._scores_module
         stops = known is not None and target is not None and not whole
         reader = PredictionReader(self.twin, self._prediction if known is None else known)
-        arguments = self._arguments(rebuilt(batch), batch_idx, dataloader_idx)
+        kept = KeptBatch.of(batch)
+        arguments = self._arguments(kept.given(), batch_idx, dataloader_idx)
         self._heard.clear()
         with ExitStack() as around:
+            if kept is not batch:
+                around.callback(kept.put_back)
+            around.enter_context(PROCESS)
+            around.enter_context(self._defaults.in_use())
             around.enter_context(self._streams.inside())
             around.enter_context(untouched(self._parameters, self._step))
             around.enter_context(eager())
@@ -157,7 +164,7 @@ class StepRerun:
                 alone.append(self.run(batch, batch_idx, dataloader_idx, target=target))
         known = self._scores_module
         reader = PredictionReader(self.twin, known)
-        arguments = self._arguments(rebuilt(batch), batch_idx, dataloader_idx)
+        arguments = self._arguments(KeptBatch.of(batch).given(), batch_idx, dataloader_idx)
         self._heard.clear()
 
         def scores(own: _States) -> Tensor:
@@ -166,6 +173,8 @@ class StepRerun:
             return reader.read_scores(target)
 
         with ExitStack() as around:
+            around.enter_context(PROCESS)
+            around.enter_context(self._defaults.in_use())
             around.enter_context(self._streams.inside())
             around.enter_context(untouched(self._parameters, self._step))
             around.enter_context(holdings(self.twin))
@@ -235,7 +244,7 @@ class StepRerun:
 
 def _silent_twin(
     pl_module: LightningModule, trainer: Trainer, heard: MutableMapping[str, Any]
-) -> LightningModule:
+) -> tuple[LightningModule, Memo]:
     quiet = QuietTrainer(trainer)
     memo = Memo(pl_module, _stand_ins(pl_module, trainer, quiet))
     twin = twin_of(pl_module, memo)
@@ -251,7 +260,7 @@ def _silent_twin(
             silence(own, heard)
             if vars(original).get("_trainer") is not None:
                 own.trainer = cast("Trainer", quiet)
-    return twin
+    return twin, memo
 
 
 def _stand_ins(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections import deque
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 _CONTAINERS = (dict, list, set, deque)
+
+PROCESS = threading.RLock()
+"""Held while a run uses what the process has once: random streams, how torch compiles, warnings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +145,54 @@ def untouched(parameters: Mapping[str, nn.Parameter], step: str) -> Iterator[Non
                 f"pl_module: the {step} changes the parameter {name!r} or its gradient in place, "
                 "so it cannot be run again without a trace; move that out of the step"
             )
+
+
+class KeptParameters:
+    """Copies of a module's parameters, to notice and undo what runs of a step change.
+
+    Contents are compared, because torch does not count changes through ``.data``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = dict(module.named_parameters())
+        self._copies: dict[str, Tensor] = {}
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Put back what the block changes; a ValueError names a parameter that was changed."""
+        for name, parameter in self._parameters.items():
+            kept = self._copies.get(name)
+            if kept is None or not _equal(parameter, kept):
+                self._copies[name] = parameter.detach().clone()
+        changed: list[str] = []
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as raised:  # it may come of the change
+            error = raised
+            raise
+        finally:
+            for name, parameter in self._parameters.items():
+                if not _equal(parameter, self._copies[name]):
+                    changed.append(name)
+                    parameter.data.copy_(self._copies[name])
+            if changed:
+                raise ValueError(
+                    f"pl_module: the step changes the parameter {changed[0]!r} in place when it is "
+                    "run again, so it cannot be run again without a trace; move that out of the "
+                    "step"
+                ) from error
+
+
+def _equal(tensor: Tensor, kept: Tensor) -> bool:
+    """Whether two tensors have the same contents, bit for bit."""
+    if tensor.shape != kept.shape or tensor.dtype != kept.dtype or tensor.device != kept.device:
+        return False
+    return torch.equal(tensor, kept) or torch.equal(_bits(tensor), _bits(kept))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 def _versions(parameter: nn.Parameter) -> list[int]:

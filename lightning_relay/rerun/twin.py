@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
-from types import CellType, FunctionType, ModuleType
+import weakref
+from contextlib import contextmanager
+from functools import lru_cache
+from types import BuiltinMethodType, CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
+
+from lightning_relay.rerun.functions import (
+    is_shared_by_deepcopy,
+    methods_with_changeable_defaults,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +33,8 @@ class Memo(dict[int, Any]):
     """Copies that ``copy.deepcopy`` has made so far, by the identity of the original.
 
     A module made by ``torch.compile`` is copied as the module that was compiled. ``stand_ins`` are
-    pairs of an object and what the copy has in its place.
+    pairs of an object and what the copy has in its place. ``referents`` are copies that something
+    in the copy refers to weakly; they must live as long as the copy.
     """
 
     def __init__(self, model: nn.Module, stand_ins: Iterable[tuple[object, object]]) -> None:
@@ -37,7 +47,26 @@ class Memo(dict[int, Any]):
             for value in vars(module).values():
                 if isinstance(value, _SHARED):
                     self[id(value)] = value
+        self.referents: list[object] = []
         self._at_first = dict(self)
+        self._left_shared = self._found(model)
+
+    def _found(self, model: nn.Module) -> dict[int, Any]:
+        """Whatever the model can reach that ``copy.deepcopy`` would leave shared."""
+        found: dict[int, Any] = {}
+        seen: dict[int, Any] = {}  # with the objects, or identities would be used again
+        reachable: list[Any] = [model]
+        while reachable:
+            value = reachable.pop()
+            if id(value) in seen or id(value) in self._at_first:
+                continue
+            if issubclass(type(value), _SHARED):
+                continue
+            seen[id(value)] = value
+            if is_shared_by_deepcopy(value):
+                found[id(value)] = value
+            reachable += parts_of(value)
+        return found
 
     def afresh(self, model: nn.Module) -> Self:
         """A memo as this one was at first, which shares the model's modules instead of copying."""
@@ -51,14 +80,17 @@ class Memo(dict[int, Any]):
         """The copy of the object with this identity."""
         if key not in self and key in self._uncompiled:
             self[key] = copy.deepcopy(self._uncompiled[key], self)
+        if key not in self and key in self._left_shared:
+            self[key] = _own_version(self._left_shared[key], self)
         return super().get(key, default)
 
 
 def twin_of(model: nn.Module, memo: Memo) -> nn.Module:
     """A deep copy of a model that shares its parameters and runs without ``torch.compile``.
 
-    Datasets and dataloaders in attributes are shared too. Hooks are copied, and so are the closures
-    of functions that are hooks or attributes. Afterwards the memo tells the copy of each part. A
+    Datasets and dataloaders in attributes are shared too. Hooks are copied, and so are functions
+    with their closures and defaults, methods of lists and other containers, and weak references,
+    wherever attributes and hooks lead to them. Afterwards the memo tells the copy of each part. A
     TypeError names an attribute that cannot be copied.
     """
     with _DetachedCopies():
@@ -70,6 +102,31 @@ def twin_of(model: nn.Module, memo: Memo) -> nn.Module:
         except Exception as error:
             raise _refusal(model, memo, error) from error
     return twin
+
+
+class OwnDefaults:
+    """Copies of the defaults of methods, which all modules of a class share, for a twin."""
+
+    def __init__(self, model: nn.Module, memo: Memo) -> None:
+        self._methods = [
+            (method, _own(method.__defaults__, memo), _own(method.__kwdefaults__, memo))
+            for method in methods_with_changeable_defaults(model)
+        ]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Have the methods use the copies in the block."""
+        before = [(one, one.__defaults__, one.__kwdefaults__) for one, *_ in self._methods]
+        try:
+            _set_defaults(self._methods)
+            yield
+        finally:
+            _set_defaults(before)
+
+
+def _set_defaults(methods: Iterable[tuple[FunctionType, Any, Any]]) -> None:
+    for method, defaults, keyword_defaults in methods:
+        method.__defaults__, method.__kwdefaults__ = defaults, keyword_defaults
 
 
 class _DetachedCopies(TorchFunctionMode):
@@ -106,26 +163,43 @@ def _own_function(function: FunctionType, memo: Memo) -> Any:
     compiled = getattr(function, "_torchdynamo_orig_callable", None)
     if compiled is not None:
         return _own(compiled, memo)
-    if function.__closure__ is None:
-        return function
     if id(function) in memo:
         return memo[id(function)]
-    cells = tuple(memo.setdefault(id(cell), CellType()) for cell in function.__closure__)
+    if not is_shared_by_deepcopy(function):
+        return function
+    closure = function.__closure__ or ()
+    cells = tuple(memo.setdefault(id(cell), CellType()) for cell in closure)
     own = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+        function.__code__, function.__globals__, function.__name__, None, cells or None
     )
-    own.__kwdefaults__ = function.__kwdefaults__
-    own.__qualname__ = function.__qualname__
-    own.__dict__.update(function.__dict__)
     memo[id(function)] = own
-    for cell, own_cell in zip(function.__closure__, cells, strict=True):
+    own.__qualname__ = function.__qualname__
+    own.__defaults__ = _own(function.__defaults__, memo)
+    own.__kwdefaults__ = _own(function.__kwdefaults__, memo)
+    own.__dict__.update({name: _own(value, memo) for name, value in vars(function).items()})
+    for cell, own_cell in zip(closure, cells, strict=True):
         if _filled(cell) and not _filled(own_cell):
             own_cell.cell_contents = _own(cell.cell_contents, memo)
     return own
 
 
+def _own_version(value: Any, memo: Memo) -> Any:
+    """What ``copy.deepcopy`` would leave shared, as the copy's own."""
+    kind = type(value)
+    if kind is FunctionType:
+        return _own_function(value, memo)
+    if kind is BuiltinMethodType:
+        return getattr(_own(value.__self__, memo), value.__name__)
+    if kind is type(lru_cache(_filled)):
+        return lru_cache(**value.cache_parameters())(_own(value.__wrapped__, memo))
+    (referent,) = parts_of(value)
+    own = _own(referent, memo)
+    memo.referents.append(own)
+    return weakref.ref(own) if kind is weakref.ref else weakref.proxy(own)
+
+
 def _own(value: Any, memo: Memo) -> Any:
-    if isinstance(value, FunctionType):
+    if type(value) is FunctionType:
         return _own_function(value, memo)
     if isinstance(value, _SHARED):
         return value

@@ -1,0 +1,137 @@
+"""Functions, methods and references that ``copy.deepcopy`` leaves shared, and what they lead to."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections import deque
+from functools import lru_cache, partial
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CONSTANTS = frozenset(
+    {int, float, complex, bool, str, bytes, type(None), type, range, slice, type(Ellipsis)}
+    | {CodeType, ModuleType, torch.dtype, torch.device, torch.Size}
+)
+"""Types of objects that cannot change and lead to nothing that can."""
+
+_LIBRARIES = ("builtins", "abc", "typing", "torch", "torchmetrics", "lightning", "lightning_relay")
+
+_PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
+
+_Cached = type(lru_cache(lambda: None))
+
+
+def is_shared_by_deepcopy(value: Any) -> bool:
+    """Whether ``copy.deepcopy`` gives the object itself, though something behind it can change.
+
+    A function of a module is shared with all that import it, as global variables are, unless it
+    keeps something in its defaults.
+    """
+    kind = type(value)
+    if kind is FunctionType:
+        return has_changeable_defaults(value) or (
+            (value.__closure__ is not None or bool(vars(value))) and not _is_global(value)
+        )
+    if kind is BuiltinMethodType:
+        return not isinstance(value.__self__, ModuleType | type | None)
+    if kind is _Cached:
+        return not _is_global(value)
+    return kind in (weakref.ref, *_PROXIES) and bool(parts_of(value))
+
+
+def has_changeable_defaults(function: FunctionType) -> bool:
+    """Whether a default of a function is an object that can change."""
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return not all(_is_constant(value) for value in defaults)
+
+
+def methods_with_changeable_defaults(model: nn.Module) -> list[FunctionType]:
+    """Functions of the classes of all modules, but for those of torch and Lightning."""
+    bases = {base for module in model.modules() for base in type(module).__mro__}
+    own = [base for base in bases if base.__module__.partition(".")[0] not in _LIBRARIES]
+    found = [getattr(value, "__func__", value) for base in own for value in vars(base).values()]
+    return [one for one in found if type(one) is FunctionType and has_changeable_defaults(one)]
+
+
+def parts_of(value: Any) -> list[Any]:
+    """Objects that an object leads to, but for the globals of functions and attributes of classes.
+
+    None for tensors, and for objects of a class that says itself how it is copied.
+    """
+    kind = type(value)
+    if kind in _CONSTANTS or issubclass(kind, type | Tensor):
+        return []
+    if kind in _PARTS:
+        return _PARTS[kind](value)
+    if hasattr(kind, "__deepcopy__") and not issubclass(kind, nn.Module):
+        return []
+    parts: list[Any] = list(getattr(value, "__dict__", {}).values())
+    if issubclass(kind, dict):
+        parts += [*value.values()]
+    elif issubclass(kind, list | tuple | set | frozenset | deque):
+        parts += [*value]
+    slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
+    return parts + [getattr(value, name) for name in names if hasattr(value, name)]
+
+
+def _of_function(function: FunctionType) -> list[Any]:
+    parts = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    if _is_global(function):
+        return parts
+    parts += vars(function).values()
+    for cell in function.__closure__ or ():
+        try:
+            parts.append(cell.cell_contents)
+        except ValueError:  # empty
+            continue
+    return parts
+
+
+def _of_reference(reference: Any) -> list[Any]:
+    referent = reference()
+    return [] if referent is None else [referent]
+
+
+def _of_proxy(proxy: Any) -> list[Any]:
+    try:
+        return [proxy.__init__.__self__]
+    except ReferenceError:
+        return []
+
+
+_PARTS: dict[type, Callable[[Any], list[Any]]] = {
+    FunctionType: _of_function,
+    MethodType: lambda method: [method.__self__],
+    BuiltinMethodType: lambda method: [method.__self__],
+    _Cached: lambda cached: [cached.__wrapped__],
+    partial: lambda function: [function.func, *function.args, *function.keywords.values()],
+    weakref.ref: _of_reference,
+    **dict.fromkeys(_PROXIES, _of_proxy),
+}
+
+
+def _is_global(function: Any) -> bool:
+    """Whether a function is an attribute of the module that defines it, or of a class there."""
+    found: Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
+
+
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_constant, value))
+    kind = type(value)
+    return (
+        kind in _CONSTANTS
+        or issubclass(kind, type)
+        or (kind in (FunctionType, BuiltinMethodType) and not is_shared_by_deepcopy(value))
+    )
