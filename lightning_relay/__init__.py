@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from lightning_relay.relay.report import ConceptRelay as ConceptRelay
     from lightning_relay.relay.report import LayerRelay as LayerRelay
     from lightning_relay.relay.report import RelayReport as RelayReport
+    from lightning_relay.reports.files import ReportFileError as ReportFileError
     from lightning_relay.sampling.sample import SequenceSample as SequenceSample
 
 __version__ = "0.1.0"
@@ -97,6 +98,7 @@ _HOMES = {
     "RelayOrder": "lightning_relay.information.ordering",
     "RelayReport": "lightning_relay.relay.report",
     "RelayShare": "lightning_relay.information.share",
+    "ReportFileError": "lightning_relay.reports.files",
     "Resample": "lightning_relay.ablation.asked",
     "RunReports": "lightning_relay.load",
     "DamagePrediction": "lightning_relay.ablation.report",

@@ -35,12 +35,13 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
         prefix: Prefix of the callbacks whose reports are read. Default: any.
 
     Returns:
-        The reports. Files that hold no report are skipped.
+        The reports. Files that cannot be recognised as reports are skipped.
 
     Raises:
         FileNotFoundError: If the directory does not exist or holds no report.
-        ValueError: If there are reports of several runs, or a report has another version of the
-            file format.
+        ReportFileError: If a report is damaged or has another version of the file format, or a
+            file has the name of a callback's report and holds none.
+        ValueError: If there are reports of several runs.
 
     Example:
         >>> runs = load_reports("lightning_logs/version_0")  # doctest: +SKIP

@@ -7,9 +7,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_relay.ablation.checks import check_report
 from lightning_relay.ablation.damage import Damage
 from lightning_relay.ablation.summary import dataframe, summary
-from lightning_relay.reports.files import arrays_of, opened, read, write
+from lightning_relay.reports.files import arrays_of, opened, read, safe, write
 from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file format; files of other versions are refused."""
 
 ACCURACY = "accuracy"
@@ -356,8 +357,17 @@ class KnockoutReport:
         """Write the report to an ``.npz`` file, or an open binary file, readable with NumPy alone.
 
         Arrays are named after the report's fields, such as ``accuracy/damage``,
-        ``metrics/{name}/damage`` or ``curves/0/accuracy``; the rest is JSON under ``header``.
+        ``metrics/{name}/damage`` or ``curves/0/accuracy``; the rest is JSON under ``header``. In
+        names of metrics, slashes and what cannot be printed are written as ``%2F`` and the like.
+        The file appears under its name only when it is complete.
+
+        Raises:
+            OSError: If the file cannot be written. Then there is none, or still the one that was
+                there before.
+            ValueError: If a part of the report has a wrong type or shape, so that it could not be
+                loaded.
         """
+        check_report(self)
         header: dict[str, Any] = {"format": FORMAT, "kind": "knock-out"}
         arrays: dict[str, NDArray[Any]] = {}
         for part in fields(self):
@@ -371,7 +381,7 @@ class KnockoutReport:
         header["sets"] = [vars(some) | {"units": dict(some.units)} for some in self.sets]
         header["metrics"] = list(self.metrics)
         for name, found in self.metrics.items():
-            arrays |= arrays_of(found, f"metrics/{name}")
+            arrays |= arrays_of(found, f"metrics/{safe(name)}")
         for name in _RESULTS:
             header[name] = [_plain(result) for result in getattr(self, name)]
             for place, result in enumerate(getattr(self, name)):
@@ -384,22 +394,27 @@ class KnockoutReport:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file holds no knock-out report, or one of another format.
+            ReportFileError: If the file holds no knock-out report, one of another format, or a
+                damaged one. It is a ValueError and names the path. Sizes are checked before
+                anything is inflated: loading takes no more than 100 times the size of the file,
+                and 1 MiB.
         """
         with opened(path, "knock-out", FORMAT) as (header, file):
             header |= {name: _damage(file, name) for name in _PARTS if f"{name}/damage" in file}
             header["sets"] = tuple(_set(some) for some in header["sets"])
             header["concepts"] = tuple(header["concepts"])
             header["metrics"] = {
-                name: _damage(file, f"metrics/{name}") for name in header["metrics"]
+                name: _damage(file, f"metrics/{safe(name)}") for name in header["metrics"]
             }
             for name, kind in _RESULTS.items():
                 header[name] = tuple(
                     kind(**result | read(file, kind, f"{name}/{place}"))
                     for place, result in enumerate(header[name])
                 )
-            header |= {part.name: file[part.name] for part in fields(cls) if part.name in file}
-        return cls(**header)
+            header |= {part.name: file.pop(part.name) for part in fields(cls) if part.name in file}
+            report = cls(**header)
+            check_report(report)
+        return report
 
 
 _RESULTS = {
@@ -415,7 +430,7 @@ def _plain(result: DeletionCurve | ScoreAgreement | DamagePrediction) -> dict[st
     return {name: part for name, part in parts.items() if not isinstance(part, np.ndarray)}
 
 
-def _damage(file: Mapping[str, NDArray[Any]], prefix: str) -> Damage:
+def _damage(file: dict[str, NDArray[Any]], prefix: str) -> Damage:
     return Damage(**read(file, Damage, prefix))
 
 

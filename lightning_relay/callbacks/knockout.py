@@ -112,7 +112,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         prefix: First part of all tags.
         dirpath: Directory of saved reports; default: ``knockout_reports`` in the directory of the
             Trainer's first logger. Without ``dirpath`` and a logger, and in a ``fast_dev_run``,
-            nothing is saved.
+            nothing is saved. The directory is tried before training; if a report cannot be saved
+            later, there is a warning and training goes on.
 
     Attributes:
         reports: The reports so far, the newest last.

@@ -128,7 +128,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         prefix: First part of all tags.
         dirpath: Directory to save reports in. Default: ``relay_reports`` in the directory of the
             Trainer's first logger. Without ``dirpath`` and logger, and in a ``fast_dev_run``,
-            nothing is saved.
+            nothing is saved. The directory is tried before training; if a report cannot be saved
+            later, there is a warning and training goes on.
 
     Attributes:
         reports: Reports so far, the newest last.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_relay.callbacks.evaluations import (
     ReportT,
@@ -21,6 +22,8 @@ from lightning_relay.callbacks.evaluations import (
     report_directory,
     unused_path,
 )
+from lightning_relay.callbacks.saving import check_can_save, could_not_save
+from lightning_relay.reports.files import ReportFileError
 from lightning_relay.reports.stage import Stage
 
 
@@ -53,7 +56,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._said: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the Trainer, its module and the prefixes of its callbacks."""
+        """Check the Trainer, its module, the prefixes of its callbacks and where reports go."""
         self._stop()
         check_trainer(trainer, pl_module, self.analysis)
         for other in trainer.callbacks:  # type: ignore[attr-defined]
@@ -63,6 +66,10 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                     f"prefix: two callbacks log under {self.prefix!r}; give one of them another "
                     "prefix"
                 )
+        if trainer.is_global_zero and {"fit": "validate"}.get(stage, stage) in self.stages:
+            directory = report_directory(trainer, self.dirpath, self.directory)
+            if directory is not None:
+                check_can_save(directory, self.prefix)
         self._evaluated = False
         self._said.clear()
 
@@ -140,10 +147,22 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the newest report of a checkpoint, unless there are reports already."""
-        if "newest_report" in state_dict and not self.reports:
-            saved = state_dict["newest_report"].cpu().numpy().tobytes()
-            self.reports[:] = [self._report.load(BytesIO(saved))]
+        """Take the newest report of a checkpoint, unless there are reports already.
+
+        A report that another version wrote, or a damaged one, is left out with a warning.
+        """
+        if "newest_report" not in state_dict or self.reports:
+            return
+        saved = state_dict["newest_report"]
+        data = saved.cpu().numpy().tobytes() if isinstance(saved, torch.Tensor) else b""
+        try:
+            self.reports[:] = [self._report.load(BytesIO(data))]
+        except ReportFileError as error:
+            rank_zero_warn(
+                f"The newest {self.analysis} report in the checkpoint is lost, and what ranks "
+                "units by it begins after the next report; all else is resumed. "
+                f"{error}"
+            )
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._stop()
@@ -187,11 +206,14 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
+        self.reports.append(report)
         directory = report_directory(trainer, self.dirpath, self.directory)
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            report.save(unused_path(directory, self.prefix, report, suffix))
-        self.reports.append(report)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                report.save(unused_path(directory, self.prefix, report, suffix))
+            except OSError as error:
+                self._say(could_not_save(error), rank_zero_warn)
 
     def _say(self, message: str, how: Callable[[str], None], *, about: str | None = None) -> None:
         """Say a message once in a run of the Trainer, or once for each ``about``."""

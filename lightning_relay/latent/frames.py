@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from lightning_relay.latent.structure import LatentStructure
 
-_DIMENSIONS: dict[str, tuple[str, ...]] = {
+DIMENSIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["inputs_ended", "speed", "within", "between"], ("latent_step",)),
     "samples": ("class", "latent_step"),
     "mean": ("unit",),
@@ -46,9 +46,9 @@ def _arrays(result: Any) -> dict[str, tuple[tuple[str, ...], Any]]:
     if "attractor" in parts:  # the name of a dimension
         parts["of_attractor"] = parts.pop("attractor")
     return {
-        name: (_DIMENSIONS[name], part)
+        name: (DIMENSIONS[name], part)
         for name, part in parts.items()
-        if isinstance(part, np.ndarray) and name in _DIMENSIONS
+        if isinstance(part, np.ndarray) and name in DIMENSIONS
     }
 
 

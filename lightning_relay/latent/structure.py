@@ -210,7 +210,7 @@ def to_file(latent: LatentStructure, prefix: str) -> tuple[dict[str, Any], dict[
 
 
 def from_file(
-    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], prefix: str
+    header: Mapping[str, Any], arrays: dict[str, NDArray[Any]], prefix: str
 ) -> LatentStructure:
     """The structure that ``to_file`` took apart."""
     attractors = None

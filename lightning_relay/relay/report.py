@@ -13,10 +13,11 @@ from PIL import Image
 from lightning_relay.information.lags import half_life, period
 from lightning_relay.information.options import TIE, RelayMeasure, check_fraction
 from lightning_relay.latent.structure import from_file, to_file
+from lightning_relay.relay.checks import check_report
 from lightning_relay.relay.frames import dataframe, datatree
 from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.summary import html_summary, summary
-from lightning_relay.reports.files import arrays_of, opened, read, write
+from lightning_relay.reports.files import arrays_of, opened, read, safe, write
 from lightning_relay.reports.names import known
 from lightning_relay.reports.steps import place_of
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.latent.structure import LatentStructure
 
-FORMAT = 7
+FORMAT = 8
 """Version of the file format; files of other versions are refused."""
 
 NEARLY_CONSTANT = 0.95
@@ -484,8 +485,16 @@ class RelayReport:
 
         NumPy alone can read it. Arrays are under ``layer/field``, ``layer/concept/field``,
         ``latent/layer/field`` and ``latent/layer/attractors/field``; everything else is JSON under
-        ``header``.
+        ``header``. In names of layers and concepts, slashes and what cannot be printed are written
+        as ``%2F`` and the like. The file appears under its name only when it is complete.
+
+        Raises:
+            OSError: If the file cannot be written. Then there is none, or still the one that was
+                there before.
+            ValueError: If a part of the report has a wrong type or shape, so that it could not be
+                loaded.
         """
+        check_report(self)
         header: dict[str, Any] = {"format": FORMAT, "layers": {}}
         header |= {
             part.name: getattr(self, part.name)
@@ -496,13 +505,13 @@ class RelayReport:
         arrays: dict[str, NDArray[Any]] = {}
         for key, layer in self.layers.items():
             about = {"concepts": list(layer.concepts), "backward": layer.backward}
-            arrays |= arrays_of(layer, key)
+            arrays |= arrays_of(layer, safe(key))
             if layer.latent is not None:
-                about["latent"], own = to_file(layer.latent, f"latent/{key}")
+                about["latent"], own = to_file(layer.latent, f"latent/{safe(key)}")
                 arrays |= own
             header["layers"][key] = about
             for concept, relay in layer.concepts.items():
-                arrays |= arrays_of(relay, f"{key}/{concept}")
+                arrays |= arrays_of(relay, f"{safe(key)}/{safe(concept)}")
         write(path, header, arrays)
 
     @classmethod
@@ -511,7 +520,9 @@ class RelayReport:
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If the file holds no relay report, or one of another format.
+            ReportFileError: If the file holds no relay report, one of another format, or a damaged
+                one. It is a ValueError and names the path. Sizes are checked before anything is
+                inflated: loading takes no more than 100 times the size of the file, and 1 MiB.
         """
         with opened(path, "relay", FORMAT) as (header, file):
             layers = {}
@@ -519,17 +530,19 @@ class RelayReport:
                 backward = about["backward"]
                 concepts = {
                     name: ConceptRelay(
-                        **read(file, ConceptRelay, f"{key}/{name}"), backward=backward
+                        **read(file, ConceptRelay, f"{safe(key)}/{safe(name)}"), backward=backward
                     )
                     for name in about["concepts"]
                 }
                 latent = None
                 if "latent" in about:
-                    latent = from_file(about["latent"], file, f"latent/{key}")
-                parts = read(file, LayerRelay, key)
+                    latent = from_file(about["latent"], file, f"latent/{safe(key)}")
+                parts = read(file, LayerRelay, safe(key))
                 layers[key] = LayerRelay(
                     **parts, backward=backward, concepts=concepts, latent=latent
                 )
             header["layers"] = layers
             header["measure"] = RelayMeasure(**header["measure"])
-        return cls(**header)
+            report = cls(**header)
+            check_report(report)
+        return report

@@ -84,17 +84,27 @@ def test_the_full_condition_holds_all_units(direction: str) -> None:
 def test_names_of_any_kind_survive(tmp_path: Path) -> None:
     report = small_report()
     layer = report.layers["rnn.l0"]
-    names = ["a/b", "units", "header", "größer als 2"]
+    names = ["a/b", "a%2Fb", "units", "header", "größer als 2", "nul\0", "l0", "x" * 70_000]
     odd = dataclasses.replace(
         report,
         layers={
-            "l0": dataclasses.replace(
-                layer, concepts=dict.fromkeys(names, *layer.concepts.values())
-            )
+            key: dataclasses.replace(layer, concepts=dict.fromkeys(names, *layer.concepts.values()))
+            for key in ("l0", "latent", "a/b", "a")
         },
     )
     odd.save(tmp_path / "odd.npz")
-    assert list(RelayReport.load(tmp_path / "odd.npz").layers["l0"].concepts) == names
+    assert_equal(RelayReport.load(tmp_path / "odd.npz"), odd)
+
+
+def test_a_report_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    layer = dataclasses.replace(small_report()["rnn.l0"], samples=np.zeros(7, np.int64))
+    wrong = dataclasses.replace(small_report(), layers={"rnn.l0": layer})
+    with pytest.raises(ValueError, match=r"rnn.l0.samples: got shape \(7,\); it takes \(step\) wi"):
+        wrong.save(tmp_path / "report.npz")
+    wrong = dataclasses.replace(small_report(), samples=np.int64(80))
+    with pytest.raises(ValueError, match=r"report.samples: got np.int64\(80\); it takes int"):
+        wrong.save(tmp_path / "report.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_is_plain_numpy_without_pickle(tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         RelayReport.load(tmp_path / "nothing.npz")
     for older in (1, 2, 3, 4):
         np.savez(path, header=np.array(json.dumps({"format": older})))
-        with pytest.raises(ValueError, match="is of another format than 7; load it with the versi"):
+        with pytest.raises(ValueError, match="is of another format than 8; load it with the versi"):
             RelayReport.load(path)
     small_knockouts().save(path)
     with pytest.raises(ValueError, match=r"no relay report but a knock-out report; load it with "):

@@ -1,0 +1,64 @@
+"""Check, before anything is trained, that reports can be saved."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from pathlib import Path
+
+_LONGEST = "-validate-epoch=9999999-step=9999999999-dataloader_99-v99.npz"
+"""The longest name of a report, after the prefix."""
+
+
+def check_can_save(directory: Path, prefix: str) -> None:
+    """Write and remove an empty file with the longest name that a report can have.
+
+    Directories that are made for it are removed again. Raises a ValueError that names ``dirpath``
+    or ``prefix`` and the reason.
+    """
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    probe = directory / f"{prefix}{_LONGEST}".replace("/", "-")
+    try:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(directory, error) from error
+        try:
+            probe.touch()
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                raise _unwritable(directory, error) from error
+            raise ValueError(
+                f"prefix: got {_cut(prefix)}, and no file of that name can be written in "
+                f"{str(directory)!r} ({_reason(error)}); reports are saved as "
+                f"'{{prefix}}{_LONGEST}' at the longest, so choose a shorter or plainer prefix"
+            ) from error
+        with suppress(OSError):
+            probe.unlink()
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def could_not_save(error: OSError) -> str:
+    """What to tell the user when a report was not saved."""
+    return (
+        f"A report was not saved: {_reason(error)}. It is kept in the callback's reports; training "
+        "goes on. Make room, or choose another directory with dirpath="
+    )
+
+
+def _unwritable(directory: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"dirpath: reports cannot be saved in {str(directory)!r} ({_reason(error)}); name a "
+        "directory that can be written with dirpath="
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _cut(text: str) -> str:
+    return repr(text) if len(text) <= 40 else f"{text[:40]!r}… with {len(text)} characters"
