@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
+from lightning_relay.reading.predictions import NonFiniteScoresError
 from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.rerun import StepResult, check_repeatable
 from lightning_relay.rerun.mapping import CannotMapError
@@ -146,8 +147,7 @@ class KnockoutRuns:
                     found = self._run_together(batch, lanes, block)
                     together = found is not None
                 if found is None:
-                    with lanes.lane(first):
-                        found = [batch.run(whole=whole)]
+                    found = [self._run_alone(batch, lanes, first, whole=whole)]
                 results += found
                 first += len(found)
                 for _ in found:
@@ -161,6 +161,21 @@ class KnockoutRuns:
         if batch.before is None:  # a run without lanes computes everything again
             check_repeatable(results[0], batch.run(whole=whole))
         self._keep(batch, results)
+
+    def _run_alone(
+        self, batch: EvaluationBatch, lanes: KnockoutLanes, place: int, *, whole: bool
+    ) -> StepResult:
+        """Run the step with one of the sets knocked out."""
+        try:
+            with lanes.lane(place):
+                return batch.run(whole=whole)
+        except NonFiniteScoresError as error:
+            raise NonFiniteScoresError(
+                f"value: class scores are NaN or infinite while the set "
+                f"{self.sets.sets[place].name!r} is knocked out, and finite without it (batch "
+                f"{batch.batch_idx}); hold the units at another value, such as Mean(), or leave "
+                "these units out of the selection"
+            ) from error
 
     def _run_together(
         self, batch: EvaluationBatch, lanes: KnockoutLanes, block: range

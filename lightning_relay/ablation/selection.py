@@ -412,8 +412,10 @@ class NamedSets(Selection):
         """Number of units of each selected layer, by layer key."""
         for own in self.units.values():
             make_clamps(model, own)  # checks names and indices
-        layers = recurrent_layers(model)
-        return {layer: layers[layer] for own in self.units.values() for layer in own}
+        named = dict.fromkeys(layer for own in self.units.values() for layer in own)
+        modules = list(dict.fromkeys(StateKey.parse(layer).module for layer in named))
+        layers = recurrent_layers(model, modules)
+        return {layer: layers[layer] for layer in named}
 
     def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
         """Sets of units to knock out."""

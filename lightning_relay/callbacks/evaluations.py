@@ -131,6 +131,13 @@ def check_was_evaluated(
         raise_empty(stage)
 
 
+def monitored(trainer: Trainer) -> list[str]:
+    """Names of the metrics that callbacks and learning-rate schedulers of a Trainer monitor."""
+    watching = [*trainer.callbacks, *trainer.lr_scheduler_configs]  # type: ignore[attr-defined]
+    names = [getattr(own, "monitor", None) for own in watching]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
 @contextmanager
 def naming_the_sanity_check(trainer: Trainer) -> Iterator[None]:
     """Tell the reader of a StepError in the sanity check that later sequences may be longer."""

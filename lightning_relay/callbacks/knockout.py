@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -19,7 +19,7 @@ from lightning_relay.ablation.passes import KnockoutPass
 from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.ablation.results import knockout_report
 from lightning_relay.ablation.scalars import knockout_scalars
-from lightning_relay.ablation.selection import EveryUnit, Selection
+from lightning_relay.ablation.selection import EveryUnit, Known, Selection
 from lightning_relay.ablation.tensorboard import write_knockout_report
 from lightning_relay.callbacks.evaluations import (
     is_due,
@@ -31,7 +31,7 @@ from lightning_relay.callbacks.evaluations import (
 )
 from lightning_relay.callbacks.progress import Progress
 from lightning_relay.callbacks.relay_information import RelayInformationCallback
-from lightning_relay.callbacks.reporting_callback import ReportingCallback
+from lightning_relay.callbacks.reporting_callback import OnError, ReportingCallback
 from lightning_relay.reading.concepts import JOINT, Concepts
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
@@ -103,7 +103,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         relay: Source of relay shares and orders: a report, the path of a saved one, which ends in
             ``.npz``, or the prefix of a RelayInformationCallback in the Trainer. Default: the first
             such callback. Units are ranked by its newest report when an evaluation begins, which is
-            the report of the evaluation before.
+            the report of the evaluation before. Reports from before a fit of another model are not
+            followed.
         max_batches: Maximum number of batches of each dataloader to run again; default: all.
         seed: Seed of random orders, tie-breaks, random sets, samples of sets, drawn values and
             resamples.
@@ -114,9 +115,14 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             Trainer's first logger. Without ``dirpath`` and a logger, and in a ``fast_dev_run``,
             nothing is saved. The directory is tried before training; if a report cannot be saved
             later, there is a warning and training goes on.
+        on_error: What an error of the analysis does while the model is trained, after the sanity
+            check: ``"warn"`` gives a warning with the reason, once, and training goes on without
+            this report; ``"raise"`` ends the fit. In the sanity check, in a ``fast_dev_run``, and
+            in ``trainer.validate`` and ``trainer.test``, errors are raised.
 
     Attributes:
         reports: The reports so far, the newest last.
+        own_reports: The reports so far since a fit of another model began.
 
     Raises:
         TypeError: If an argument or the module is of a wrong type, or the module cannot be copied.
@@ -138,6 +144,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     analysis = "knock-out"
     directory = "knockout_reports"
     _report = KnockoutReport
+    _running = (*ReportingCallback._running, "_pass", "_progress")
 
     def __init__(
         self,
@@ -155,8 +162,9 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         stages: Sequence[Stage] = ("validate", "test"),
         prefix: str = "knockout",
         dirpath: str | Path | None = None,
+        on_error: OnError = "warn",
     ) -> None:
-        super().__init__(every_n_epochs, stages, prefix, dirpath)
+        super().__init__(every_n_epochs, stages, prefix, dirpath, on_error)
         self._given_options = self.asked = Ablation(
             EveryUnit() if which is None else which,
             value,
@@ -213,11 +221,19 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         """Check the names of modules, layers and units before any training."""
         self.asked.which.check(pl_module, self._given, self._concepts)
 
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose sets from the relay reports of the sanity check, to refuse what cannot be."""
+        which = self.asked.which
+        if not which.follows or self._given is not None or self._relay is None:
+            return
+        for report in self._relay.tried if "validate" in self.stages else ():
+            which.sets(which.layers_in(pl_module), Known(report, self._concepts), self.asked.seed)
+
     def _newest_relay(self, dataloader: int) -> RelayReport | None:
         """The given report, or the newest one of this dataloader, or else of any."""
         if self._given is not None:
             return self._given
-        reports = [] if self._relay is None else self._relay.reports
+        reports = [] if self._relay is None else self._relay.own_reports
         own = [report for report in reports if report.dataloader == dataloader]
         newest = own or reports
         return newest[-1] if newest else None
@@ -247,6 +263,14 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                 f"evaluation; run trainer.{stage} twice, or give a report as relay="
             )
         which.check(pl_module, self._given, self._concepts)
+        relay = self._relay if which.follows and self._given is None else None
+        if relay is not None and relay.own_reports and not relay.is_of(pl_module):
+            self._say(
+                f"{type(which).__name__} follows a relay report of another module object: right if "
+                "this is the same model, loaded from a checkpoint; otherwise give its own report "
+                "as relay=",
+                rank_zero_warn,
+            )
         self._progress = Progress(trainer, partial(self._say, how=rank_zero_info, about="time"))
         self._pass = KnockoutPass(
             pl_module=pl_module,
@@ -267,7 +291,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         if self._pass is not None:
             self._pass.after_step(batch_idx, dataloader)
 
-    def _stop(self) -> None:
+    def _leave(self) -> None:
         if self._progress is not None:
             self._progress.close()
         self._pass = self._progress = None

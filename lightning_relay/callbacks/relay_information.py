@@ -20,7 +20,7 @@ from lightning_relay.callbacks.evaluations import (
     stamped,
     suffix_of,
 )
-from lightning_relay.callbacks.reporting_callback import ReportingCallback
+from lightning_relay.callbacks.reporting_callback import OnError, ReportingCallback
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
@@ -130,9 +130,15 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             Trainer's first logger. Without ``dirpath`` and logger, and in a ``fast_dev_run``,
             nothing is saved. The directory is tried before training; if a report cannot be saved
             later, there is a warning and training goes on.
+        on_error: What an error of the analysis does while the model is trained, after the sanity
+            check: ``"warn"`` gives a warning with the reason, once, and training goes on without
+            this report; ``"raise"`` ends the fit. In the sanity check, in a ``fast_dev_run``, and
+            in ``trainer.validate`` and ``trainer.test``, errors are raised.
 
     Attributes:
         reports: Reports so far, the newest last.
+        own_reports: Reports so far since a fit of another model began.
+        tried: Reports of the sanity check, one for each dataloader, until training starts.
 
     Raises:
         TypeError: If an argument is of a wrong type, the module is not a
@@ -153,6 +159,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     analysis = "relay"
     directory = "relay_reports"
     _report = RelayReport
+    _running = (*ReportingCallback._running, "_capture", "_latent")
 
     def __init__(
         self,
@@ -172,8 +179,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         stages: Sequence[Stage] = ("validate", "test"),
         prefix: str = "relay",
         dirpath: str | Path | None = None,
+        on_error: OnError = "warn",
     ) -> None:
-        super().__init__(every_n_epochs, stages, prefix, dirpath)
+        super().__init__(every_n_epochs, stages, prefix, dirpath, on_error)
         check_modules(modules)
         check_layers(layers)
         check_states(states)
@@ -213,6 +221,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         )
         self._capture: EvaluationCapture | None = None
         self._latent: LatentCapture | None = None
+        self.tried: list[RelayReport] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before any training that the modules exist and that hooks on them will run."""
@@ -222,8 +231,14 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 "hooks that are set after an evaluation without hooks; it takes 1, or any number "
                 f"once you set {HOOK_GUARDS} before training"
             )
+        self.tried.clear()
         with self._new_capture(pl_module, None):
             pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before the first epoch that there is something to analyse."""
+        self.tried.clear()
+        super().on_train_start(trainer, pl_module)
 
     @property
     def state_key(self) -> str:
@@ -275,7 +290,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 expected = self._capture.buffers[dataloader].expected
                 self._latent.after_step(labels, lengths, dataloader, expected)
 
-    def _stop(self) -> None:
+    def _leave(self) -> None:
         if self._capture is not None:
             self._capture.__exit__(None, None, None)
             self._capture = None
@@ -298,9 +313,10 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             with naming_the_sanity_check(trainer):
                 report = self._analysed(capture, latent, dataloader, states)
                 scalars = relay_scalars(report)
-            if trainer.sanity_checking:
-                continue
             report = stamped(report, trainer, stage, dataloader)
+            if trainer.sanity_checking:
+                self.tried.append(report)
+                continue
             suffix = suffix_of(trainer, stage, dataloader)
             self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
 

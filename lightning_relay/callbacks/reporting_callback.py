@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_relay.callbacks.evaluations import (
@@ -19,12 +24,17 @@ from lightning_relay.callbacks.evaluations import (
     check_trainer,
     check_validation_set,
     check_was_evaluated,
+    monitored,
     report_directory,
     unused_path,
 )
 from lightning_relay.callbacks.saving import check_can_save, could_not_save
+from lightning_relay.callbacks.told_first import ToldFirst
 from lightning_relay.reports.files import ReportFileError
 from lightning_relay.reports.stage import Stage
+
+OnError = Literal["warn", "raise"]
+"""What an error of a callback does while a model is trained."""
 
 
 class ReportingCallback(Callback, ABC, Generic[ReportT]):
@@ -39,21 +49,37 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
     reports: list[ReportT]
     _report: type[ReportT]
 
+    _running: ClassVar[tuple[str, ...]] = ("_told", "_model", "_made_of")
+    """Attributes that are None but in a run of the Trainer; a copy of the callback has none."""
+
     def __init__(
         self,
         every_n_epochs: int,
         stages: Sequence[Stage],
         prefix: str,
         dirpath: str | Path | None,
+        on_error: OnError,
     ) -> None:
         check_schedule(every_n_epochs, stages, prefix)
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error: got {on_error!r}; it takes 'warn', 'raise'")
         self.every_n_epochs = every_n_epochs
         self.stages = tuple(stages)
         self.prefix = prefix
         self.dirpath = dirpath
+        self.on_error = on_error
         self.reports = []
         self._evaluated = False
         self._said: set[str] = set()
+        self._logged: set[str] = set()
+        self._told: ToldFirst | None = None
+        self._model: weakref.ref[LightningModule] | None = None
+        self._made_of: weakref.ref[LightningModule] | None = None
+        self._of_others = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: all but what follows an evaluation."""
+        return vars(self) | dict.fromkeys(self._running)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer, its module, the prefixes of its callbacks and where reports go."""
@@ -72,6 +98,19 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 check_can_save(directory, self.prefix)
         self._evaluated = False
         self._said.clear()
+        if stage == "fit" and not self.is_of(pl_module):
+            self._of_others = len(self.reports)
+        self._model = weakref.ref(pl_module)
+        self._say_where_reports_stay(trainer)
+
+    @property
+    def own_reports(self) -> list[ReportT]:
+        """Reports so far since a fit of another model began."""
+        return self.reports[self._of_others :]
+
+    def is_of(self, pl_module: LightningModule) -> bool:
+        """Whether the newest report is of this very module."""
+        return self._made_of is not None and self._made_of() is pl_module
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before the first epoch that there is something to analyse."""
@@ -95,7 +134,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         dataloader_idx: int = 0,
     ) -> None:
         """Read the batch before the step can change it."""
-        self._before_step(batch, dataloader_idx)
+        self._follow(trainer, "before a step", self._before_step, batch, dataloader_idx)
 
     on_test_batch_start = on_validation_batch_start
 
@@ -109,17 +148,17 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         dataloader_idx: int = 0,
     ) -> None:
         """Read the outputs of the step."""
-        self._after_step(outputs, batch_idx, dataloader_idx)
+        self._follow(trainer, "after a step", self._after_step, outputs, batch_idx, dataloader_idx)
 
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the report and log it."""
-        self._finish(trainer, pl_module, "validate")
+        self._end(trainer, pl_module, "validate")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the report and log it."""
-        self._finish(trainer, pl_module, "test")
+        self._end(trainer, pl_module, "test")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop following the evaluation."""
@@ -139,35 +178,52 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        """The newest report, for a checkpoint."""
-        if not self.reports:
+        """The newest report of the model, for a checkpoint."""
+        if not self.own_reports:
             return {}
         file = BytesIO()
         self.reports[-1].save(file)
         return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the newest report of a checkpoint, unless there are reports already.
+        """Take the newest report of a checkpoint, unless the model has reports already.
 
         A report that another version wrote, or a damaged one, is left out with a warning.
         """
-        if "newest_report" not in state_dict or self.reports:
+        if "newest_report" not in state_dict or self.own_reports:
             return
         saved = state_dict["newest_report"]
         data = saved.cpu().numpy().tobytes() if isinstance(saved, torch.Tensor) else b""
         try:
-            self.reports[:] = [self._report.load(BytesIO(data))]
+            self.reports.append(self._report.load(BytesIO(data)))
         except ReportFileError as error:
             rank_zero_warn(
                 f"The newest {self.analysis} report in the checkpoint is lost, and what ranks "
                 "units by it begins after the next report; all else is resumed. "
                 f"{error}"
             )
+        else:
+            self._made_of = self._model
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._stop()
         self._evaluated = True
-        self._start(trainer, pl_module, stage)
+        self._logged.clear()
+        self._told = ToldFirst(trainer, self._stop)
+        start = "at the start of an evaluation"
+        self._follow(trainer, start, self._start, trainer, pl_module, stage)
+
+    def _end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        end = "at the end of an evaluation"
+        self._follow(trainer, end, self._finish, trainer, pl_module, stage)
+
+    def _follow(
+        self, trainer: Trainer, where: str, part: Callable[..., None], *arguments: Any
+    ) -> None:
+        """Do a part of the analysis, unless this evaluation is not followed or was given up."""
+        if self._told is not None:
+            with self._protecting(trainer, where):
+                part(*arguments)
 
     @abstractmethod
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -186,8 +242,51 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         """Make the report, log it and stop."""
 
     @abstractmethod
-    def _stop(self) -> None:
+    def _leave(self) -> None:
         """Leave the model as it was. Idempotent."""
+
+    def _stop(self) -> None:
+        """Stop following the evaluation and leave the model as it was. Idempotent."""
+        self._leave()
+        if self._told is not None:
+            self._told.remove()
+            self._told = None
+
+    @contextmanager
+    def _protecting(
+        self, trainer: Trainer, where: str, lost: str = "this evaluation has no report"
+    ) -> Iterator[None]:
+        """Report an error here instead of ending a fit, unless it is asked for or just tried."""
+        try:
+            yield
+        except Exception as error:
+            trying = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
+            fitting = trainer.state.fn == TrainerFn.FITTING
+            if self.on_error == "raise" or trying or not fitting:
+                raise
+            self._stop()
+            self._say_what_failed(trainer, error, where, lost)
+
+    def _say_what_failed(self, trainer: Trainer, error: Exception, where: str, lost: str) -> None:
+        """Warn of an error once, with its reason and the metrics that others will miss."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = (
+            f"the {self.analysis} analysis {self.prefix!r} failed {where}, so {lost}; training "
+            f"goes on. {type(error).__name__}: {error} ({Path(place.filename).name}, line "
+            f"{place.lineno}). The same error is not reported again. on_error='raise' ends the "
+            "fit instead"
+        )
+        missing = [
+            monitor
+            for monitor in monitored(trainer)
+            if monitor.startswith(f"{self.prefix}/") and monitor not in self._logged
+        ]
+        if missing:
+            message += (
+                f". Monitored and not logged in this evaluation: {', '.join(map(repr, missing))}; "
+                "what monitors it sees its last value, or ends the fit if it never had one"
+            )
+        self._say(message, rank_zero_warn, about=f"{where}: {type(error).__name__}: {error}")
 
     def _log(
         self,
@@ -200,20 +299,37 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
     ) -> None:
         """Log, save and keep a report; ``write`` writes its images and tables to TensorBoard."""
         prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
-        for name, value in scalars.items():
-            # A method of the user's may pass on other names or values.
-            LightningModule.log(pl_module, f"{prefix}/{name}{suffix}", value)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
         self.reports.append(report)
-        directory = report_directory(trainer, self.dirpath, self.directory)
-        if directory is not None:
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-                report.save(unused_path(directory, self.prefix, report, suffix))
-            except OSError as error:
-                self._say(could_not_save(error), rank_zero_warn)
+        self._made_of = weakref.ref(pl_module)
+        kept = "its report is in the callback's reports, but not"
+        with self._protecting(trainer, "while logging", f"{kept} all of its scalars are logged"):
+            for name, value in scalars.items():
+                # A method of the user's may pass on other names or values.
+                LightningModule.log(pl_module, f"{prefix}/{name}{suffix}", value)
+                self._logged.add(f"{prefix}/{name}{suffix}")
+        with self._protecting(trainer, "while drawing", f"{kept} all of its images are logged"):
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
+        with self._protecting(trainer, "while saving", f"{kept} saved"):
+            directory = report_directory(trainer, self.dirpath, self.directory)
+            if directory is not None:
+                try:
+                    directory.mkdir(parents=True, exist_ok=True)
+                    report.save(unused_path(directory, self.prefix, report, suffix))
+                except OSError as error:
+                    self._say(could_not_save(error), rank_zero_warn)
+
+    def _say_where_reports_stay(self, trainer: Trainer) -> None:
+        """Warn that reports do not come back from a process that the strategy starts."""
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            saved = report_directory(trainer, self.dirpath, self.directory)
+            where = f"load those saved in {saved}" if saved else "save them with dirpath="
+            self._say(
+                f"this strategy trains in another process, so the {self.analysis} callback's "
+                f"reports stay empty in this one; {where}",
+                rank_zero_warn,
+            )
 
     def _say(self, message: str, how: Callable[[str], None], *, about: str | None = None) -> None:
         """Say a message once in a run of the Trainer, or once for each ``about``."""

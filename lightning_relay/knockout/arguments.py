@@ -43,6 +43,7 @@ def make_clamps(
     ``layers`` are those of ``recurrent_layers``, where they are known.
     """
     layers = recurrent_layers(model) if layers is None else layers
+    layers = _with_other_names(model, layers, units)
     checked = _checked_units(model, layers, units)
     where = checked_steps(steps)
     if isinstance(value, Mapping) and set(value) != set(units):
@@ -63,6 +64,20 @@ def make_clamps(
         values, donors = _checked_values(layer, own, layer_value, states, layers[layer])
         clamps.append(Clamp(StateKey.parse(layer), own, values, where, donors, seed))
     return clamps
+
+
+def _with_other_names(
+    model: nn.Module, layers: Mapping[str, int], units: Mapping[str, Any]
+) -> Mapping[str, int]:
+    """The layers, also under other names of their modules that ``units`` gives."""
+    known = dict(layers)
+    for layer in units if isinstance(units, Mapping) else ():
+        if layer not in known:
+            try:
+                known |= recurrent_layers(model, [StateKey.parse(layer).module])
+            except (TypeError, ValueError):
+                continue  # it is refused later, with its own message
+    return known
 
 
 def _checked_units(

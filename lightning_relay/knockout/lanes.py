@@ -23,7 +23,7 @@ from lightning_relay.knockout.fused import Clamps, FusedForward, held_in_lanes
 from lightning_relay.knockout.holding import check_can_be_held
 from lightning_relay.knockout.running import run_clamped
 from lightning_relay.knockout.side_by_side import lanes_at_once, run_lanes
-from lightning_relay.recurrent.layers import recurrent_modules
+from lightning_relay.recurrent.layers import all_modules
 from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class KnockoutLanes:
         self._others: list[list[Clamp]] = [[] for _ in sets]
         self._longest: dict[str, int] = {}
         self._counted: dict[str, nn.RNNCellBase] = {}
-        for name, module in recurrent_modules(model).items():
+        held = [clamp.key.module for clamps in sets for clamp in clamps]
+        for name, module in all_modules(model, held).items():
             own = [[clamp for clamp in clamps if clamp.key.module == name] for clamps in sets]
             if any(own):
                 check_can_be_held(model, name, module)

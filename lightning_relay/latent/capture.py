@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from lightning_relay.latent.analysis import structures
 from lightning_relay.latent.inputs import MeanInputs
 from lightning_relay.latent.module_map import ModuleMap, why_no_map
+from lightning_relay.recurrent.hooks import HookErrors
 from lightning_relay.recurrent.layers import recurrent_modules, state_units, wanted_keys
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
@@ -56,13 +57,17 @@ class LatentCapture:
             whole = []
         self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
         self._others = {
-            name: HiddenStateRecorder(
-                model, [name], layers="all", states=("hidden", "cell")
-            ).raise_late()
+            name: HiddenStateRecorder(model, [name], layers="all", states=("hidden", "cell"))
             for name in whole
             if any(str(key) not in asked[name] for key in state_units(name, self._modules[name]))
         }
-        self._inputs = MeanInputs({name: self._modules[name] for name in whole}, model)
+        self._errors = {name: HookErrors() for name in (None, *self._others)}
+        self._recorder.keep_errors(self._errors[None])
+        for name, recorder in self._others.items():
+            recorder.keep_errors(self._errors[name])
+        self._inputs = MeanInputs(
+            {name: self._modules[name] for name in whole}, model, self._errors[None]
+        )
         self._sample = replace(
             sample, max_samples=measure.max_samples, storage="states", seed=measure.seed
         )
@@ -85,6 +90,8 @@ class LatentCapture:
 
     def before_step(self, lengths: Tensor | None) -> None:
         """Forget the batch before; ``lengths`` are those of padded sequences."""
+        for errors in self._errors.values():
+            errors.clear()
         for recorder in (self._recorder, *self._others.values()):
             recorder.clear()
         self._inputs.lengths = lengths
@@ -93,6 +100,7 @@ class LatentCapture:
         self, labels: Tensor, lengths: Tensor | None, dataloader: int, expected: int | None = None
     ) -> None:
         """Keep the sequences of a batch; ``expected`` are those of the whole dataloader."""
+        self._errors[None].check()
         if not self._maps:
             self._maps = {
                 name: ModuleMap.of(name, module) for name, module in self._modules.items()
@@ -102,6 +110,7 @@ class LatentCapture:
             if isinstance(self._maps[name], str):
                 continue
             try:
+                self._errors[name].check()
                 self._keep(recorder, (dataloader, name), labels, lengths, expected)
             except ValueError as why:  # must not end a run that does without these states
                 self._maps[name] = str(why)

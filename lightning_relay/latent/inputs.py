@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lightning_relay.recurrent.hooks import FunctionHook, is_compiled
+from lightning_relay.recurrent.hooks import FunctionHook, HookErrors, is_compiled
 from lightning_relay.recurrent.states import prefix_mask
 
 if TYPE_CHECKING:
@@ -21,22 +21,27 @@ if TYPE_CHECKING:
 class MeanInputs:
     """Context manager that sums the inputs of modules over calls, sequences and steps.
 
+    Errors of its hooks are kept in ``errors``.
+
     Attributes:
         lengths: Lengths of the padded sequences of the batch, int64 ``(batch,)``; None if nothing
             is padded.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], model: nn.Module) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], model: nn.Module, errors: HookErrors
+    ) -> None:
         self.lengths: Tensor | None = None
         self._modules = modules
         self._compiled = is_compiled(model)
+        self._errors = errors
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
         for name, module in self._modules.items():
-            hook = FunctionHook(partial(self._add, name), self._compiled)
+            hook = FunctionHook(partial(self._add, name), self._compiled, self._errors)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 

@@ -13,7 +13,7 @@ from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.reading.containers import tensors_in
-from lightning_relay.recurrent.hooks import TransientHook
+from lightning_relay.recurrent.hooks import HookErrors, TransientHook
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -31,6 +31,10 @@ _UNWATCHED = (
     nn.RNNCellBase,  # the cell state of an LSTM may be read by no later call
 )
 """Modules that give no class scores or must not be hooked; their submodules are not hooked."""
+
+
+class NonFiniteScoresError(ValueError):
+    """Class scores are NaN or infinite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,7 @@ class PredictionReader:
         self._open: list[str] = []
         self._begun: Counter[str] = Counter()
         self._calls: list[_Call] = []
+        self._errors: HookErrors | None = None
         if isinstance(prediction, str):
             names = [name for name, _ in model.named_modules(remove_duplicate=False)]
             if prediction not in names:
@@ -83,6 +88,10 @@ class PredictionReader:
                     f"prediction: no submodule {prediction!r} in {type(model).__name__}; it has: "
                     f"{', '.join(repr(name) for name in names if name)}"
                 )
+
+    def keep_errors(self, errors: HookErrors) -> None:
+        """From the next block on, keep errors of the hooks here; else the forward pass raises."""
+        self._errors = errors
 
     def __enter__(self) -> Self:
         self.restart()
@@ -144,7 +153,9 @@ class PredictionReader:
             self._handles += [
                 submodule.register_forward_pre_hook(_Enter(self._open, self._begun, name)),
                 submodule.register_forward_hook(
-                    _Leave(self._open, self._calls, name), with_kwargs=True, always_call=True
+                    _Leave(self._open, self._calls, name, self._errors),
+                    with_kwargs=True,
+                    always_call=True,
                 ),
             ]
 
@@ -205,7 +216,7 @@ def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
             "class scores (batch, classes) of at least two classes, or integer classes (batch,)"
         )
     if bool((scores.isnan() | scores.isposinf()).any()):
-        raise ValueError(
+        raise NonFiniteScoresError(
             f"prediction: class scores of {source} are NaN or infinite; look for diverging weights "
             "or non-finite inputs"
         )
@@ -236,16 +247,25 @@ class _Enter(TransientHook):
 class _Leave(TransientHook):
     """Forward hook: a module call has ended, also by an exception; it is kept if outermost."""
 
-    def __init__(self, open_calls: list[str], calls: list[_Call], module: str) -> None:
+    def __init__(
+        self,
+        open_calls: list[str],
+        calls: list[_Call],
+        module: str,
+        errors: HookErrors | None,
+    ) -> None:
         self._open = open_calls
         self._calls = calls
         self._module = module
+        self._keep = self._add if errors is None else errors.keeping(self._add)
 
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         if self._open:
             self._open.pop()
-        if self._open:
-            return
+        if not self._open:
+            self._keep(args, kwargs, outputs)
+
+    def _add(self, args: Any, kwargs: Any, outputs: Any) -> None:
         tensors = [tensor for _, tensor in tensors_in(outputs)]
         self._calls.append(
             _Call(

@@ -21,12 +21,14 @@ class Continuation:
     counter, so their values are compared with a copy.
 
     A step of a cell may also be given another state, such as the one returned after dropout. Then
-    it continues them too, unless the state is None or all zeros, or a forward pass of the model has
-    begun since the last step. A state that a mask made zero in all sequences looks like a reset.
+    it continues them too, unless the state is None, or a forward pass of the model has begun since
+    the last step, or the state is all zeros and the one returned was not. A state that a mask made
+    zero in all sequences looks like a reset.
     """
 
     def __init__(self) -> None:
         self._returned: list[tuple[weakref.ref[Tensor], int | Tensor]] = []
+        self._returned_any: list[Tensor] = []
         self._new_pass = True
 
     def begin(self) -> None:
@@ -37,6 +39,7 @@ class Continuation:
         """Note what a call returned: a state, a pair of states, or None."""
         tensors = [part for part in _parts(state) if isinstance(part, Tensor)]
         self._returned = [(weakref.ref(part), _content(part)) for part in tensors]
+        self._returned_any = [part.any() for part in tensors]
         self._new_pass = False
 
     def goes_on(self, state: Any) -> bool:
@@ -52,8 +55,13 @@ class Continuation:
 
         ``kept_inside``: the cell may keep its state itself, so None does not mean a reset.
         """
-        is_reset = not kept_inside if state is None else _is_zero(state)
-        return self.goes_on(state) or not (self._new_pass or is_reset)
+        if self.goes_on(state):
+            return True
+        if self._new_pass:
+            return False
+        if state is None:
+            return kept_inside
+        return not _is_zero(state) or not any(map(bool, self._returned_any))
 
 
 def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

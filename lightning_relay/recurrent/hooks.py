@@ -47,6 +47,34 @@ class _Nothing:
         return None
 
 
+class HookErrors:
+    """Keeps the first error of hooks, so that it does not end the forward pass they run in."""
+
+    def __init__(self) -> None:
+        self._first: Exception | None = None
+
+    def keeping(self, function: Callable[..., None]) -> Callable[..., None]:
+        """The function, whose errors are kept instead of raised."""
+
+        def kept(*arguments: Any) -> None:
+            try:
+                function(*arguments)
+            except Exception as error:
+                self._first = self._first or error
+
+        return kept
+
+    def clear(self) -> None:
+        """Forget the error."""
+        self._first = None
+
+    def check(self) -> None:
+        """Raise the error, if there is one, and forget it."""
+        first, self._first = self._first, None
+        if first is not None:
+            raise first
+
+
 class TransientForward:
     """Forward set on a module itself; a copy of the module has the forward of its class again."""
 
@@ -71,9 +99,13 @@ def own_forward(module: nn.Module) -> Any:
 
 
 class FunctionHook(TransientHook):
-    """Hook that calls a function, which is never compiled itself."""
+    """Hook that calls a function, which is never compiled itself; ``errors`` keeps its errors."""
 
-    def __init__(self, function: Callable[..., None], compiled: bool) -> None:
+    def __init__(
+        self, function: Callable[..., None], compiled: bool, errors: HookErrors | None = None
+    ) -> None:
+        if errors is not None:
+            function = errors.keeping(function)
         self._function = torch.compiler.disable(function) if compiled else function
 
     def __call__(self, *arguments: Any) -> None:

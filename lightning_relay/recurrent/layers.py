@@ -12,7 +12,7 @@ from torch import nn
 from lightning_relay.recurrent.adapters import adapter_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Layers = Literal["last", "all"]
 """Which layers of a module are recorded."""
@@ -148,6 +148,15 @@ def recurrent_modules(
         _check_names(modules, known, owner)
         wanted = list(modules)
     return {name: known[name] for name in wanted}
+
+
+def all_modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """All recurrent modules of a model: those in ``names`` under these, others under the first."""
+    wanted = list(dict.fromkeys(names))
+    named = recurrent_modules(model, wanted) if wanted else {}
+    known = {id(module) for module in named.values()}
+    others = recurrent_modules(model).items()
+    return named | {name: module for name, module in others if id(module) not in known}
 
 
 def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:

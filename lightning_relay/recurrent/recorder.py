@@ -13,6 +13,7 @@ from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import (
     HOOK_GUARDS,
     FunctionHook,
+    HookErrors,
     TransientHook,
     ignores_new_hooks,
     is_compiled,
@@ -99,12 +100,11 @@ class HiddenStateRecorder:
         self._modules = found
         self._recordings = {name: _Recording(name, wanted) for name, wanted in keys.items()}
         self._handles: list[RemovableHandle] = []
+        self._errors: HookErrors | None = None
 
-    def raise_late(self) -> Self:
-        """Have a ValueError that a call would raise come when ``states`` is read."""
-        for recording in self._recordings.values():
-            recording.late = True
-        return self
+    def keep_errors(self, errors: HookErrors) -> None:
+        """From the next block on, keep errors of the hooks here; else the forward pass raises."""
+        self._errors = errors
 
     def __enter__(self) -> Self:
         if self._handles:
@@ -133,11 +133,11 @@ class HiddenStateRecorder:
             recording = self._recordings[name]
             if adapter_of(module) is not None or not isinstance(module, nn.RNNBase):
                 # It runs before a hook replaces the state.
-                before = FunctionHook(recording.before, compiled)
+                before = FunctionHook(recording.before, compiled, self._errors)
                 self._handles.append(
                     module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
                 )
-            after = FunctionHook(recording.add, compiled)
+            after = FunctionHook(recording.add, compiled, self._errors)
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
     def _check_compiled(self) -> None:
@@ -163,9 +163,6 @@ class HiddenStateRecorder:
             RuntimeError: If nothing was recorded of a module; says which.
             ValueError: If inner layers or cell states cannot be replayed; says why.
         """
-        for recording in self._recordings.values():
-            if recording.refused is not None:
-                raise recording.refused
         silent = [repr(name) for name, found in self._recordings.items() if not found.batches]
         if silent:
             raise RuntimeError(
@@ -207,7 +204,6 @@ class HiddenStateRecorder:
         """Forget all recorded states."""
         for recording in self._recordings.values():
             recording.batches.clear()
-            recording.refused = None
 
 
 class _Recording:
@@ -219,8 +215,6 @@ class _Recording:
         self.batches: list[list[Call]] = []
         self.continuation = Continuation()
         self._step_goes_on = False
-        self.late = False
-        self.refused: ValueError | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at the state that a step of a cell is given."""
@@ -232,16 +226,6 @@ class _Recording:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
         """Record a call."""
-        try:
-            self._add(module, args, kwargs, output)
-        except ValueError as error:
-            if not self.late:
-                raise
-            self.refused = error
-
-    def _add(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
-    ) -> None:
         call = read_call(self.name, module, self.keys, args, kwargs, output)
         if self._goes_on(call, args, kwargs):
             expected = self.batches[-1][0].sequences

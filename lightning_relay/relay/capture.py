@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_relay.reading.labels import BatchEntry, Target, read_entry, read_target
 from lightning_relay.reading.predictions import Prediction, PredictionReader
-from lightning_relay.recurrent.hooks import HOOK_GUARDS, is_compiled
+from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
 
@@ -66,6 +66,9 @@ class EvaluationCapture:
         self._model = model
         self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
         self._reader = PredictionReader(model, prediction)
+        self._errors = HookErrors()
+        self._recorder.keep_errors(self._errors)
+        self._reader.keep_errors(self._errors)
         self._target_entry = target
         self._lengths_entry = lengths
         self._new_buffer = new_buffer
@@ -97,6 +100,7 @@ class EvaluationCapture:
 
     def before_step(self, batch: Any, dataloader: int = 0) -> None:
         """Read labels and lengths from a batch before the step can change it."""
+        self._errors.clear()
         self._recorder.clear()
         self._reader.clear()
         if dataloader != self._dataloader:
@@ -114,7 +118,11 @@ class EvaluationCapture:
             self.lengths = lengths.detach().clone()
 
     def after_step(self, outputs: Any) -> None:
-        """Add the sequences of a batch, after a step that returned ``outputs``."""
+        """Add the sequences of a batch, after a step that returned ``outputs``.
+
+        Errors of hooks in the step are raised here, and not in the step.
+        """
+        self._errors.check()
         if self._target is None or self._dataloader is None:
             raise RuntimeError("capture: after_step was called without before_step")
         target = self._target

@@ -87,6 +87,47 @@ def test_a_returned_state_of_zeros_goes_on() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_states_of_zeros_before_any_input_go_on(kind: type[nn.RNNBase]) -> None:
+    rnn = kind(1, 4, batch_first=True, bias=False).eval()
+    x = torch.zeros(2, 8, 1)
+    check_that_pieces_go_on(rnn, x)
+    x[:, 5:] = 1.0
+    check_that_pieces_go_on(rnn, x)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [lambda state: state, lambda state: _copied(state), lambda state: masked(state)],
+    ids=["the very state", "a copy", "what a mask made of it"],
+)
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_a_cell_that_returns_zeros_goes_on(
+    kind: type[nn.RNNCellBase], between: Callable[[Any], Any]
+) -> None:
+    cell = kind(1, 4, bias=False).eval()
+    x = torch.zeros(2, 6, 1)
+    for silent in (6, 3):
+        x[:, silent:] = 1.0
+        with HiddenStateRecorder(cell) as recorder:
+            step_by_step(cell, x, between)
+        assert recorder.states["l0"].values.shape == (2, 6, 4)
+        with knocked_out(cell, {"l0": [1]}, value=0.5, steps={1}):
+            outputs = torch.stack(step_by_step(cell, x, between), 1)
+        assert (outputs[..., 1] == 0.5).nonzero().tolist() == [[0, 1], [1, 1]]
+
+
+def test_a_dead_cell_in_a_model_goes_on_within_a_pass_and_begins_anew_with_the_next() -> None:
+    model = Loop(nn.RNNCell(1, 4, bias=False, nonlinearity="relu")).eval()
+    with torch.no_grad():
+        model.cell.weight_ih.fill_(-1.0)
+    with HiddenStateRecorder(model) as recorder:
+        model(torch.ones(6, 8, 1))  # time first
+        model(torch.ones(6, 8, 1))  # time first
+    (states,) = recorder.states.values()
+    assert states.values.shape == (16, 6, 4)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 @pytest.mark.parametrize(
     "between",
     [zeroed, lambda state: None, lambda state: zeroed(_copied(state))],
