@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_relay.latent.structure import plain_parts
+
 if TYPE_CHECKING:
     from lightning_relay.latent.structure import LatentStructure
 
@@ -21,8 +23,8 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "point_classes": ("point",),
     **dict.fromkeys(["period", "continuous", "radius"], ("attractor",)),
     "eigenvalues": ("attractor", "state"),
-    "states": ("visited", "unit"),
-    "of_attractor": ("visited",),
+    "states": ("attractor_state", "unit"),
+    "of_attractor": ("attractor_state",),
     "basins": ("attractor", "start_class"),
     **dict.fromkeys(["unsettled", "diverged"], ("start_class",)),
 }
@@ -32,12 +34,12 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
 def datasets(latent: LatentStructure, xarray: Any) -> dict[str, Any]:
     """Datasets by path below the layer; steps have a name of their own, as they may differ."""
     coordinates = {"class": latent.classes, "latent_step": latent.time_steps}
-    found = {"latent": xarray.Dataset(_arrays(latent), coordinates, _numbers(latent))}
+    found = {"latent": xarray.Dataset(_arrays(latent), coordinates, plain_parts(latent))}
     if latent.attractors is not None:
         own = _arrays(latent.attractors)
         own["eigenvalue_modulus"] = (("attractor",), latent.attractors.largest)
         starts = {"start_class": latent.attractors.classes}
-        found["latent/attractors"] = xarray.Dataset(own, starts, _numbers(latent.attractors))
+        found["latent/attractors"] = xarray.Dataset(own, starts, plain_parts(latent.attractors))
     return found
 
 
@@ -50,8 +52,3 @@ def _arrays(result: Any) -> dict[str, tuple[tuple[str, ...], Any]]:
         for name, part in parts.items()
         if isinstance(part, np.ndarray) and name in DIMENSIONS
     }
-
-
-def _numbers(result: Any) -> dict[str, Any]:
-    parts = {part.name: getattr(result, part.name) for part in fields(result)}
-    return {name: part for name, part in parts.items() if isinstance(part, int | float | str)}

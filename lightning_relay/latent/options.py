@@ -17,8 +17,8 @@ class LatentMeasure:
         n_components: Number of principal components kept; fewer if the layer has fewer units.
         max_samples: Maximum number of sequences whose states are kept for it, a fair sample.
         n_starts: Number of visited states from which a module is iterated; 0 to leave that out.
-        n_steps: Maximum number of steps of the iteration. A state that still moves then has not
-            settled.
+        n_steps: Maximum number of steps of the iteration, rounded up to a multiple of
+            ``max_period``. A state that still moves then has not settled.
         max_period: Longest period of a cycle that is looked for, in steps.
         inputs: Constant input during the iteration: ``"zero"`` for no input, or ``"mean"`` for the
             mean over all steps of the sequences.

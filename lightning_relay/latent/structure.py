@@ -48,7 +48,8 @@ class Attractors:
             int64 ``(class,)``.
         label_bits: Information about the class in where a state ends, bits: mutual information of
             the class with the attractor, by Grassberger's estimator. All that did not settle counts
-            as one more attractor.
+            as one more attractor. The phase of a cycle and the place along a continuous attractor
+            do not count, though they can tell more.
         input_bits: Entropy of the class among the visited states, bits.
         n_steps: Number of steps of the iteration.
         inputs: Constant input, ``"zero"`` or ``"mean"``.
@@ -202,9 +203,9 @@ class LatentStructure:
 
 def to_file(latent: LatentStructure, prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header, for JSON, and arrays by name of a structure in a file."""
-    header, arrays = _plain(latent), arrays_of(latent, prefix)
+    header, arrays = plain_parts(latent), arrays_of(latent, prefix)
     if latent.attractors is not None:
-        header["attractors"] = _plain(latent.attractors)
+        header["attractors"] = plain_parts(latent.attractors)
         arrays |= arrays_of(latent.attractors, f"{prefix}/attractors")
     return header, arrays
 
@@ -222,7 +223,8 @@ def from_file(
     )
 
 
-def _plain(result: Any) -> dict[str, Any]:
+def plain_parts(result: Any) -> dict[str, Any]:
+    """Fields of a result that are numbers, truth values or text, by name."""
     parts = {part.name: getattr(result, part.name) for part in fields(result)}
     return {
         name: part for name, part in parts.items() if isinstance(part, bool | int | float | str)

@@ -97,6 +97,8 @@ def _steps(latent: LatentStructure) -> list[str]:
         strict=True,
     )
     for step, ended, sequences, *values in columns:
-        numbers = " | ".join("–" if np.isnan(value) else f"{value:.3f}" for value in values)
+        numbers = " | ".join("–" if np.isnan(value) else f"{value:z.3f}" for value in values)
         rows.append(f"| {step}{'' if ended else ' *'} | {sequences} | {numbers} |")
-    return [*rows, "", "At a step marked * the states had not seen all input."]
+    if not latent.inputs_ended.all():
+        rows += ["", "At a step marked * the states had not seen all input."]
+    return rows

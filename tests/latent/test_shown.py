@@ -122,6 +122,20 @@ def test_the_table_lists_attractors_and_steps() -> None:
     assert "was not found out: no model was given." in attractor_table(without)
 
 
+def test_the_table_explains_its_mark_only_where_it_marks_a_step() -> None:
+    _, latent = measured()
+    assert "*" not in attractor_table(latent)
+    late = dataclasses.replace(latent, inputs_ended=np.arange(5) > 0)
+    assert "| 0 * |" in attractor_table(late)
+    assert "At a step marked *" in attractor_table(late)
+
+
+def test_the_table_has_no_negative_zero() -> None:
+    _, latent = measured()
+    table = attractor_table(dataclasses.replace(latent, between=np.full(5, -1e-5)))
+    assert "-0.000" not in table
+
+
 def test_more_attractors_than_lines_are_counted() -> None:
     _, latent = measured()
     found = latent.attractors
