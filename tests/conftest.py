@@ -1,5 +1,6 @@
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -9,3 +10,12 @@ torch.set_num_threads(1)
 
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("steady")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--adversarial-cases",
+        type=int,
+        default=200,
+        help="number of generated cases of each test in tests/adversarial",
+    )

@@ -138,7 +138,8 @@ class KnockoutPass:
             if own.waiting:
                 with self._parameters.unchanged():
                     self._run_waiting(own, dataloader)
-            assert own.runs is not None
+            if own.runs is None:  # the evaluation ended inside the first step
+                continue
             found[dataloader] = Ran(
                 self._as_held(own.runs.sets, own.runs.longest),
                 own.runs.outcomes,

@@ -264,7 +264,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             )
         which.check(pl_module, self._given, self._concepts)
         relay = self._relay if which.follows and self._given is None else None
-        if relay is not None and relay.own_reports and not relay.is_of(pl_module):
+        if relay is not None and relay.own_reports and relay.is_of_another(pl_module):
             self._say(
                 f"{type(which).__name__} follows a relay report of another module object: right if "
                 "this is the same model, loaded from a checkpoint; otherwise give its own report "
@@ -292,9 +292,9 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             self._pass.after_step(batch_idx, dataloader)
 
     def _leave(self) -> None:
-        if self._progress is not None:
-            self._progress.close()
-        self._pass = self._progress = None
+        progress, self._progress, self._pass = self._progress, None, None
+        if progress is not None:
+            progress.close()
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         run = self._pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -291,12 +292,12 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 self._latent.after_step(labels, lengths, dataloader, expected)
 
     def _leave(self) -> None:
-        if self._capture is not None:
-            self._capture.__exit__(None, None, None)
-            self._capture = None
-        if self._latent is not None:
-            self._latent.__exit__()
-            self._latent = None
+        capture, latent = self._capture, self._latent
+        self._capture = self._latent = None
+        with ExitStack() as leaving:
+            for own in (capture, latent):
+                if own is not None:
+                    leaving.push(own)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         capture, latent = self._capture, self._latent

@@ -98,7 +98,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 check_can_save(directory, self.prefix)
         self._evaluated = False
         self._said.clear()
-        if stage == "fit" and not self.is_of(pl_module):
+        if stage == "fit" and (self._made_of is None or self.is_of_another(pl_module)):
             self._of_others = len(self.reports)
         self._model = weakref.ref(pl_module)
         self._say_where_reports_stay(trainer)
@@ -108,9 +108,9 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         """Reports so far since a fit of another model began."""
         return self.reports[self._of_others :]
 
-    def is_of(self, pl_module: LightningModule) -> bool:
-        """Whether the newest report is of this very module."""
-        return self._made_of is not None and self._made_of() is pl_module
+    def is_of_another(self, pl_module: LightningModule) -> bool:
+        """Whether the newest report is known to be of another module object."""
+        return self._made_of is not None and self._made_of() is not pl_module
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before the first epoch that there is something to analyse."""
@@ -162,7 +162,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop following the evaluation."""
-        self._stop()
+        with self._protecting(trainer, "after an evaluation", "traces of it may be left"):
+            self._stop()
 
     on_test_end = on_validation_end
 
@@ -182,7 +183,14 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         if not self.own_reports:
             return {}
         file = BytesIO()
-        self.reports[-1].save(file)
+        try:
+            self.reports[-1].save(file)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            self._say(f"the newest report is not in the checkpoint: {reason}", rank_zero_warn)
+            return {}
         return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -247,10 +255,12 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     def _stop(self) -> None:
         """Stop following the evaluation and leave the model as it was. Idempotent."""
-        self._leave()
-        if self._told is not None:
-            self._told.remove()
-            self._told = None
+        told, self._told = self._told, None
+        try:
+            self._leave()
+        finally:
+            if told is not None:
+                told.remove()
 
     @contextmanager
     def _protecting(

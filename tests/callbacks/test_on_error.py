@@ -190,6 +190,23 @@ def test_a_monitored_metric_that_is_missing_is_named() -> None:
     assert "Monitored and not logged in this evaluation: 'relay/joint/mutual_inf" in message
 
 
+def test_a_report_that_cannot_be_put_in_a_checkpoint_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no space left")
+
+    relay = RelayInformationCallback()
+    monkeypatch.setattr(relay._report, "save", fail)
+    trainer = quiet_trainer(relay)
+    trainer.fit(Classifier(), loader(), loader())
+    with pytest.warns(UserWarning, match="is not in the checkpoint: OSError: no space left"):
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+    relay.on_error = "raise"
+    with pytest.raises(OSError, match="no space left"):
+        trainer.save_checkpoint(tmp_path / "b.ckpt")
+
+
 class Dividing(Classifier):
     """Divides by the states, of which a knock-out may leave none."""
 
@@ -259,3 +276,48 @@ def test_the_list_of_callbacks_is_as_it_was_after_every_evaluation() -> None:
     trainer.fit(Classifier(), loader(), loader())
     assert lists
     assert all(seen == callbacks for seen in [*lists, trainer.callbacks])
+
+
+class Twice(Classifier):
+    """A step that fails when it is run again on the same batch, after the sanity check."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        place = (self.trainer.current_epoch, batch_idx)
+        if not self.trainer.sanity_checking:
+            if place in RUN:
+                raise ERROR[0]
+            RUN.add(place)
+        return super().validation_step(batch, batch_idx, dataloader_idx)
+
+
+RUN: set[tuple[int, int]] = set()
+ERROR: list[BaseException] = []
+
+
+@pytest.mark.parametrize("error", [ValueError("again"), MemoryError(), KeyError(("odd", 1), None)])
+def test_a_step_that_fails_when_it_is_run_again_does_not_end_the_fit(error: Exception) -> None:
+    weights = []
+    ERROR[:] = [error]
+    for callbacks in ([], [KnockoutCallback()]):
+        RUN.clear()
+        seed_everything(4, verbose=False)
+        model = Twice()
+        if not callbacks:
+            quiet_trainer().fit(model, loader(shuffle=True), loader())
+        else:
+            with pytest.warns(UserWarning, match=GOES_ON) as caught:
+                quiet_trainer(*callbacks).fit(model, loader(shuffle=True), loader())
+            (message,) = reported(caught)
+            assert type(error).__name__ in message
+        weights.append(model.state_dict() | {"stream": torch.get_rng_state()})
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+def test_an_interrupt_while_the_step_is_run_again_arrives(error: BaseException) -> None:
+    RUN.clear()
+    ERROR[:] = [error]
+    model = Twice()
+    with pytest.raises((type(error), SystemExit)):
+        quiet_trainer(KnockoutCallback()).fit(model, loader(), loader())
+    assert hook_count(model) == 0
