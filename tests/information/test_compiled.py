@@ -6,16 +6,13 @@ import multiprocessing
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_relay.information import relay_order
 from lightning_relay.information.compiled import in_threads
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def order_of(seed: int) -> list[list[int]]:
@@ -38,16 +35,21 @@ def test_several_threads_use_the_loops_at_once() -> None:
         assert list(pool.map(order_of, range(8))) == expected
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_other_processes_use_the_loops_after_a_first_use_here(start: str) -> None:
+def check_other_processes(start: str) -> None:
+    """Use the loops here and then in processes that this one starts."""
     expected = [order_of(seed) for seed in range(3)]
+    with multiprocessing.get_context(start).Pool(2) as pool:
+        assert pool.map_async(order_of, range(3)).get(timeout=100) == expected
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_other_processes_use_the_loops_after_a_first_use(start: str) -> None:
+    """In a process of its own: whatever threads other tests have left must not be forked."""
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system does not {start} processes")
-    context = multiprocessing.get_context(start)
-    with context.Pool(2) as pool:
-        found = pool.map_async(order_of, range(3)).get(timeout=200)
-    assert found == expected
+    code = f"from {__name__} import check_other_processes; check_other_processes({start!r})"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=200)
 
 
 def test_compilation_is_announced_once_and_kept_where_the_user_says(tmp_path: Path) -> None:
