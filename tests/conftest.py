@@ -16,6 +16,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--adversarial-cases",
         type=int,
-        default=200,
-        help="number of generated cases of each test in tests/adversarial",
+        help="number of generated cases in each file of tests/adversarial",
     )

@@ -10,7 +10,7 @@ import numpy as np
 from lightning_relay.ablation.checks import check_report
 from lightning_relay.ablation.damage import Damage
 from lightning_relay.ablation.summary import dataframe, summary
-from lightning_relay.reports.files import arrays_of, opened, read, safe, write
+from lightning_relay.reports.files import arrays_of, opened, plain_parts, read, safe, write
 from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ScoreAgreement:
     kind: str = "unit score"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DamagePrediction:
     """How well the relay information of random sets predicts the damage when they are knocked out.
 
@@ -199,6 +199,12 @@ class DamagePrediction:
     unit_upper: NDArray[np.float64]
     unit_share: NDArray[np.float64]
     share_correlation: float
+
+    def __repr__(self) -> str:
+        return (
+            f"DamagePrediction: {self.layer}, {self.concept}, step {self.step}, {len(self.sizes)} "
+            f"sets; R² {self.r2:.2f} ({self.r2_size:.2f} by their size alone)"
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -383,7 +389,7 @@ class KnockoutReport:
         for name, found in self.metrics.items():
             arrays |= arrays_of(found, f"metrics/{safe(name)}")
         for name in _RESULTS:
-            header[name] = [_plain(result) for result in getattr(self, name)]
+            header[name] = [plain_parts(result) for result in getattr(self, name)]
             for place, result in enumerate(getattr(self, name)):
                 arrays |= arrays_of(result, f"{name}/{place}")
         write(path, header, arrays)
@@ -422,12 +428,6 @@ _RESULTS = {
     "agreement": ScoreAgreement,
     "predictions": DamagePrediction,
 }
-
-
-def _plain(result: DeletionCurve | ScoreAgreement | DamagePrediction) -> dict[str, Any]:
-    """The fields that are not arrays."""
-    parts = {part.name: getattr(result, part.name) for part in fields(result)}
-    return {name: part for name, part in parts.items() if not isinstance(part, np.ndarray)}
 
 
 def _damage(file: dict[str, NDArray[Any]], prefix: str) -> Damage:

@@ -281,7 +281,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         if self._capture is not None:
             self._capture.before_step(batch, dataloader)
             if self._latent is not None:
-                self._latent.before_step(self._capture.lengths)
+                self._latent.before_step(self._capture.lengths, dataloader)
 
     def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         if self._capture is not None:

@@ -52,8 +52,8 @@ def latent_structure(
         model: The model with the modules. Default: nothing is iterated.
         inputs_end: Step at which the last input was presented, as for ``relay_report``.
         inputs: Constant inputs ``(channel,)`` by module name. Default: zeros.
-        measure: How the structure is measured. Default: ``LatentMeasure()``. Its ``inputs`` only
-            names what ``inputs`` holds.
+        measure: How the structure is measured. Default: ``LatentMeasure()``. It cannot take the
+            mean input, because inputs are not recorded; give it as ``inputs``.
 
     Returns:
         Structure by layer key.
@@ -61,7 +61,8 @@ def latent_structure(
     Raises:
         TypeError: If labels are not integers.
         ValueError: If there is no layer, labels are not ``(batch,)``, their number differs from
-            that of the sequences, a state is NaN or infinite, or a step or a module is unknown.
+            that of the sequences, a state is NaN or infinite, a step or a module is unknown, or
+            ``measure`` takes the mean input.
 
     Example:
         >>> import torch
@@ -80,6 +81,12 @@ def latent_structure(
         et al., bioRxiv 214262 (2017), for the participation ratio.
     """
     check_label_tensor("x_in", x_in)
+    measure = measure or LatentMeasure()
+    if measure.inputs != "zero":
+        raise ValueError(
+            f"measure: got inputs={measure.inputs!r}, but the inputs of the modules are not known "
+            "here; give their means as inputs="
+        )
     if not states:
         raise ValueError("states: got no layer; it takes states by layer key")
     for layer, own in states.items():
@@ -97,10 +104,10 @@ def latent_structure(
     for name, constant in (inputs or {}).items():
         found = maps.get(name)
         if isinstance(found, ModuleMap):
-            maps[name] = found.with_inputs(constant)
+            maps[name] = found.with_inputs(constant, "given")
         else:
             raise ValueError(f"inputs: {name!r} is no module to iterate; leave it out")
-    return structures(states, x_in, maps, inputs_end, measure or LatentMeasure())
+    return structures(states, x_in, maps, inputs_end, measure)
 
 
 def maps_of(modules: Mapping[str, nn.Module]) -> dict[str, ModuleMap | str]:

@@ -87,7 +87,7 @@ def _described(
             label_bits=float(label_bits),
             input_bits=float(entropy(label.unsqueeze(-1))),
             n_steps=measure.n_steps,
-            inputs=measure.inputs,
+            inputs=step.kind,
         )
         for key, part in step.parts.items()
     }

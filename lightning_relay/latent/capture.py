@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from lightning_relay.latent.analysis import structures
+from lightning_relay.latent.analysis import maps_of, structures
 from lightning_relay.latent.inputs import MeanInputs
 from lightning_relay.latent.module_map import ModuleMap, why_no_map
 from lightning_relay.recurrent.hooks import HookErrors
@@ -88,13 +88,13 @@ class LatentCapture:
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
 
-    def before_step(self, lengths: Tensor | None) -> None:
+    def before_step(self, lengths: Tensor | None, dataloader: int) -> None:
         """Forget the batch before; ``lengths`` are those of padded sequences."""
         for errors in self._errors.values():
             errors.clear()
         for recorder in (self._recorder, *self._others.values()):
             recorder.clear()
-        self._inputs.lengths = lengths
+        self._inputs.lengths, self._inputs.dataloader = lengths, dataloader
 
     def after_step(
         self, labels: Tensor, lengths: Tensor | None, dataloader: int, expected: int | None = None
@@ -102,9 +102,7 @@ class LatentCapture:
         """Keep the sequences of a batch; ``expected`` are those of the whole dataloader."""
         self._errors[None].check()
         if not self._maps:
-            self._maps = {
-                name: ModuleMap.of(name, module) for name, module in self._modules.items()
-            }
+            self._maps = maps_of(self._modules)
         self._keep(self._recorder, (dataloader, None), labels, lengths, expected)
         for name, recorder in self._others.items():
             if isinstance(self._maps[name], str):
@@ -143,10 +141,10 @@ class LatentCapture:
     ) -> dict[str, LatentStructure]:
         """Structure of each layer asked for, by layer key."""
         maps = dict(self._maps)
-        for name, mean in self._inputs.means().items():
+        for name, mean in self._inputs.means(dataloader).items():
             found = maps[name]
             if isinstance(found, ModuleMap):
-                maps[name] = found.with_inputs(mean)
+                maps[name] = found.with_inputs(mean, "mean")
         buffer = self._buffers[dataloader, None]
         states = dict(buffer.states)
         for name in self._others:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_relay.latent.structure import plain_parts
+from lightning_relay.reports.files import plain_parts
 
 if TYPE_CHECKING:
     from lightning_relay.latent.structure import LatentStructure

@@ -26,17 +26,19 @@ class MeanInputs:
     Attributes:
         lengths: Lengths of the padded sequences of the batch, int64 ``(batch,)``; None if nothing
             is padded.
+        dataloader: Dataloader of the batch; each has means of its own.
     """
 
     def __init__(
         self, modules: Mapping[str, nn.Module], model: nn.Module, errors: HookErrors
     ) -> None:
         self.lengths: Tensor | None = None
+        self.dataloader = 0
         self._modules = modules
         self._compiled = is_compiled(model)
         self._errors = errors
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[int, str], Tensor] = {}
+        self._counts: dict[tuple[int, str], int] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -49,9 +51,13 @@ class MeanInputs:
         while self._handles:
             self._handles.pop().remove()
 
-    def means(self) -> dict[str, Tensor]:
+    def means(self, dataloader: int) -> dict[str, Tensor]:
         """Mean input ``(channel,)`` of each module that was called, float64 on the CPU."""
-        return {name: total.cpu() / self._counts[name] for name, total in self._sums.items()}
+        return {
+            name: total.cpu() / self._counts[own, name]
+            for (own, name), total in self._sums.items()
+            if own == dataloader
+        }
 
     @torch.no_grad()
     def _add(
@@ -67,5 +73,6 @@ class MeanInputs:
         else:
             rows = inputs.reshape(-1, inputs.shape[-1])
         total = rows.sum(0, dtype=torch.float64)
-        self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self._counts[name] = self._counts.get(name, 0) + len(rows)
+        place = self.dataloader, name
+        self._sums[place] = self._sums[place] + total if place in self._sums else total
+        self._counts[place] = self._counts.get(place, 0) + len(rows)

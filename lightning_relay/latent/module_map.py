@@ -25,11 +25,13 @@ class ModuleMap:
     Attributes:
         units: Number of units of each state, in the order of the vector.
         inputs: Constant input, ``(channel,)``.
+        kind: What the input is: ``"zero"``, ``"mean"`` of the inputs, or ``"given"`` by the user.
     """
 
     units: dict[StateKey, int]
     inputs: Tensor
     _layers: tuple[LayerWeights, ...]
+    kind: str = "zero"
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> Self | str:
@@ -45,14 +47,15 @@ class ModuleMap:
             inputs = torch.zeros(layers[0].of_input.shape[1], dtype=torch.float64)
         return cls(state_units(name, module), inputs, layers)
 
-    def with_inputs(self, inputs: Tensor) -> Self:
+    def with_inputs(self, inputs: Tensor, kind: str) -> Self:
         """The map under another constant input ``(channel,)``."""
         if inputs.shape != self.inputs.shape:
             raise ValueError(
                 f"inputs: got shape {tuple(inputs.shape)}; it takes {tuple(self.inputs.shape)}"
             )
         with torch.inference_mode(False):
-            return replace(self, inputs=inputs.detach().to("cpu", torch.float64, copy=True))
+            own = inputs.detach().to("cpu", torch.float64, copy=True)
+            return replace(self, inputs=own, kind=kind)
 
     @property
     def parts(self) -> dict[StateKey, slice]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_relay.reports.files import arrays_of, read
+from lightning_relay.reports.files import arrays_of, plain_parts, read
 from lightning_relay.reports.steps import place_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Attractors:
             do not count, though they can tell more.
         input_bits: Entropy of the class among the visited states, bits.
         n_steps: Number of steps of the iteration.
-        inputs: Constant input, ``"zero"`` or ``"mean"``.
+        inputs: Constant input: ``"zero"``, the ``"mean"`` input, or one ``"given"`` by the user.
     """
 
     period: NDArray[np.int64]
@@ -105,10 +105,10 @@ class Attractors:
         if cycles.any():
             periods = ", ".join(map(str, np.unique(self.period[cycles])))
             found = [f"{some} (period {periods})" if "cycle" in some else some for some in found]
-        under = "without input" if self.inputs == "zero" else "under the mean input"
-        text = f"{under}, {100 * self.settled:.0f} % of {self.starts} states settle"
+        text = "without input" if self.inputs == "zero" else f"under the {self.inputs} input"
+        text += f", {100 * self.settled:.0f} % of {self.starts} states settle"
         if found:
-            text += f": {', '.join(found)}; where states end tells {self.label_bits:z.2f} of "
+            text += f": {', '.join(found)}; the attractor tells {self.label_bits:z.2f} of "
             text += f"{self.input_bits:.2f} bits of the class"
         if self.diverged.any():
             text += f"; {self.diverged.sum()} diverge"
@@ -221,11 +221,3 @@ def from_file(
     return LatentStructure(
         **(dict(header) | read(arrays, LatentStructure, prefix) | {"attractors": attractors})
     )
-
-
-def plain_parts(result: Any) -> dict[str, Any]:
-    """Fields of a result that are numbers, truth values or text, by name."""
-    parts = {part.name: getattr(result, part.name) for part in fields(result)}
-    return {
-        name: part for name, part in parts.items() if isinstance(part, bool | int | float | str)
-    }

@@ -26,7 +26,7 @@ def attractor_table(latent: LatentStructure) -> str:
         f"{_fractions(latent)} lie along the first components. "
     )
     if found is None:
-        reason = latent.no_attractors or "no states were to be iterated"
+        reason = latent.no_attractors or "n_starts is 0"
         about += f"Where states settle was not found out: {reason}. "
         return "\n".join([about, "", *_steps(latent)])
     about += (

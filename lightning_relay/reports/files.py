@@ -168,6 +168,14 @@ def arrays_of(result: Any, prefix: str) -> dict[str, NDArray[Any]]:
     return {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
 
 
+def plain_parts(result: Any) -> dict[str, Any]:
+    """Fields of a result that are numbers, truth values or text, by name."""
+    parts = {part.name: getattr(result, part.name) for part in fields(result)}
+    return {
+        name: part for name, part in parts.items() if isinstance(part, bool | int | float | str)
+    }
+
+
 def read(file: dict[str, NDArray[Any]], kind: Any, prefix: str) -> dict[str, NDArray[Any]]:
     """Take out what ``arrays_of`` put under ``prefix``, by field of the dataclass ``kind``."""
     names = {part.name: f"{prefix}/{part.name}" for part in fields(kind)}

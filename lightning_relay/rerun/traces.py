@@ -8,12 +8,14 @@ import threading
 from collections import deque
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lightning_relay.rerun.twin import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,7 +74,8 @@ class RandomStreams:
 def holdings(model: nn.Module) -> Iterator[None]:
     """Put back what a model holds: attributes, and contents of containers and closures.
 
-    It looks at any depth, but neither into tensors nor into objects of Lightning and torch.
+    It looks at any depth, but not into tensors, objects of Lightning and torch, and what the twin
+    shares.
     """
     before = list(_holders(model))
     try:
@@ -119,7 +122,7 @@ def _is_the_users(value: Any) -> bool:
     """Whether an object is a module, or of a class that neither Lightning nor torch made."""
     if isinstance(value, nn.Module):
         return True
-    own = not isinstance(value, type | ModuleType | torch.Tensor) and hasattr(value, "__dict__")
+    own = not isinstance(value, (type, torch.Tensor, *SHARED)) and hasattr(value, "__dict__")
     made_by = type(value).__module__.partition(".")[0]
     return own and made_by not in ("torch", "lightning", "lightning_relay", "torchmetrics")
 

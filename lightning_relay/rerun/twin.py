@@ -23,7 +23,7 @@ from lightning_relay.rerun.functions import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_SHARED = (Dataset, DataLoader, LightningDataModule, ModuleType)
+SHARED = (Dataset, DataLoader, LightningDataModule, ModuleType)
 """Attributes of a module that are only read, and are large or cannot be copied."""
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -45,7 +45,7 @@ class Memo(dict[int, Any]):
             if "_orig_mod" in module._modules:
                 self._uncompiled[id(module)] = module.get_submodule("_orig_mod")
             for value in vars(module).values():
-                if isinstance(value, _SHARED):
+                if isinstance(value, SHARED):
                     self[id(value)] = value
         self.referents: list[object] = []
         self._at_first = dict(self)
@@ -60,7 +60,7 @@ class Memo(dict[int, Any]):
             value = reachable.pop()
             if id(value) in seen or id(value) in self._at_first:
                 continue
-            if issubclass(type(value), _SHARED):
+            if issubclass(type(value), SHARED):
                 continue
             seen[id(value)] = value
             if is_shared_by_deepcopy(value):
@@ -201,7 +201,7 @@ def _own_version(value: Any, memo: Memo) -> Any:
 def _own(value: Any, memo: Memo) -> Any:
     if type(value) is FunctionType:
         return _own_function(value, memo)
-    if isinstance(value, _SHARED):
+    if isinstance(value, SHARED):
         return value
     return copy.deepcopy(value, memo)
 

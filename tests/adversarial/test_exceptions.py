@@ -2,7 +2,7 @@
 
 A case is one combination of a line of ``PLACES``, a line of ``ERRORS``, and what stands around
 them. Each is compared with the same fit without our callbacks. ``--adversarial-cases`` sets how
-many of all cases are drawn.
+many of all cases are drawn; 200 by default.
 """
 
 from __future__ import annotations
@@ -335,7 +335,7 @@ def drawn(number: int) -> list[Case]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        cases = sorted(drawn(metafunc.config.getoption("--adversarial-cases")))
+        cases = sorted(drawn(metafunc.config.getoption("--adversarial-cases") or 200))
         ids = ["-".join(map(str, case)).replace(" ", "_") for case in cases]
         metafunc.parametrize("case", cases, ids=ids)
 

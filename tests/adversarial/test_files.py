@@ -1,15 +1,14 @@
 """Damaged, foreign and forged files: refused by name, or bit for bit what was saved.
 
 A new case is one line: a function of a random generator and two saved files that returns a third,
-with the decorator ``case``. 35 files are made of every case and kind of report; with
-ADVERSARIAL_FILES=10000 in the environment there are that many files altogether.
+with the decorator ``case``. ``--adversarial-cases`` sets the number of files; by default there are
+35 of every case and kind of report.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import re
 import struct
@@ -334,8 +333,9 @@ def a_foreign_file(random: Random, data: bytes, other: bytes) -> bytes:
     return made
 
 
-def number_of_each() -> int:
-    asked = int(os.environ.get("ADVERSARIAL_FILES", "0"))
+@pytest.fixture
+def number_of_each(request: pytest.FixtureRequest) -> int:
+    asked = request.config.getoption("--adversarial-cases")
     return -(-asked // (len(CASES) * len(REPORTS))) if asked else 35
 
 
@@ -350,11 +350,11 @@ def found_or_refusal(load: Callable[[Path], Any], path: Path) -> Any:
 @pytest.mark.parametrize("kind", REPORTS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_is_refused_by_its_path_or_holds_what_was_saved(
-    tmp_path: Path, name: str, kind: Any
+    tmp_path: Path, name: str, kind: Any, number_of_each: int
 ) -> None:
     data, other = saved(kind, 0), saved(kind, 1)
     path = tmp_path / "relay-validate-epoch=1-step=2.npz"
-    for seed in range(number_of_each()):
+    for seed in range(number_of_each):
         made = CASES[name](np.random.default_rng(seed), data, other)
         path.write_bytes(made)
         found = found_or_refusal(kind.load, path)

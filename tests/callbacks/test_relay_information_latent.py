@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -174,9 +175,33 @@ def test_the_mean_input_is_that_of_all_steps(kind: type[Classifier]) -> None:
         torch.cat([y for _, y in loader()]),
         model=model,
         inputs={key.removesuffix(".l0"): inputs.mean((0, 1))},
-        measure=LatentMeasure(inputs="mean"),
-    )
-    assert_equal(report[key].latent, expected[key], atol=1e-6)
+    )[key]
+    found = report[key].latent
+    assert found is not None
+    assert found.attractors is not None
+    assert found.attractors.inputs == "mean"
+    assert "under the mean input" in found.attractors.in_words()
+    own = dataclasses.replace(found.attractors, inputs="given")
+    assert_equal(dataclasses.replace(found, attractors=own), expected, atol=1e-6)
+
+
+def test_each_dataloader_has_its_own_mean_input() -> None:
+    class Shifted(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            x, y = batch
+            super().validation_step((x + 3 * dataloader_idx, y), batch_idx)
+
+    found = []
+    for loaders in (loader(), [loader(), loader()]):
+        torch.manual_seed(0)
+        callback = RelayInformationCallback(latent=LatentMeasure(inputs="mean"))
+        trainer = Trainer(logger=False, callbacks=[callback], enable_progress_bar=False)
+        trainer.validate(Shifted(), loaders, verbose=False)
+        found.append(callback.reports)
+    (alone,), (first, second) = found
+    assert_equal(first["rnn.l0"].latent, alone["rnn.l0"].latent)
+    states = [report["rnn.l0"].latent.attractors.states for report in (first, second)]  # type: ignore[union-attr]
+    assert not np.allclose(states[0], states[1], atol=0.05)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

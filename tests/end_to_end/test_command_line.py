@@ -9,7 +9,12 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
-from lightning_relay import KnockoutCallback, RelayInformationCallback, RelayMeasure
+from lightning_relay import (
+    KnockoutCallback,
+    LatentMeasure,
+    RelayInformationCallback,
+    RelayMeasure,
+)
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 
 CONFIGURATION = """
@@ -34,6 +39,8 @@ trainer:
         inputs_end: 1
         measure: {estimator: grassberger, n_orders: 4}
         sample: {time_steps: [0, -1], max_samples: 60}
+        latent: {n_starts: 16, inputs: mean}
+        on_error: raise
         stages: [validate]
     - class_path: lightning_relay.KnockoutCallback
       init_args:
@@ -84,6 +91,12 @@ def test_a_configuration_file_runs_the_analysis(
     (relays,) = (c for c in cli.trainer.callbacks if isinstance(c, RelayInformationCallback))
     (relay,) = relays.reports
     assert relay.measure == RelayMeasure(estimator="grassberger", n_orders=4)
+    assert relays.latent == LatentMeasure(n_starts=16, inputs="mean")
+    assert relays.on_error == "raise"
+    latent = relay["rnn.l0"].latent
+    assert latent is not None
+    assert latent.attractors is not None
+    assert (latent.attractors.starts, latent.attractors.inputs) == (16, "mean")
     assert (relay.samples, relay.layers["rnn.l0"].time_steps.tolist()) == (60, [0, -1])
     assert list(relay.layers["rnn.l0"].concepts) == [f"class_{n}" for n in range(4)]
     given, each = (c for c in cli.trainer.callbacks if isinstance(c, KnockoutCallback))

@@ -263,13 +263,12 @@ def test_a_constant_input_moves_the_fixed_point() -> None:
         labels,
         model=module,
         inputs={"": torch.tensor([0.3])},
-        measure=LatentMeasure(inputs="mean"),
     )["l0"].attractors
     assert found is not None
     state = found.states.item()
     assert state == pytest.approx(np.tanh(0.5 * state + 0.3), abs=1e-5)
     assert found.in_words() == (
-        "under the mean input, 100 % of 512 states settle: 1 fixed point; where states end tells "
+        "under the given input, 100 % of 512 states settle: 1 fixed point; the attractor tells "
         "0.00 of 0.00 bits of the class"
     )
 
@@ -337,6 +336,10 @@ def test_states_that_are_all_alike_have_no_dimension() -> None:
     [
         ({"x_in": torch.zeros(3, dtype=torch.int64)}, r"x_in: got shape \(3,\) for 60 sequences"),
         ({"states": {}}, "states: got no layer; it takes states by layer key"),
+        (
+            {"measure": LatentMeasure(inputs="mean")},
+            "measure: got inputs='mean', but the inputs of",
+        ),
         ({"inputs": {"rnn": torch.zeros(1)}}, "inputs: 'rnn' is no module to iterate; leave it"),
         ({"inputs_end": 9}, "inputs_end: got 9, but the longest sequence has 5 steps"),
         ({"inputs_end": {"gru": 1}}, "inputs_end: no recorded module 'gru'; it takes 'rnn'"),

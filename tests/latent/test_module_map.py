@@ -40,7 +40,7 @@ def states_of(step: ModuleMap, batch: int = 4) -> Tensor:
 @pytest.mark.parametrize("inputs", [torch.zeros(2), torch.tensor([0.7, -1.2])], ids=["zero", "own"])
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_a_step_is_that_of_the_module(module: nn.RNNBase, inputs: Tensor) -> None:
-    step = map_of(module).with_inputs(inputs)
+    step = map_of(module).with_inputs(inputs, "given")
     states = states_of(step)
     parts = {key: states[:, part] for key, part in step.parts.items()}
     hidden = torch.stack([part for key, part in parts.items() if not key.cell])
@@ -103,7 +103,7 @@ def test_what_is_no_map_says_why() -> None:
 
 def test_inputs_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"inputs: got shape \(3,\); it takes \(2,\)"):
-        map_of(nn.GRU(2, 3)).with_inputs(torch.zeros(3))
+        map_of(nn.GRU(2, 3)).with_inputs(torch.zeros(3), "given")
 
 
 def test_the_order_of_the_states() -> None:

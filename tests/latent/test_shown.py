@@ -116,7 +116,7 @@ def test_the_table_lists_attractors_and_steps() -> None:
     assert f"{found.basins[0].sum() / 5.12:.1f} %" in first
     assert f"| {found.classes[found.basins[1].argmax()]} ({found.basins[1].max()}) |" in second
     assert sum(line.startswith("| 0 ") or line.startswith("| 4 ") for line in lines) == 2
-    assert "100 % of 512 states settle: 2 fixed points; where states end tells" in lines[0]
+    assert "100 % of 512 states settle: 2 fixed points; the attractor tells" in lines[0]
     assert "settle: 2 fixed points" in str(report)
     without = dataclasses.replace(latent, attractors=None, no_attractors="no model was given")
     assert "was not found out: no model was given." in attractor_table(without)
