@@ -17,5 +17,5 @@ def check_latent(latent: LatentStructure, units: int, name: str) -> None:
     own = DIMENSIONS | {"time_steps": ("latent_step",), "classes": ("class",)}
     check_shapes(latent, own, sizes, name)
     if latent.attractors is not None:
-        own = DIMENSIONS | {"attractor": ("visited",), "classes": ("start_class",)}
+        own = DIMENSIONS | {"attractor": ("attractor_state",), "classes": ("start_class",)}
         check_shapes(latent.attractors, own, sizes, f"{name}/attractors")

@@ -180,6 +180,18 @@ def test_a_saved_structure_is_the_same_when_loaded(tmp_path: Path, n_starts: int
     assert_equal(loaded, latent)
 
 
+def test_attractors_of_other_lengths_are_refused(tmp_path: Path) -> None:
+    report, latent = measured()
+    found = latent.attractors
+    assert found is not None
+    for name in ("attractor", "states", "unsettled"):
+        short = dataclasses.replace(found, **{name: getattr(found, name)[:1]})
+        changed = dataclasses.replace(latent, attractors=short)
+        layer = dataclasses.replace(report["l0"], latent=changed)
+        with pytest.raises(ValueError, match=r"l0/latent/attractors\.\w+: got shape"):
+            dataclasses.replace(report, layers={"l0": layer}).save(tmp_path / "report.npz")
+
+
 def test_to_xarray_has_the_structure_below_its_layer() -> None:
     pytest.importorskip("xarray", reason="an extra of the package")
     report, latent = measured()
