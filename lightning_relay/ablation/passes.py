@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 
+from lightning_relay.ablation.own_step import OwnStep
 from lightning_relay.ablation.runs import EvaluationBatch, KnockoutRuns, Ran
 from lightning_relay.ablation.selection import Known
 from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
@@ -18,7 +19,7 @@ from lightning_relay.reading.labels import read_entry, read_target
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates, TooShortError
-from lightning_relay.rerun import KeptBatch, KeptParameters, StepRerun
+from lightning_relay.rerun import KeptBatch, StepRerun, Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,8 @@ class KnockoutPass:
 
     def __post_init__(self) -> None:
         self._layers = self.asked.which.layers_in(self.pl_module)
-        self._parameters = KeptParameters(self.pl_module)
+        self._own = OwnStep(self.pl_module, self.asked.prediction)
+        self._surroundings = Surroundings(self.pl_module, self.trainer, self.stage)
 
     def before_step(self, batch: Any, dataloader: int) -> None:
         """Copy module and batch and read the labels, before the step can change them."""
@@ -96,8 +98,10 @@ class KnockoutPass:
             asked = self.asked
             self._batch = KeptBatch(batch)
             self._rerun = StepRerun(self.pl_module, self.trainer, self.stage, asked.prediction)
+            if self._target is not None:
+                self._own.begin(dataloader)
 
-    def after_step(self, batch_idx: int, dataloader: int) -> None:
+    def after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         """Run the batch again with every set knocked out."""
         own = self._dataloaders[dataloader]
         own.samples_seen += self._size
@@ -106,11 +110,17 @@ class KnockoutPass:
             return
         own.waiting.append(
             EvaluationBatch(
-                self._rerun, self._batch, batch_idx, dataloader, self._target, self._size
+                self._rerun,
+                self._batch,
+                batch_idx,
+                dataloader,
+                self._target,
+                self._size,
+                own=None if self._target is None else self._own.end(outputs, self._target),
             )
         )
         self._rerun = self._batch = None
-        with self._parameters.unchanged():
+        with self._surroundings.unchanged():
             self._run_again(own, dataloader)
 
     def _run_again(self, own: _OfDataloader, dataloader: int) -> None:
@@ -131,12 +141,16 @@ class KnockoutPass:
                 return
         self._run_waiting(own, dataloader)
 
+    def close(self) -> None:
+        """Leave the module as it was. Idempotent."""
+        self._own.close()
+
     def end(self) -> dict[int, Ran]:
         """Run the batches that still wait; return what was run, by dataloader."""
         found = {}
         for dataloader, own in self._dataloaders.items():
             if own.waiting:
-                with self._parameters.unchanged():
+                with self._surroundings.unchanged():
                     self._run_waiting(own, dataloader)
             if own.runs is None:  # the evaluation ended inside the first step
                 continue

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
-from lightning_relay.reading.predictions import NonFiniteScoresError
+from lightning_relay.reading.predictions import NonFiniteScoresError, Predictions
 from lightning_relay.recurrent.layers import recurrent_layers
-from lightning_relay.rerun import StepResult, check_repeatable
+from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_own
 from lightning_relay.rerun.mapping import CannotMapError
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class EvaluationBatch:
     """A batch, and what runs the module's own step on it again.
 
     ``target``: class labels, int64 ``(batch,)``; None where only a logged number is measured.
-    ``before``: what a whole run without knock-out gave before, if there was one.
+    ``before``: what a whole run without knock-out gave before, if there was one. ``own``: what the
+    module's own step predicted, where it can be read.
     """
 
     rerun: StepRerun
@@ -42,6 +43,7 @@ class EvaluationBatch:
     target: Tensor | None
     size: int
     before: StepResult | None = None
+    own: Predictions | None = None
 
     def run(self, *, whole: bool) -> StepResult:
         """Run the step, to its end or until the class scores are known."""
@@ -137,6 +139,7 @@ class KnockoutRuns:
         with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
             with lanes.lane(None):
                 results = [batch.run(whole=True)]
+            check_same_as_own(batch.own, batch.before or results[0])
             progress()
             together = self._together and not whole and batch.rerun.ends_early
             first = 0

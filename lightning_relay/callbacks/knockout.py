@@ -289,10 +289,12 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
 
     def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         if self._pass is not None:
-            self._pass.after_step(batch_idx, dataloader)
+            self._pass.after_step(outputs, batch_idx, dataloader)
 
     def _leave(self) -> None:
-        progress, self._progress, self._pass = self._progress, None, None
+        progress, run, self._progress, self._pass = self._progress, self._pass, None, None
+        if run is not None:
+            run.close()
         if progress is not None:
             progress.close()
 

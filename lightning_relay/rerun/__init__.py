@@ -1,8 +1,15 @@
 """A LightningModule's own step, run again without a trace."""
 
 from lightning_relay.rerun.batches import KeptBatch
-from lightning_relay.rerun.result import StepResult, check_repeatable
+from lightning_relay.rerun.result import StepResult, check_repeatable, check_same_as_own
 from lightning_relay.rerun.step import StepRerun
-from lightning_relay.rerun.traces import KeptParameters
+from lightning_relay.rerun.surroundings import Surroundings
 
-__all__ = ["KeptBatch", "KeptParameters", "StepRerun", "StepResult", "check_repeatable"]
+__all__ = [
+    "KeptBatch",
+    "StepRerun",
+    "StepResult",
+    "Surroundings",
+    "check_repeatable",
+    "check_same_as_own",
+]

@@ -32,7 +32,7 @@ class KeptBatch:
         self.batch = rebuilt(batch)
         leaves = list(leaves_in(batch))
         tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
-        copies = _copies(tensors.values())
+        copies = copies_of(tensors.values())
         self._pairs = [(tensor, copies[name]) for name, tensor in tensors.items()]
         self._others = any(not isinstance(leaf, (Tensor, *_NEVER_CHANGE)) for leaf in leaves)
         self._kept: Any = None
@@ -76,15 +76,15 @@ class KeptBatch:
         """Put back the batch's own tensors if runs that were given them have changed them."""
         if self._lent:
             for tensor, kept in self._pairs:
-                if not _equal(tensor, kept):
+                if not equal(tensor, kept):
                     put(tensor, kept)
         self._lent = False
 
     def _another(self) -> Any:
-        return copy.deepcopy(self._kept, _copies(own for _, own in self._pairs))
+        return copy.deepcopy(self._kept, copies_of(own for _, own in self._pairs))
 
     def _is_as_kept(self) -> bool:
-        return all(_equal(tensor, kept) for tensor, kept in self._pairs)
+        return all(equal(tensor, kept) for tensor, kept in self._pairs)
 
 
 def put(tensor: Tensor, contents: Tensor) -> None:
@@ -95,7 +95,7 @@ def put(tensor: Tensor, contents: Tensor) -> None:
         tensor.copy_(contents)
 
 
-def _equal(tensor: Tensor, kept: Tensor) -> bool:
+def equal(tensor: Tensor, kept: Tensor) -> bool:
     """Whether the contents are equal; no if one of them is NaN."""
     return (
         tensor.shape == kept.shape
@@ -106,7 +106,7 @@ def _equal(tensor: Tensor, kept: Tensor) -> bool:
     )
 
 
-def _copies(tensors: Iterable[Tensor]) -> dict[int, Any]:
+def copies_of(tensors: Iterable[Tensor]) -> dict[int, Any]:
     """Copies by the identity of the original, laid out and overlapping in memory alike."""
     found: dict[int, Any] = {}
     in_storage: dict[Any, list[Tensor]] = {}

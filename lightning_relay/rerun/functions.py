@@ -6,14 +6,14 @@ import sys
 import weakref
 from collections import deque
 from functools import lru_cache, partial
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 _CONSTANTS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), type, range, slice, type(Ellipsis)}
@@ -21,7 +21,11 @@ _CONSTANTS = frozenset(
 )
 """Types of objects that cannot change and lead to nothing that can."""
 
-_LIBRARIES = ("builtins", "abc", "typing", "torch", "torchmetrics", "lightning", "lightning_relay")
+LIBRARIES = (
+    *("builtins", "abc", "typing", "logging", "numpy"),
+    *("torch", "torchmetrics", "lightning", "lightning_relay"),
+)
+"""Packages whose classes and functions keep nothing that a step changes."""
 
 _PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 
@@ -55,7 +59,7 @@ def has_changeable_defaults(function: FunctionType) -> bool:
 def methods_with_changeable_defaults(model: nn.Module) -> list[FunctionType]:
     """Functions of the classes of all modules, but for those of torch and Lightning."""
     bases = {base for module in model.modules() for base in type(module).__mro__}
-    own = [base for base in bases if base.__module__.partition(".")[0] not in _LIBRARIES]
+    own = [base for base in bases if base.__module__.partition(".")[0] not in LIBRARIES]
     found = [getattr(value, "__func__", value) for base in own for value in vars(base).values()]
     return [one for one in found if type(one) is FunctionType and has_changeable_defaults(one)]
 
@@ -63,36 +67,58 @@ def methods_with_changeable_defaults(model: nn.Module) -> list[FunctionType]:
 def parts_of(value: Any) -> list[Any]:
     """Objects that an object leads to, but for the globals of functions and attributes of classes.
 
-    None for tensors, and for objects of a class that says itself how it is copied.
+    The attributes of an object are one part, its ``__dict__``. None for tensors and classes.
     """
     kind = type(value)
     if kind in _CONSTANTS or issubclass(kind, type | Tensor):
         return []
     if kind in _PARTS:
         return _PARTS[kind](value)
-    if hasattr(kind, "__deepcopy__") and not issubclass(kind, nn.Module):
-        return []
-    parts: list[Any] = list(getattr(value, "__dict__", {}).values())
+    parts: list[Any] = [value.__dict__] if hasattr(value, "__dict__") else []
     if issubclass(kind, dict):
-        parts += [*value.values()]
+        parts += value.values()
     elif issubclass(kind, list | tuple | set | frozenset | deque):
-        parts += [*value]
+        parts += value
+    return parts + [getattr(value, name) for name in slots_of(value)]
+
+
+def slots_of(value: Any) -> list[str]:
+    """Names of the attributes that an object has in slots."""
+    return [name for name in _slots(type(value)) if hasattr(value, name)]  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4096)
+def _slots(kind: type) -> list[str]:
     slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
     names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
-    return parts + [getattr(value, name) for name in names if hasattr(value, name)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def reachable(roots: Iterable[Any], enters: Callable[[Any], bool]) -> Iterator[Any]:
+    """Objects that others lead to, with these; each once, and none that ``enters`` says no to."""
+    seen: dict[int, Any] = {}  # with the objects, or identities would be used again
+    left = list(roots)
+    while left:
+        value = left.pop()
+        if type(value) in _CONSTANTS or id(value) in seen or not enters(value):
+            continue
+        seen[id(value)] = value
+        yield value
+        left += parts_of(value)
 
 
 def _of_function(function: FunctionType) -> list[Any]:
     parts = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     if _is_global(function):
         return parts
-    parts += vars(function).values()
-    for cell in function.__closure__ or ():
-        try:
-            parts.append(cell.cell_contents)
-        except ValueError:  # empty
-            continue
-    return parts
+    return [*parts, vars(function), *(function.__closure__ or ())]
+
+
+def _of_cell(cell: CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # empty
+        return []
 
 
 def _of_reference(reference: Any) -> list[Any]:
@@ -108,8 +134,11 @@ def _of_proxy(proxy: Any) -> list[Any]:
 
 
 _PARTS: dict[type, Callable[[Any], list[Any]]] = {
+    dict: lambda values: [*values.values()],
+    **dict.fromkeys((list, tuple, set, frozenset, deque), list),
     FunctionType: _of_function,
-    MethodType: lambda method: [method.__self__],
+    CellType: _of_cell,
+    MethodType: lambda method: [method.__self__, method.__func__],
     BuiltinMethodType: lambda method: [method.__self__],
     _Cached: lambda cached: [cached.__wrapped__],
     partial: lambda function: [function.func, *function.args, *function.keywords.values()],

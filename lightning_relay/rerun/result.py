@@ -11,6 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lightning_relay.reading.predictions import Predictions
+
 _REPEATABLE = 1e-6
 """Maximum difference between two runs, as a fraction of the largest number."""
 
@@ -74,6 +76,26 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
                 "or draws from random generators of its own; knock-outs need a step that "
                 "depends on its batch alone. If it changes the class scores after a module gave "
                 "them, give prediction= a function of what the step returns"
+            )
+
+
+def check_same_as_own(own: Predictions | None, again: StepResult) -> None:
+    """Raise a ValueError unless a run gave the class scores of the module's own step.
+
+    They may differ as in ``check_repeatable``. Whatever only one of them has is not compared.
+    """
+    if own is None:
+        return
+    pairs = [("classes", own.classes, again.classes), ("class scores", own.scores, again.scores)]
+    for what, one, other in pairs:
+        if one is not None and other is not None and not _close(one, other):
+            raise ValueError(
+                f"pl_module: the {again.step} gave other {what} when it was run again on the batch "
+                "as the callback was given it. If the module's on_validation_batch_start or "
+                "another callback's changes batch or module, have it do so before: in "
+                "on_after_batch_transfer, or in a callback that stands before this one. If the "
+                "step reads global variables or attributes of classes that it changes, have it "
+                "depend on its batch alone"
             )
 
 

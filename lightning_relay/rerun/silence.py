@@ -86,7 +86,7 @@ def silence(module: LightningModule, heard: MutableMapping[str, Any]) -> None:
     The twin's class becomes one derived from its own. So a ``log`` of the user's is still called,
     and what it passes on to Lightning's arrives here. Nested LightningModules are left as they are.
     """
-    module.__class__ = _silenced(type(module))  # type: ignore[arg-type]
+    module.__class__ = silenced(type(module))  # type: ignore[arg-type]
     vars(module)["_heard_in_rerun"] = heard
 
 
@@ -112,8 +112,8 @@ class _Silenced(LightningModule):
 
 
 @lru_cache(maxsize=64)
-def _silenced(kind: type[LightningModule]) -> type[LightningModule]:
+def silenced(kind: type[LightningModule]) -> type[LightningModule]:
+    """The class of a twin, derived from the module's own."""
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return types.new_class(
-        kind.__name__, (_Unannounced, kind, _Silenced), exec_body=lambda body: body.update(names)
-    )
+    bases = (_Unannounced, kind, _Silenced)
+    return types.new_class(kind.__name__, bases, exec_body=lambda body: body.update(names))

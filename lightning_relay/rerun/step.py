@@ -14,12 +14,13 @@ from torchmetrics import Metric
 
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
 from lightning_relay.recurrent.hooks import TransientHook
-from lightning_relay.reports.stage import Stage
+from lightning_relay.reports.stage import STEP_OF, Stage
 from lightning_relay.rerun.batches import KeptBatch
+from lightning_relay.rerun.holdings import Holdings
 from lightning_relay.rerun.mapping import in_lanes
 from lightning_relay.rerun.result import StepResult, same_scores
 from lightning_relay.rerun.silence import QuietTrainer, silence
-from lightning_relay.rerun.traces import PROCESS, RandomStreams, eager, holdings, untouched
+from lightning_relay.rerun.traces import PROCESS, RandomStreams, eager, untouched
 from lightning_relay.rerun.twin import Memo, OwnDefaults, twin_of
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class StepRerun:
     shared. Runs in several threads wait for each other.
 
     The twin keeps its own state from run to run; ``check_repeatable`` tells whether that matters.
-    If a step writes to files, to global variables or to attributes of classes, or prints without
-    ``self.print``, it does so in every run.
+    If a step writes to files, or prints without ``self.print``, it does so in every run, and so it
+    does if it changes global variables or attributes of classes; ``Surroundings`` undoes that.
 
     If only the class scores are wanted, a run ends as soon as they are known. The first run is
     whole: it tells which module gives them, and that it gives them once.
@@ -69,7 +70,7 @@ class StepRerun:
     ) -> None:
         if stage not in get_args(Stage):
             raise ValueError(f"stage: got {stage!r}; it takes 'validate' or 'test'")
-        self._step = "validation_step" if stage == "validate" else "test_step"
+        self._step = STEP_OF[stage]
         step = getattr(pl_module, self._step)
         if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
             raise ValueError(
@@ -177,7 +178,7 @@ class StepRerun:
             around.enter_context(self._defaults.in_use())
             around.enter_context(self._streams.inside())
             around.enter_context(untouched(self._parameters, self._step))
-            around.enter_context(holdings(self.twin))
+            around.callback(Holdings([self.twin]).put_back)
             around.enter_context(eager())
             around.enter_context(reader)
             found = reader.read_lanes(in_lanes(scores, mapped), target)

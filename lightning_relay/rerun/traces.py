@@ -1,28 +1,22 @@
-"""What a run of a step puts back: random streams, attributes, gradients, how torch compiles."""
+"""What a run of a step puts back: random streams, parameters, gradients, how torch compiles."""
 
 from __future__ import annotations
 
 import random
 import sys
 import threading
-from collections import deque
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_relay.rerun.twin import SHARED
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-
-_CONTAINERS = (dict, list, set, deque)
 
 PROCESS = threading.RLock()
 """Held while a run uses what the process has once: random streams, how torch compiles, warnings."""
@@ -68,63 +62,6 @@ class RandomStreams:
             yield
         finally:
             outside.restore()
-
-
-@contextmanager
-def holdings(model: nn.Module) -> Iterator[None]:
-    """Put back what a model holds: attributes, and contents of containers and closures.
-
-    It looks at any depth, but not into tensors, objects of Lightning and torch, and what the twin
-    shares.
-    """
-    before = list(_holders(model))
-    try:
-        yield
-    finally:
-        for holder, content in before:
-            if isinstance(holder, CellType):
-                holder.cell_contents = content
-            elif isinstance(holder, list):
-                holder[:] = content
-            else:
-                holder.clear()
-                (holder.extend if isinstance(holder, deque) else holder.update)(content)
-
-
-def _holders(model: nn.Module) -> Iterator[tuple[Any, Any]]:
-    """Containers, namespaces of objects and cells of closures that a model holds, with contents."""
-    seen: set[int] = set()
-    left: list[Any] = [model]
-    while left:
-        value = left.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, _CONTAINERS):
-            content = value.copy()
-            yield value, content
-            left += content.values() if isinstance(content, dict) else content
-        elif isinstance(value, tuple | frozenset):
-            left += value
-        elif isinstance(value, CellType):
-            with suppress(ValueError):  # an empty cell
-                yield value, value.cell_contents
-                left.append(value.cell_contents)
-        elif isinstance(value, FunctionType):
-            left += value.__closure__ or ()
-        elif isinstance(value, MethodType):
-            left += (value.__self__, value.__func__)
-        elif _is_the_users(value):
-            left.append(vars(value))
-
-
-def _is_the_users(value: Any) -> bool:
-    """Whether an object is a module, or of a class that neither Lightning nor torch made."""
-    if isinstance(value, nn.Module):
-        return True
-    own = not isinstance(value, (type, torch.Tensor, *SHARED)) and hasattr(value, "__dict__")
-    made_by = type(value).__module__.partition(".")[0]
-    return own and made_by not in ("torch", "lightning", "lightning_relay", "torchmetrics")
 
 
 @contextmanager

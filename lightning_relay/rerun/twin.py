@@ -18,6 +18,7 @@ from lightning_relay.rerun.functions import (
     is_shared_by_deepcopy,
     methods_with_changeable_defaults,
     parts_of,
+    reachable,
 )
 
 if TYPE_CHECKING:
@@ -53,20 +54,17 @@ class Memo(dict[int, Any]):
 
     def _found(self, model: nn.Module) -> dict[int, Any]:
         """Whatever the model can reach that ``copy.deepcopy`` would leave shared."""
-        found: dict[int, Any] = {}
-        seen: dict[int, Any] = {}  # with the objects, or identities would be used again
-        reachable: list[Any] = [model]
-        while reachable:
-            value = reachable.pop()
-            if id(value) in seen or id(value) in self._at_first:
-                continue
-            if issubclass(type(value), SHARED):
-                continue
-            seen[id(value)] = value
-            if is_shared_by_deepcopy(value):
-                found[id(value)] = value
-            reachable += parts_of(value)
-        return found
+        return {
+            id(value): value
+            for value in reachable([model], self._copies_parts)
+            if is_shared_by_deepcopy(value)
+        }
+
+    def _copies_parts(self, value: Any) -> bool:
+        """Whether ``copy.deepcopy`` copies what the object leads to."""
+        kind = type(value)
+        says_itself = hasattr(kind, "__deepcopy__") and not issubclass(kind, nn.Module | Tensor)
+        return not says_itself and id(value) not in self._at_first and not issubclass(kind, SHARED)
 
     def afresh(self, model: nn.Module) -> Self:
         """A memo as this one was at first, which shares the model's modules instead of copying."""

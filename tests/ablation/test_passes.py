@@ -63,8 +63,8 @@ def test_batches_wait_no_longer_than_they_must(monkeypatch: pytest.MonkeyPatch) 
     waiting: list[int] = []
     plain = passes.KnockoutPass.after_step
 
-    def watched(self: Any, batch_idx: int, dataloader: int) -> None:
-        plain(self, batch_idx, dataloader)
+    def watched(self: Any, outputs: Any, batch_idx: int, dataloader: int) -> None:
+        plain(self, outputs, batch_idx, dataloader)
         waiting.append(len(self._dataloaders[dataloader].waiting))
 
     monkeypatch.setattr(passes.KnockoutPass, "after_step", watched)

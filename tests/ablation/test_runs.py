@@ -12,6 +12,7 @@ from lightning_relay import KnockoutCallback, Logged
 from lightning_relay.ablation.runs import KnockoutRuns
 from tests.support.ablation import as_loader, assert_report, batches, lively, validated
 from tests.support.models import STEPS, Classifier, TwoModules
+from tests.support.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,15 +68,15 @@ def test_whatever_is_made_of_the_states(name: str, sizes: tuple[int, ...]) -> No
 
 
 def test_runs_of_logged_numbers_are_one_for_each_set_and_two_without_knock_out() -> None:
-    runs = []
+    runs: Tally[int] = Tally()
 
     class Counting(Classifier):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-            runs.append(len(batch[0]))
+            runs.add(len(batch[0]))
             return super().validation_step(batch, batch_idx, dataloader_idx)
 
     validated(lively(Counting), KnockoutCallback(score=Logged("val_loss"), target=1))
-    assert runs == [16] * (3 * (1 + 6 + 2))  # Lightning's own, and those of six units
+    assert runs.taken() == [16] * (3 * (1 + 6 + 2))  # Lightning's own, and those of six units
 
 
 def test_a_logged_number_is_that_of_every_run() -> None:

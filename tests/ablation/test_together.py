@@ -14,18 +14,19 @@ from lightning_relay.ablation.runs import KnockoutRuns
 from lightning_relay.knockout import lanes
 from tests.support.ablation import Ragged, as_loader, batches, lively, validated
 from tests.support.models import STEPS, Classifier, PlainRNN, Projected, TwoModules, WithoutForward
+from tests.support.tally import Tally
 
 if TYPE_CHECKING:
     from lightning_relay import KnockoutReport
 
 
 class Counting(Classifier):
-    """Counts the runs of the step in a list of the class, of all copies."""
+    """Counts the runs of the step, of all copies."""
 
-    runs: list[int]
+    runs: Tally[int]
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self.runs.append(batch_idx)
+        self.runs.add(batch_idx)
         return super().validation_step(batch, batch_idx, dataloader_idx)
 
 
@@ -204,7 +205,7 @@ BOTH = RandomSets(n=12, step=[-1, 2], states=("hidden", "cell"))
 
 
 def counting(kind: type[Classifier]) -> type[Classifier]:
-    return type(kind.__name__, (Counting, kind), {"runs": []})
+    return type(kind.__name__, (Counting, kind), {"runs": Tally()})
 
 
 def scores_of(
@@ -223,7 +224,7 @@ def scores_of(
     with patch.context() as own:
         own.setattr(KnockoutRuns, "_keep", keep)
         validated(lively(counted), callback, data=as_loader(batches(16, 16, 7)), **options)
-    return kept, callback.reports[0], len(counted.runs)  # type: ignore[attr-defined]
+    return kept, callback.reports[0], len(counted.runs.taken())  # type: ignore[attr-defined]
 
 
 def compare(

@@ -26,6 +26,7 @@ from lightning_relay import (
 )
 from tests.support.ablation import lively
 from tests.support.models import CLASSES, Classifier, Stepped, loader
+from tests.support.tally import Tally
 from tests.support.training import quiet_trainer
 
 if TYPE_CHECKING:
@@ -197,13 +198,13 @@ def test_an_own_log_method_does_not_hear_our_scalars() -> None:
 
 
 def test_knock_outs_in_threads_wait_for_each_other_and_leave_the_process_as_it_was() -> None:
-    stances: list[str] = []
+    stances: Tally[str] = Tally()
 
     class Slow(Classifier):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
             if vars(self).get("_heard_in_rerun") is not None:
                 running.append(self)
-                stances.append(torch._dynamo.eval_frame._stance.stance)
+                stances.add(torch._dynamo.eval_frame._stance.stance)
                 time.sleep(1e-4)
                 assert {*map(id, running)} == {id(self)}
                 running.remove(self)
@@ -223,7 +224,7 @@ def test_knock_outs_in_threads_wait_for_each_other_and_leave_the_process_as_it_w
     for thread in threads:
         thread.join()
     assert len(reports) == 9
-    assert {*stances} == {"force_eager"}
+    assert {*stances.taken()} == {"force_eager"}
     assert torch._dynamo.eval_frame._stance.stance == "default"
 
 

@@ -1,0 +1,176 @@
+"""What a step can change beside its module: global variables, classes, what a Trainer has."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from contextlib import contextmanager
+from functools import lru_cache
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningModule
+
+from lightning_relay.reports.stage import STEP_OF
+from lightning_relay.rerun.functions import LIBRARIES, reachable
+from lightning_relay.rerun.holdings import Holdings, Variables, is_entered
+from lightning_relay.rerun.silence import silenced
+from lightning_relay.rerun.traces import PROCESS, KeptParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lightning.pytorch import Trainer
+
+    from lightning_relay.reports.stage import Stage
+
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+
+_WAYS_TO_TRAINER = {"trainer", "_trainer", "optimizers", "lr_schedulers"}
+
+
+class Surroundings:
+    """What the runs of a step share with training, to undo what they change there.
+
+    That is the parameters, and what code names that the step may call: global variables, attributes
+    of classes, and closures and defaults of functions; with them callbacks, optimizers and
+    schedulers, if the code names the Trainer. Code of installed packages is not read, unless the
+    model is one of theirs. What only C code holds, such as an open file, is not put back.
+    """
+
+    def __init__(self, pl_module: LightningModule, trainer: Trainer, stage: Stage) -> None:
+        self._parameters = KeptParameters(pl_module)
+        self._left_out = list(pl_module.parameters())
+        named = _Named(pl_module, getattr(pl_module, STEP_OF[stage]))
+        self._roots = named.objects
+        own = {type(one) for one in pl_module.modules() if isinstance(one, LightningModule)}
+        quiet = [silenced(kind) for kind in own]  # type: ignore[arg-type]
+        self._variables = named.variables + [Variables(kind) for kind in quiet]
+        self._trainer = trainer if named.names & _WAYS_TO_TRAINER else None
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Put back what the block changes; a ValueError names a parameter that was changed."""
+        with PROCESS, self._parameters.unchanged():
+            held = [*self._roots, *self._of_trainer()]
+            holdings = Holdings(held, self._variables, numbers=True, but=self._left_out)
+            try:
+                yield
+            finally:
+                holdings.put_back()
+
+    def _of_trainer(self) -> list[Any]:
+        trainer = self._trainer
+        if trainer is None:
+            return []
+        schedulers = [vars(config.scheduler) for config in trainer.lr_scheduler_configs]
+        groups = [optimizer.param_groups for optimizer in trainer.optimizers]
+        return [trainer.callbacks, *groups, *schedulers]  # type: ignore[attr-defined]
+
+
+class _Named:
+    """What code names that a step may call.
+
+    Methods are taken to be called if any such code has their name; so are all special methods.
+
+    Attributes:
+        names: All names in the code.
+        objects: Closures, defaults and attributes of the functions.
+    """
+
+    def __init__(self, model: LightningModule, step: Callable[..., Any]) -> None:
+        self.names: set[str] = set()
+        self.objects: list[Any] = []
+        self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        self._classes: dict[type, None] = {}
+        self._methods: dict[str, list[FunctionType]] = {}
+        self._read: set[int] = set()
+        self._packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+        self._packages -= {*LIBRARIES}
+        self._left: list[FunctionType] = _functions_of(step)
+        self._look_at(model)
+        while self._left:
+            self._read_code(self._left.pop())
+
+    @property
+    def variables(self) -> list[Variables]:
+        """The global variables and the classes."""
+        of_modules = [Variables(of, names) for of, names in self._globals.values()]
+        return of_modules + [Variables(kind) for kind in self._classes]
+
+    def _read_code(self, function: FunctionType) -> None:
+        if id(function) in self._read or not self._is_own(function.__module__):
+            return
+        self._read.add(id(function))
+        held = [
+            *(function.__defaults__, function.__kwdefaults__, vars(function)),
+            *(function.__closure__ or ()),
+        ]
+        self.objects += held
+        used = _names_in(function.__code__)
+        for name in used - self.names:
+            self._left += self._methods.get(name, ())
+        self.names |= used
+        values = self._take(function.__globals__, used)
+        for value in [*held, *values]:
+            self._look_at(value)
+
+    def _take(self, of: dict[str, Any], used: frozenset[str]) -> list[Any]:
+        """Take the variables of a module with these names, also from modules among them."""
+        names = self._globals.setdefault(id(of), (of, set()))[1]
+        new = used - names
+        names |= new
+        found = []
+        for value in (of[name] for name in new if name in of):
+            if isinstance(value, ModuleType):
+                if self._is_own(value.__name__):
+                    found += self._take(vars(value), used)
+            else:
+                found.append(value)
+        return found
+
+    def _look_at(self, value: Any) -> None:
+        if isinstance(value, type):
+            self._take_class(value)
+            return
+        for part in reachable([value], is_entered):
+            if isinstance(part, FunctionType):
+                self._left.append(part)
+            elif type(part).__module__ != "builtins":
+                self._take_class(type(part))
+
+    def _take_class(self, kind: type) -> None:
+        for base in kind.__mro__:
+            if base in self._classes or not self._is_own(base.__module__):
+                continue
+            self._classes[base] = None
+            for name, value in vars(base).items():
+                for one in _functions_of(value):
+                    self._methods.setdefault(name, []).append(one)
+                    if name in self.names or name[:2] == "__":
+                        self._left.append(one)
+
+    def _is_own(self, module: str) -> bool:
+        package = module.partition(".")[0]
+        return package in self._packages or (package not in LIBRARIES and not _is_installed(module))
+
+
+def _functions_of(attribute: Any) -> list[FunctionType]:
+    """The functions of an attribute of a class: itself, or those of a method or property."""
+    names = ("__func__", "fget", "fset", "func", "__wrapped__")
+    parts = [attribute, *(getattr(attribute, name, None) for name in names)]
+    return [one for one in parts if isinstance(one, FunctionType)]
+
+
+@lru_cache(maxsize=4096)
+def _names_in(code: CodeType) -> frozenset[str]:
+    inner = [_names_in(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return frozenset(code.co_names).union(*inner)
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module is part of Python or of an installed package."""
+    if module == "__main__":
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or file.startswith(_INSTALLED)
