@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from lightning_relay.sampling.sample import SequenceSample
 
 
+_ADVICE = (
+    "These are raw states for the latent structure. Keep fewer sequences (max_samples of "
+    "LatentMeasure), fewer steps (time_steps of SequenceSample) or fewer modules (modules), raise "
+    "max_bytes of SequenceSample, or leave out latent"
+)
+"""What to do about too much memory."""
+
+
 class LatentCapture:
     """Context manager that keeps what latent structures are made of while a model is evaluated.
 
@@ -129,7 +137,7 @@ class LatentCapture:
             states = {
                 key: HiddenStates.of_lengths(own.values, lengths) for key, own in states.items()
             }
-        buffer = self._buffers.setdefault(place, SequenceBuffer(self._sample))
+        buffer = self._buffers.setdefault(place, SequenceBuffer(self._sample, advice=_ADVICE))
         buffer.add(states, labels, labels, expected=expected)
 
     def _is_of(self, key: str, module: str | None) -> bool:

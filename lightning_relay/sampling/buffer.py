@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 _ELEMENTS_AT_ONCE = 2**19
 """Approximate number of states of a batch that are taken in at a time, to bound copies."""
 
+_ADVICE = (
+    "Keep fewer sequences (max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
+    "(time_steps) or modules (modules), or raise max_bytes; all but the modules are options of "
+    "SequenceSample"
+)
+"""What to do about too much memory."""
+
 
 class SequenceBuffer:
     """A fair sample of up to ``max_samples`` sequences, with their states and labels.
@@ -40,6 +47,8 @@ class SequenceBuffer:
         sample: Which sequences and steps are kept, and how; default: ``SequenceSample()``.
         measure: Its ``discretization`` and ``levels`` say how states become codes; default:
             ``RelayMeasure()``.
+        advice: What to do about too much memory, for the error; default: the options of
+            ``sample``.
 
     Attributes:
         expected: Number of sequences that will be kept, as far as is known.
@@ -56,10 +65,15 @@ class SequenceBuffer:
     """
 
     def __init__(
-        self, sample: SequenceSample | None = None, measure: RelayMeasure | None = None
+        self,
+        sample: SequenceSample | None = None,
+        measure: RelayMeasure | None = None,
+        *,
+        advice: str = _ADVICE,
     ) -> None:
         self._sample = sample or SequenceSample()
         self._measure = measure or RelayMeasure()
+        self._advice = advice
         self.expected = 0
         self.bytes_needed = 0
         self._generator = torch.Generator().manual_seed(self._sample.seed)
@@ -214,10 +228,7 @@ class SequenceBuffer:
         if most is not None and needed > most:
             raise ValueError(
                 f"max_bytes: got {most} ({megabytes(most)}), but {sequences} sequences "
-                f"take {megabytes(needed)}. {'; '.join(how)}. Keep fewer sequences "
-                "(max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
-                "(time_steps) or modules (modules), or raise max_bytes; all but the modules are "
-                "options of SequenceSample"
+                f"take {megabytes(needed)}. {'; '.join(how)}. {self._advice}"
             )
         self.expected, self.bytes_needed, self._shapes = sequences, needed, shapes
 

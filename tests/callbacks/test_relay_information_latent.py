@@ -292,3 +292,14 @@ def test_no_hook_is_left_when_a_step_fails() -> None:
 def test_other_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match=r"latent: got 3; it takes True, False or LatentMeasure\(…"):
         RelayInformationCallback(latent=3)  # type: ignore[arg-type]
+
+
+def test_too_much_memory_names_the_options_of_the_latent_structure() -> None:
+    sample = SequenceSample(storage="half", max_bytes=9000)
+    told = (
+        r"max_bytes: got 9000 \(9.0 kB\), but 96 sequences take 16.1 kB.* raw states for the "
+        r"latent structure\. Keep fewer sequences \(max_samples of LatentMeasure\)"
+    )
+    with pytest.raises(ValueError, match=told):
+        validated(Classifier(), loader(96), sample=sample, latent=True)
+    validated(Classifier(), loader(96), sample=sample, latent=LatentMeasure(max_samples=48))
