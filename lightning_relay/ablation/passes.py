@@ -248,7 +248,30 @@ class KnockoutPass:
                 batch.before = batch.run(whole=True)
             finally:
                 batch.batch.put_back()
-        return {layer: recorder.states[layer] for layer in self._layers}
+        found = recorder.states
+        states = {layer: found[layer] for layer in self._layers}
+        if self.asked.which.measured_at:
+            self._check_sequences(states, recorder.batches, batch.size)
+        return states
+
+    def _check_sequences(
+        self, states: Mapping[str, HiddenStates], batches: Mapping[str, int], labels: int
+    ) -> None:
+        """Refuse states that are not those of one sequence for each label."""
+        name = type(self.asked.which).__name__
+        for layer, part in states.items():
+            if batches[layer] > 1:
+                raise ValueError(
+                    f"modules: {layer!r} was given {batches[layer]} batches of sequences in one "
+                    f"step; {name} takes one, to compare the states of each sequence with its "
+                    f"answer. Select other modules with {name}(modules=…), or take EveryUnit()"
+                )
+            if (sequences := len(part)) != labels:
+                raise ValueError(
+                    f"target: got {labels} labels for {sequences} sequences of {layer!r}; {name} "
+                    "takes one class label for each sequence. If the states have the batch in "
+                    "another dimension, check batch_first, or the adapter of the module's class"
+                )
 
     def _of_lengths(self, states: dict[str, HiddenStates], batch: Any) -> dict[str, HiddenStates]:
         """The states without padding, where the value tells the lengths of the sequences."""

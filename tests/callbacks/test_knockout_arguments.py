@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassF1Score
 
@@ -16,6 +17,8 @@ from lightning_relay import (
     Logged,
     Mean,
     NamedSets,
+    RandomOrders,
+    RandomSets,
     Resample,
     TopUnits,
     register_recurrent,
@@ -113,6 +116,31 @@ def test_steps_outside_of_the_sequences() -> None:
     with pytest.raises(ValueError, match="steps: got 6, but the longest sequence has 6") as raised:
         validated(Classifier(), KnockoutCallback(EveryUnit(steps=6)))
     assert "sanity" not in str(raised.value)
+
+
+@pytest.mark.parametrize("which", [RandomSets(), RandomOrders()])
+def test_random_sets_of_modules_without_one_sequence_for_each_label_are_refused(which: Any) -> None:
+    class Twice(Untrained):
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = super().forward(x) + super().forward(x.flip(1))
+            return scores
+
+    class Doubled(Untrained):
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = super().forward(torch.cat([x, x.flip(1)])).chunk(2)
+            return first + second
+
+    name = type(which).__name__
+    refused_before_training(
+        KnockoutCallback(which),
+        rf"modules: 'rnn.l0' was given 2 batches of sequences in one step; {name} takes one, to",
+        kind=Twice,
+    )
+    refused_before_training(
+        KnockoutCallback(which),
+        rf"target: got 16 labels for 32 sequences of 'rnn.l0'; {name} takes one class label for",
+        kind=Doubled,
+    )
 
 
 def test_a_module_that_the_step_does_not_call_is_refused() -> None:
