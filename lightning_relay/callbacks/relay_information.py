@@ -133,8 +133,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             later, there is a warning and training goes on.
         on_error: What an error of the analysis does while the model is trained, after the sanity
             check: ``"warn"`` gives a warning with the reason, once, and training goes on without
-            this report; ``"raise"`` ends the fit. In the sanity check, in a ``fast_dev_run``, and
-            in ``trainer.validate`` and ``trainer.test``, errors are raised.
+            this report; ``"raise"`` ends the fit. In the sanity check, in the first analysis of a
+            fit without one, in a ``fast_dev_run``, and in ``trainer.validate`` and
+            ``trainer.test``, errors are raised.
 
     Attributes:
         reports: Reports so far, the newest last.

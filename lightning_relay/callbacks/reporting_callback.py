@@ -70,6 +70,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self.on_error = on_error
         self.reports = []
         self._evaluated = False
+        self._tried = False
         self._said: set[str] = set()
         self._logged: set[str] = set()
         self._told: ToldFirst | None = None
@@ -96,7 +97,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
             directory = report_directory(trainer, self.dirpath, self.directory)
             if directory is not None:
                 check_can_save(directory, self.prefix)
-        self._evaluated = False
+        self._evaluated = self._tried = False
         self._said.clear()
         if stage == "fit" and (self._made_of is None or self.is_of_another(pl_module)):
             self._of_others = len(self.reports)
@@ -179,9 +180,10 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        """The newest report of the model, for a checkpoint."""
+        """The newest report of the model, for a checkpoint, and whether an evaluation was tried."""
+        state: dict[str, Any] = {"tried": True} if self._tried else {}
         if not self.own_reports:
-            return {}
+            return state
         file = BytesIO()
         try:
             self.reports[-1].save(file)
@@ -190,14 +192,16 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 raise
             reason = f"{type(error).__name__}: {error}"
             self._say(f"the newest report is not in the checkpoint: {reason}", rank_zero_warn)
-            return {}
-        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
+            return state
+        newest = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+        return state | {"newest_report": newest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the newest report of a checkpoint, unless the model has reports already.
 
         A report that another version wrote, or a damaged one, is left out with a warning.
         """
+        self._tried = True
         if "newest_report" not in state_dict or self.own_reports:
             return
         saved = state_dict["newest_report"]
@@ -216,21 +220,23 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
     def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._stop()
         self._evaluated = True
+        self._tried |= trainer.sanity_checking
         self._logged.clear()
         self._told = ToldFirst(trainer, self._stop)
         start = "at the start of an evaluation"
         self._follow(trainer, start, self._start, trainer, pl_module, stage)
 
     def _end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        end = "at the end of an evaluation"
+        end, before = "at the end of an evaluation", len(self.reports)
         self._follow(trainer, end, self._finish, trainer, pl_module, stage)
+        self._tried |= len(self.reports) > before
 
     def _follow(
         self, trainer: Trainer, where: str, part: Callable[..., None], *arguments: Any
     ) -> None:
         """Do a part of the analysis, unless this evaluation is not followed or was given up."""
         if self._told is not None:
-            with self._protecting(trainer, where):
+            with self._protecting(trainer, where, trying=not self._tried):
                 part(*arguments)
 
     @abstractmethod
@@ -264,14 +270,19 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     @contextmanager
     def _protecting(
-        self, trainer: Trainer, where: str, lost: str = "this evaluation has no report"
+        self,
+        trainer: Trainer,
+        where: str,
+        lost: str = "this evaluation has no report",
+        *,
+        trying: bool = False,
     ) -> Iterator[None]:
         """Report an error here instead of ending a fit, unless it is asked for or just tried."""
         try:
             yield
         except Exception as error:
-            trying = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
             fitting = trainer.state.fn == TrainerFn.FITTING
+            trying |= trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
             if self.on_error == "raise" or trying or not fitting:
                 raise
             self._stop()

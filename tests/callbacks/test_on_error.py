@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -321,3 +321,70 @@ def test_an_interrupt_while_the_step_is_run_again_arrives(error: BaseException) 
     with pytest.raises((type(error), SystemExit)):
         quiet_trainer(KnockoutCallback()).fit(model, loader(), loader())
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", list(WHERE))
+def test_the_first_analysis_of_a_fit_is_the_trial_where_there_is_no_sanity_check(
+    kind: Any, place: str
+) -> None:
+    callback = failing_after_the_sanity_check(kind, place, KeyError("gone"))
+    model = Classifier()
+    with pytest.raises(KeyError, match="gone"):
+        quiet_trainer(callback(), num_sanity_val_steps=0).fit(model, loader(), loader())
+    assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{"target": 7}, {"concepts": {"odd": lambda label: [label]}}])
+def test_wrong_arguments_are_refused_without_a_sanity_check(
+    kind: Any, options: dict[str, Any]
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^{next(iter(options))}: "):
+        quiet_trainer(kind(**options), num_sanity_val_steps=0).fit(Classifier(), loader(), loader())
+
+
+class FailingLater(RelayInformationCallback):
+    """Fails in the epochs of its list, also in a run that begins there."""
+
+    failing: tuple[int, ...] = ()
+
+    def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
+        assert self._model is not None
+        model: Any = self._model()
+        if model.trainer.current_epoch in self.failing and not model.trainer.sanity_checking:
+            raise OSError("ours")
+        super()._after_step(outputs, batch_idx, dataloader)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+@pytest.mark.parametrize(("sanity", "failing", "epochs"), [(0, (1,), [0, 2]), (2, (0, 1), [2])])
+def test_what_was_tried_is_not_tried_again_when_a_run_is_resumed(
+    sanity: int,
+    failing: tuple[int, ...],
+    epochs: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FailingLater, "failing", failing)
+    within_an_epoch = ModelCheckpoint(tmp_path, "kept", every_n_train_steps=5)
+
+    def fit(*callbacks: Callback, **options: Any) -> None:
+        trainer = quiet_trainer(*callbacks, **options)
+        path = tmp_path / "kept.ckpt"
+        trainer.fit(Classifier(), loader(), loader(), ckpt_path=path if path.exists() else None)
+
+    with pytest.warns(UserWarning, match=GOES_ON):
+        fit(
+            FailingLater(),
+            within_an_epoch,
+            num_sanity_val_steps=sanity,
+            enable_checkpointing=True,
+        )
+    resumed = FailingLater()
+    with pytest.warns(UserWarning, match=GOES_ON):
+        fit(resumed, max_epochs=3, num_sanity_val_steps=sanity)
+    assert [report.epoch for report in resumed.reports] == epochs
+    with pytest.raises(OSError, match="ours"):
+        fit(FailingLater(prefix="new"), max_epochs=3)
