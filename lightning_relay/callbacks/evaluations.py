@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.reading.concepts import check_text
 from lightning_relay.recurrent.states import StepError
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
@@ -31,6 +32,7 @@ def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> N
         raise ValueError(f"stages: got {stages!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
     if not isinstance(prefix, str) or not prefix:
         raise ValueError(f"prefix: got {prefix!r}; it takes a string, the first part of tags")
+    check_text("prefix", prefix)
 
 
 def check_trainer(trainer: Trainer, pl_module: object, analysis: str) -> None:

@@ -28,7 +28,7 @@ from lightning_relay.callbacks.evaluations import (
     report_directory,
     unused_path,
 )
-from lightning_relay.callbacks.saving import check_can_save, could_not_save
+from lightning_relay.callbacks.saving import check_can_save, check_dirpath, could_not_save
 from lightning_relay.callbacks.told_first import ToldFirst
 from lightning_relay.reports.files import ReportFileError
 from lightning_relay.reports.stage import Stage
@@ -61,6 +61,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         on_error: OnError,
     ) -> None:
         check_schedule(every_n_epochs, stages, prefix)
+        check_dirpath(dirpath)
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error: got {on_error!r}; it takes 'warn', 'raise'")
         self.every_n_epochs = every_n_epochs

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import suppress
 from pathlib import Path
 
 _LONGEST = "-validate-epoch=9999999-step=9999999999-dataloader_99-v99.npz"
 """The longest name of a report, after the prefix."""
+
+
+def check_dirpath(dirpath: object) -> None:
+    """Refuse what names no local directory, with a TypeError or a ValueError."""
+    if dirpath is None:
+        return
+    if not isinstance(dirpath, str | os.PathLike) or not isinstance(os.fspath(dirpath), str):
+        raise TypeError(f"dirpath: got {dirpath!r}; it takes the path of a directory, or None")
+    if "://" in os.fspath(dirpath):
+        raise ValueError(f"dirpath: got {dirpath!r}; it takes the path of a local directory")
 
 
 def check_can_save(directory: Path, prefix: str) -> None:
@@ -16,12 +27,13 @@ def check_can_save(directory: Path, prefix: str) -> None:
     Directories that are made for it are removed again. Raises a ValueError that names ``dirpath``
     or ``prefix`` and the reason.
     """
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    made: list[Path] = []
     probe = directory / f"{prefix}{_LONGEST}".replace("/", "-")
     try:
         try:
+            made += [path for path in (directory, *directory.parents) if not path.exists()]
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unwritable(directory, error) from error
         try:
             probe.touch()
@@ -37,7 +49,7 @@ def check_can_save(directory: Path, prefix: str) -> None:
             probe.unlink()
     finally:
         for path in made:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 path.rmdir()
 
 
@@ -49,7 +61,7 @@ def could_not_save(error: OSError) -> str:
     )
 
 
-def _unwritable(directory: Path, error: OSError) -> ValueError:
+def _unwritable(directory: Path, error: Exception) -> ValueError:
     return ValueError(
         f"dirpath: reports cannot be saved in {str(directory)!r} ({_reason(error)}); name a "
         "directory that can be written with dirpath="

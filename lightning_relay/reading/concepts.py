@@ -31,11 +31,22 @@ def check_concepts(concepts: Concepts) -> None:
                     f"concepts: got {name!r}: {function!r}; it takes a name and a function of the "
                     "class label, such as 'even': lambda label: label % 2 == 0"
                 )
+            check_text("concepts", name)
         return
     raise ValueError(
         f"concepts: got {concepts!r}; it takes 'joint', 'per_class', or a mapping from names to "
         "functions of the class label"
     )
+
+
+def check_text(argument: str, name: str) -> None:
+    """Refuse a name that no logger can write, with a ValueError that names the argument."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{argument}: got {name!r}; it takes text that can be written in UTF-8 ({error.reason})"
+        ) from None
 
 
 def is_concept(name: str, concepts: Concepts) -> bool:

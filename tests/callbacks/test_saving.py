@@ -96,6 +96,35 @@ def test_a_prefix_that_names_no_file_is_refused_before_training(
     assert len(kind(prefix=prefix).prefix) == len(prefix)
 
 
+@pytest.mark.parametrize("kind", CALLBACKS)
+@pytest.mark.parametrize("dirpath", [3, True, b"reports", ["reports"]])
+def test_what_is_no_path_is_refused_in_the_constructor(kind: Any, dirpath: Any) -> None:
+    with pytest.raises(TypeError, match=r"dirpath: got .*; it takes the path of a directory, or N"):
+        kind(dirpath=dirpath)
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_a_remote_directory_is_refused_in_the_constructor(kind: Any) -> None:
+    with pytest.raises(ValueError, match="dirpath: got 's3://bucket/a'; it takes the path of a lo"):
+        kind(dirpath="s3://bucket/a")
+
+
+@pytest.mark.parametrize("name", ["nul\0", "\ud800", "a" * 300])
+def test_a_directory_that_no_name_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"^dirpath: reports cannot be saved in "):
+        fit(RelayInformationCallback(dirpath=tmp_path / name / "sub"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+@pytest.mark.parametrize("options", [{"prefix": "\udc80"}, {"concepts": {"\udc80": bool}}])
+def test_names_that_no_logger_can_write_are_refused(kind: Any, options: dict[str, Any]) -> None:
+    (argument,) = options
+    told = rf"{argument}: got '\\udc80'; it takes text that can be written in UTF-8 \(surr"
+    with pytest.raises(ValueError, match=told):
+        kind(**options)
+
+
 def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
     check_can_save(tmp_path / "new" / "sub", "a/relay")
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +198,7 @@ def test_a_state_that_holds_no_tensor_is_left_out() -> None:
 
 
 def test_any_text_names_a_concept_of_a_saved_report(tmp_path: Path) -> None:
-    names = ["nul\0", "a/b", "a\\b", "%2F", "~", "\ud800", "x" * 70_000, "samples", "latent"]
+    names = ["nul\0", "a/b", "a\\b", "%2F", "~", "x" * 70_000, "samples", "latent"]
     concepts = {name: lambda label: label % 2 for name in names}
     callback = RelayInformationCallback(concepts=concepts, dirpath=tmp_path)
     quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
