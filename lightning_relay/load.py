@@ -53,7 +53,8 @@ def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:
         raise FileNotFoundError(f"log_dir: no directory {str(log_dir)!r}")
     first = "" if prefix is None else f"{prefix.replace('/', '-')}-"
     named = re.compile(re.escape(first) + ("(validate|test)-epoch=" if first else ""))
-    paths = [path for path in sorted(directory.rglob("*.npz")) if named.match(path.name)]
+    found = (path for path in sorted(directory.rglob("*.npz")) if path.is_file())
+    paths = [path for path in found if named.match(path.name)]
     kinds = {path: kind_of(path) for path in paths}
     runs = sorted({str(_run_of(path)) for path, kind in kinds.items() if kind is not None})
     if len(runs) > 1:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,14 @@ def test_reports_of_a_run_come_in_the_order_of_its_steps(tmp_path: Path) -> None
     assert [report.global_step for report in found.relay] == [3, 20, 100, 100]
     assert found.knockout == ()
     assert repr(found) == "RunReports: 4 relay, 0 knock-out"
+
+
+def test_what_is_no_file_is_skipped(tmp_path: Path) -> None:
+    small_report().save(tmp_path / "relay-validate-epoch=0-step=3.npz")
+    (tmp_path / "relay-validate-epoch=1-step=6.npz").mkdir()
+    (tmp_path / "relay-gone.npz").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "relay-pipe.npz")  # it would wait for a writer
+    assert len(load_reports(tmp_path).relay) == 1
 
 
 def test_reports_of_several_runs_are_not_mixed(tmp_path: Path) -> None:

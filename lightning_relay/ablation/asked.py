@@ -12,6 +12,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.ablation.selection import Selection, check_count
 from lightning_relay.reading.concepts import check_concepts
+from lightning_relay.reading.predictions import check_prediction
 
 _SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step logs"
 
@@ -145,6 +146,7 @@ class Ablation:
                 "information with accuracies; name target=, prediction= or concepts= to measure "
                 "these, too"
             )
+        check_prediction(self.prediction)
         if self.concepts is not None:
             check_concepts(self.concepts)
         if self.max_batches is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,8 @@ def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> N
     if not whole or every_n_epochs < 1:
         raise ValueError(f"every_n_epochs: got {every_n_epochs!r}; it takes an integer from 1")
     legal = get_args(Stage)
-    if isinstance(stages, str) or not stages or not set(stages) <= set(legal):
+    several = isinstance(stages, Iterable) and not isinstance(stages, str) and bool(stages)
+    if not several or not all(stage in legal for stage in stages):
         raise ValueError(f"stages: got {stages!r}; it takes a list of {legal[0]!r}, {legal[1]!r}")
     if not isinstance(prefix, str) or not prefix:
         raise ValueError(f"prefix: got {prefix!r}; it takes a string, the first part of tags")
@@ -111,14 +112,15 @@ def stamped(report: ReportT, trainer: Trainer, stage: Stage, dataloader: int) ->
     )
 
 
-def unused_path(
+def paths_of(
     directory: Path, prefix: str, report: RelayReport | KnockoutReport, suffix: str
-) -> Path:
-    """Path for a new report that overwrites no file."""
+) -> Iterator[Path]:
+    """Paths for a new report; those after the first are for names that are taken."""
     run = f"{report.stage}-epoch={report.epoch}-step={report.global_step}"
     stem = f"{prefix}-{run}{suffix}".replace("/", "-")
-    names = (f"{stem}.npz" if number == 0 else f"{stem}-v{number}.npz" for number in count())
-    return next(directory / name for name in names if not (directory / name).exists())
+    yield directory / f"{stem}.npz"
+    for number in count(1):
+        yield directory / f"{stem}-v{number}.npz"
 
 
 def check_was_evaluated(

@@ -339,6 +339,11 @@ def _given_report(relay: str | RelayReport | Path | None) -> RelayReport | None:
         return relay
     if relay is None or (isinstance(relay, str) and not relay.endswith(".npz")):
         return None
+    if not isinstance(relay, str | Path):
+        raise TypeError(
+            f"relay: got {relay!r}; it takes a RelayReport, the path of a saved one, or the prefix "
+            "of a RelayInformationCallback"
+        )
     if not Path(relay).is_file():
         raise ValueError(f"relay: no file {str(relay)!r}; it takes the path of a saved report")
     return RelayReport.load(relay)

@@ -26,6 +26,7 @@ from lightning_relay.information.options import RelayMeasure
 from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.reading.concepts import check_concepts
+from lightning_relay.reading.predictions import check_prediction
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
     Layers,
@@ -187,6 +188,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         check_modules(modules)
         check_layers(layers)
         check_states(states)
+        check_prediction(prediction)
         check_concepts(concepts)
         for name, option, kind in (
             ("measure", measure, RelayMeasure),

@@ -25,12 +25,12 @@ from lightning_relay.callbacks.evaluations import (
     check_validation_set,
     check_was_evaluated,
     monitored,
+    paths_of,
     report_directory,
-    unused_path,
 )
 from lightning_relay.callbacks.saving import check_can_save, check_dirpath, could_not_save
 from lightning_relay.callbacks.told_first import ToldFirst
-from lightning_relay.reports.files import ReportFileError
+from lightning_relay.reports.files import ReportFileError, write_new
 from lightning_relay.reports.stage import Stage
 
 OnError = Literal["warn", "raise"]
@@ -338,7 +338,9 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
             if directory is not None:
                 try:
                     directory.mkdir(parents=True, exist_ok=True)
-                    report.save(unused_path(directory, self.prefix, report, suffix))
+                    file = BytesIO()
+                    report.save(file)
+                    write_new(paths_of(directory, self.prefix, report, suffix), file.getvalue())
                 except OSError as error:
                     self._say(could_not_save(error), rank_zero_warn)
 

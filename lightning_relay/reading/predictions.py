@@ -63,6 +63,15 @@ class _Call:
     inputs: frozenset[int]  # ids of the input tensors; scores stay alive, so ids can be compared
 
 
+def check_prediction(prediction: object) -> None:
+    """Refuse what is neither a name nor a function, with a TypeError."""
+    if prediction is not None and not isinstance(prediction, str) and not callable(prediction):
+        raise TypeError(
+            f"prediction: got {prediction!r}; it takes the name of a submodule, or a function of "
+            "what the step returned"
+        )
+
+
 class PredictionReader:
     """Context manager that finds the class scores that a model computes during a step.
 

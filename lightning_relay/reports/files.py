@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from hashlib import sha256
 from io import BytesIO
+from itertools import chain
 from math import prod
 from pathlib import Path
 from secrets import token_hex
@@ -24,7 +25,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -74,6 +75,7 @@ def write(
     A file appears under its name only when it is complete; after an error there is none, or still
     the one that was there before.
     """
+    _check_path(path, "write")
     data = _packed(header, arrays)
     if not isinstance(path, str | Path):
         path.write(data)
@@ -82,15 +84,40 @@ def write(
     if target.exists() and not target.is_file():  # a device cannot be replaced
         target.write_bytes(data)
         return
-    temporary = target.with_name(f".{token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
+    with _temporary(target.parent, data) as temporary:
         temporary.replace(target)
-    except BaseException:
+
+
+def write_new(paths: Iterable[Path], data: bytes) -> None:
+    """Write a file under the first of the paths in a directory that is free.
+
+    Of several processes that write at once, none takes the name of another's file; on a file system
+    without hard links that is so unless they do it in the same instant.
+    """
+    free = (path for path in paths if not path.exists())
+    first = next(free)
+    with _temporary(first.parent, data) as temporary:
+        for path in chain([first], free):
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                continue
+            except OSError:
+                temporary.replace(path)
+            return
+
+
+@contextmanager
+def _temporary(directory: Path, data: bytes) -> Iterator[Path]:
+    """A file in a directory for as long as the block runs."""
+    path = directory / f".{token_hex(8)}.tmp"
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+        yield path
+    finally:
         with suppress(OSError):
-            temporary.unlink()
-        raise
+            path.unlink()
 
 
 @contextmanager
@@ -102,6 +129,7 @@ def opened(
     Raises a ReportFileError if the file holds no report, one of another kind or version of the
     format, or a damaged one; also if the caller raises an error or leaves an array.
     """
+    _check_path(path, "read")
     name = _name(path)
     with _binary(path) as file, _damage_named(name, kind):
         size = file.seek(0, os.SEEK_END)
@@ -221,6 +249,11 @@ def _most(size: int, each: int = _INFLATION) -> int:
 def _name(path: str | Path | IO[bytes]) -> str:
     own = path if isinstance(path, str | Path) else getattr(path, "name", None)
     return "an open file" if own is None else repr(str(own))
+
+
+def _check_path(path: object, method: str) -> None:
+    if not isinstance(path, str | Path) and not hasattr(path, method):
+        raise TypeError(f"path: got {path!r}; it takes a path or an open binary file")
 
 
 def _binary(path: str | Path | IO[bytes]) -> Any:

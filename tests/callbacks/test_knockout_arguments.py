@@ -196,7 +196,11 @@ def test_other_modules_and_processes_are_refused() -> None:
             ValueError,
             "stages: got 'test'; it takes a list of 'validate', 'test'",
         ),
+        ({"stages": 3}, ValueError, "stages: got 3; it takes a list of 'validate', 'test'"),
+        ({"stages": [["test"]]}, ValueError, r"stages: got \[\['test'\]\]; it takes a list of"),
         ({"prefix": ""}, ValueError, "prefix: got ''"),
+        ({"prediction": 3}, TypeError, "prediction: got 3; it takes the name of a submodule, or"),
+        ({"relay": 3}, TypeError, "relay: got 3; it takes a RelayReport, the path of a saved"),
     ],
 )
 def test_arguments_are_checked_in_the_constructor(

@@ -41,6 +41,7 @@ def test_a_full_disk_costs_the_file_and_nothing_else(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(pathlib.Path, "hardlink_to", full)
     monkeypatch.setattr(pathlib.Path, "replace", full)
     callback = kind(dirpath=tmp_path / "full")
     torch.manual_seed(0)

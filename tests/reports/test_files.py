@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import errno
 import io
-from typing import TYPE_CHECKING
+import multiprocessing
+import os
+import time
+from collections import Counter
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_relay.reports.files import opened, safe, write
+from lightning_relay.reports.files import opened, safe, write, write_new
 from tests.support.limits import files_of_at_most
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(True), "c": np.zeros((0, 2), np.int64)}
 
@@ -53,6 +56,50 @@ def test_a_file_that_cannot_be_written_is_not_there(tmp_path: Path) -> None:
         write(tmp_path / "report.npz", {"format": 3}, big)
     assert names_in(tmp_path) == ["report.npz"]
     assert (tmp_path / "report.npz").read_bytes() == before
+
+
+def saving(directory: Path, start: float, number: int) -> None:
+    """Write files, each with its number in it, as a process of its own."""
+    time.sleep(max(0, start - time.time()))
+    for place in range(number):
+        names = (directory / f"{place}-{version}.npz" for version in count())
+        write_new(names, f"{os.getpid()}".encode())
+
+
+def test_processes_that_save_at_once_take_no_name_of_another(tmp_path: Path) -> None:
+    number, context = 200, multiprocessing.get_context("spawn")
+    arguments = (tmp_path, time.time() + 5, number)
+    processes = [context.Process(target=saving, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    written = Counter(path.read_text() for path in tmp_path.iterdir())
+    assert written == {str(process.pid): number for process in processes}
+
+
+def test_what_is_neither_a_path_nor_a_file_is_refused() -> None:
+    with pytest.raises(TypeError, match="path: got 3; it takes a path or an open binary file"):
+        write(3, {"format": 3}, ARRAYS)  # type: ignore[arg-type]
+    with (
+        pytest.raises(TypeError, match="path: got None; it takes a path or an open binary file"),
+        opened(None, "relay", 3),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_a_new_file_is_written_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    for place in range(3):
+        write_new((tmp_path / f"{version}.npz" for version in count()), f"{place}".encode())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"{place}.npz": f"{place}" for place in range(3)
+    }
 
 
 def test_a_file_replaces_an_older_one_behind_a_link_and_no_device(tmp_path: Path) -> None:
