@@ -181,7 +181,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        """The newest report of the model, for a checkpoint, and whether an evaluation was tried."""
+        """The newest report of the model, for a checkpoint; without one, whether it was tried."""
         state: dict[str, Any] = {"tried": True} if self._tried else {}
         if not self.own_reports:
             return state
@@ -194,8 +194,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
             reason = f"{type(error).__name__}: {error}"
             self._say(f"the newest report is not in the checkpoint: {reason}", rank_zero_warn)
             return state
-        newest = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
-        return state | {"newest_report": newest}
+        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the newest report of a checkpoint, unless the model has reports already.
@@ -206,7 +205,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         if "newest_report" not in state_dict or self.own_reports:
             return
         saved = state_dict["newest_report"]
-        data = saved.cpu().numpy().tobytes() if isinstance(saved, torch.Tensor) else b""
+        of_bytes = isinstance(saved, torch.Tensor) and saved.dtype == torch.uint8
+        data = saved.cpu().numpy().tobytes() if of_bytes else b""
         try:
             self.reports.append(self._report.load(BytesIO(data)))
         except ReportFileError as error:

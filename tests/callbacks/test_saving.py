@@ -191,10 +191,13 @@ def test_a_run_is_resumed_without_a_report_of_an_older_format(tmp_path: Path) ->
     assert [report.epoch for report in resumed.reports] == [2, 3]
 
 
-def test_a_state_that_holds_no_tensor_is_left_out() -> None:
+@pytest.mark.parametrize(
+    "saved", ["text", torch.zeros(3, dtype=torch.bfloat16), torch.ones(2, requires_grad=True)]
+)
+def test_a_state_that_holds_no_bytes_is_left_out(saved: Any) -> None:
     callback = KnockoutCallback()
     with pytest.warns(UserWarning, match="The newest knock-out report in the checkpoint is lost"):
-        callback.load_state_dict({"newest_report": "text"})
+        callback.load_state_dict({"newest_report": saved})
     assert callback.reports == []
 
 
