@@ -10,6 +10,9 @@ from pathlib import Path
 _LONGEST = "-validate-epoch=9999999-step=9999999999-dataloader_99-v99.npz"
 """The longest name of a report, after the prefix."""
 
+_TRIES = 5
+"""Number of tries: another run that tries the same directory removes it if it made it."""
+
 
 def check_dirpath(dirpath: object) -> None:
     """Refuse what names no local directory, with a TypeError or a ValueError."""
@@ -27,6 +30,17 @@ def check_can_save(directory: Path, prefix: str) -> None:
     Directories that are made for it are removed again. Raises a ValueError that names ``dirpath``
     or ``prefix`` and the reason.
     """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            _check_once(directory, prefix)
+        except ValueError as error:
+            if not isinstance(error.__cause__, FileNotFoundError) or not tries_left:
+                raise
+        else:
+            return
+
+
+def _check_once(directory: Path, prefix: str) -> None:
     made: list[Path] = []
     probe = directory / f"{prefix}{_LONGEST}".replace("/", "-")
     try:

@@ -135,6 +135,23 @@ def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["old", "mine"]
 
 
+def test_a_directory_that_another_run_tries_and_removes_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_touch, tries = pathlib.Path.touch, []
+
+    def touch(path: Path) -> None:
+        tries.append(path)
+        if len(tries) < 3:
+            path.parent.rmdir()
+        own_touch(path)
+
+    monkeypatch.setattr(pathlib.Path, "touch", touch)
+    check_can_save(tmp_path / "new", "relay")
+    assert len(tries) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_is_only_tried_where_reports_will_be_saved(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     callback = RelayInformationCallback(dirpath=tmp_path / "file", stages=["test"])
