@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _DECIMALS = 9
 """Shares and scores are rounded to this many decimals, so that rounding errors are ties."""
 
+_MOST_PAIRS = 2**31
+"""Maximum number of counts in the confusions of a report, 16 GiB."""
+
 _TAILS = (0.025, 0.975)
 """Quantiles of the resamples that are the ends of a 95 % interval."""
 
@@ -140,7 +143,19 @@ def _labelled(outcomes: Outcomes) -> _Labelled:
     labels, classes = torch.cat(outcomes.labels), torch.cat(outcomes.classes, 1)
     number = outcomes.num_classes
     if number is None:
+        lowest = int(min(labels.min(), classes.min()))
+        if lowest < 0:
+            raise ValueError(
+                f"target: got labels or predicted classes from {lowest}; without class scores they "
+                "take numbers from 0. Give target= and prediction=, functions that give these"
+            )
         number = int(max(labels.max(), classes.max())) + 1
+    if number**2 * len(classes) > _MOST_PAIRS:
+        raise ValueError(
+            f"target: got {number} classes; a report counts all {number} × {number} pairs of label "
+            f"and prediction for {len(classes)} runs, and takes at most {_MOST_PAIRS} counts. "
+            "Number the classes that occur from 0, with target= and prediction=, or take fewer sets"
+        )
     return _Labelled(labels, classes, number)
 
 

@@ -90,11 +90,18 @@ def _codes(name: str, function: Callable[[int], Hashable], labels: list[int]) ->
     found = []
     for label in labels:
         value = function(label)
+        # Tensors have a hash, which tells apart two with equal values.
+        if isinstance(value, torch.Tensor) or not isinstance(value, Hashable):
+            raise _not_hashable(name, value, label)
         try:
             found.append(codes.setdefault(value, len(codes)))
         except TypeError:
-            raise TypeError(
-                f"concepts: {name!r} returned {value!r} for label {label}; it takes a function "
-                "that returns something hashable, such as an int, a bool or a string"
-            ) from None
+            raise _not_hashable(name, value, label) from None
     return found
+
+
+def _not_hashable(name: str, value: object, label: int) -> TypeError:
+    return TypeError(
+        f"concepts: {name!r} returned {value!r} for label {label}; it takes a function that "
+        "returns something hashable, such as an int, a bool or a string"
+    )

@@ -107,6 +107,25 @@ def test_modules_that_cannot_be_knocked_out() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (
+            10**6,
+            "target: got 1000004 classes; a report counts all 1000004 × 1000004 pairs of label",
+        ),
+        (-5, "target: got labels or predicted classes from -5; without class scores they take num"),
+    ],
+)
+def test_classes_that_are_not_numbered_from_zero_are_refused(first: int, message: str) -> None:
+    refused_before_training(
+        KnockoutCallback(
+            target=lambda batch: batch[1] + first, prediction=lambda _: torch.zeros(16).long()
+        ),
+        message,
+    )
+
+
 def test_steps_outside_of_the_sequences() -> None:
     refused_before_training(
         KnockoutCallback(EveryUnit(steps=6)),

@@ -53,3 +53,11 @@ def test_functions_are_checked() -> None:
         concept_codes({"even": 2}, X_IN, X_OUT)
     with pytest.raises(TypeError, match=r"concepts: 'list' returned \[0\] for label 0; it takes"):
         concept_codes({"list": lambda label: [label]}, X_IN, X_OUT)
+
+
+def test_tensors_which_are_told_apart_by_identity_are_refused() -> None:
+    labels = torch.arange(4)
+    with pytest.raises(
+        TypeError, match=r"concepts: 'odd' returned tensor\(0\) for label 0; it tak"
+    ):
+        concept_codes({"odd": lambda label: torch.tensor(label % 2)}, labels, labels)
