@@ -191,8 +191,9 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            reason = f"{type(error).__name__}: {error}"
-            self._say(f"the newest report is not in the checkpoint: {reason}", rank_zero_warn)
+            self._say(
+                f"the newest report is not in the checkpoint: {_words(error)}", rank_zero_warn
+            )
             return state
         return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
 
@@ -291,12 +292,11 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     def _say_what_failed(self, trainer: Trainer, error: Exception, where: str, lost: str) -> None:
         """Warn of an error once, with its reason and the metrics that others will miss."""
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        what, place = _words(error), traceback.extract_tb(error.__traceback__)[-1]
         message = (
             f"the {self.analysis} analysis {self.prefix!r} failed {where}, so {lost}; training "
-            f"goes on. {type(error).__name__}: {error} ({Path(place.filename).name}, line "
-            f"{place.lineno}). The same error is not reported again. on_error='raise' ends the "
-            "fit instead"
+            f"goes on. {what} ({Path(place.filename).name}, line {place.lineno}). The same error "
+            "is not reported again. on_error='raise' ends the fit instead"
         )
         missing = [
             monitor
@@ -308,7 +308,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 f". Monitored and not logged in this evaluation: {', '.join(map(repr, missing))}; "
                 "what monitors it sees its last value, or ends the fit if it never had one"
             )
-        self._say(message, rank_zero_warn, about=f"{where}: {type(error).__name__}: {error}")
+        self._say(message, rank_zero_warn, about=f"{where}: {what}")
 
     def _log(
         self,
@@ -360,3 +360,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         if (about or message) not in self._said:
             self._said.add(about or message)
             how(message)
+
+
+def _words(error: Exception) -> str:
+    """Type and message of an error, also if it cannot say its message."""
+    return "".join(traceback.format_exception_only(error)).strip()

@@ -93,6 +93,11 @@ def _codes(name: str, function: Callable[[int], Hashable], labels: list[int]) ->
         # Tensors have a hash, which tells apart two with equal values.
         if isinstance(value, torch.Tensor) or not isinstance(value, Hashable):
             raise _not_hashable(name, value, label)
+        if value != value:
+            raise ValueError(
+                f"concepts: {name!r} returned {value!r} for label {label}, which equals nothing; "
+                "it takes a function whose values are equal or not"
+            )
         try:
             found.append(codes.setdefault(value, len(codes)))
         except TypeError:

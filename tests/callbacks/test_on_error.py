@@ -140,7 +140,7 @@ def test_an_error_of_a_hook_does_not_end_the_step_it_runs_in(
             monkeypatch.setattr(recorder, "read_call", fail)
 
     model, relay = Counting(), RelayInformationCallback()
-    with pytest.warns(UserWarning, match=r"after a step, .* OutOfMemoryError: no room for states"):
+    with pytest.warns(UserWarning, match=r"after a step, .*OutOfMemoryError: no room for states"):
         quiet_trainer(relay, BreakingLater(), max_epochs=1).fit(model, loader(), loader())
     assert steps == [True] * 2 + [False] * 3
     assert relay.reports == []
@@ -294,7 +294,14 @@ RUN: set[tuple[int, int]] = set()
 ERROR: list[BaseException] = []
 
 
-@pytest.mark.parametrize("error", [ValueError("again"), MemoryError(), KeyError(("odd", 1), None)])
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise self
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("again"), MemoryError(), KeyError(("odd", 1), None), UnsayableError()]
+)
 def test_a_step_that_fails_when_it_is_run_again_does_not_end_the_fit(error: Exception) -> None:
     weights = []
     ERROR[:] = [error]

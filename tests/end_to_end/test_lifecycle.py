@@ -29,6 +29,7 @@ from lightning_relay.knockout.lanes import KnockoutLanes
 from tests.support.hooks import hook_count
 from tests.support.models import Classifier, Stacked, Stepped, loader
 from tests.support.reports import assert_equal
+from tests.support.tally import Tally
 from tests.support.training import INPUTS, LABELS, quiet_trainer
 
 if TYPE_CHECKING:
@@ -394,17 +395,18 @@ def test_an_interrupted_run_leaves_the_streams() -> None:
 
 
 def test_a_module_copied_while_knocked_out_is_a_model_of_its_own() -> None:
-    twins: list[LightningModule] = []
+    tally: Tally[Any] = Tally()
 
     class Copying(Classifier):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
             if vars(self.rnn).get("forward") is not None:
-                twins.append(pickle.loads(pickle.dumps(self.rnn)))
+                tally.add(pickle.loads(pickle.dumps(self.rnn)))
             return super().validation_step(batch, batch_idx, dataloader_idx)
 
     model = Copying()
     knockouts = KnockoutCallback(EveryUnit(max_sets=2))
     quiet_trainer(knockouts).validate(model, loader(), verbose=False)
+    twins = tally.taken()
     assert twins
     for twin in twins:
         with torch.no_grad():

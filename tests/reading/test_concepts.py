@@ -61,3 +61,9 @@ def test_tensors_which_are_told_apart_by_identity_are_refused() -> None:
         TypeError, match=r"concepts: 'odd' returned tensor\(0\) for label 0; it tak"
     ):
         concept_codes({"odd": lambda label: torch.tensor(label % 2)}, labels, labels)
+
+
+def test_values_that_equal_nothing_are_refused() -> None:
+    labels = torch.arange(4)
+    with pytest.raises(ValueError, match=r"concepts: 'size' returned nan for label 0, which equal"):
+        concept_codes({"size": lambda label: float("nan")}, labels, labels)
