@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,7 +79,11 @@ class KnockoutPass:
     def __post_init__(self) -> None:
         self._layers = self.asked.which.layers_in(self.pl_module)
         self._own = OwnStep(self.pl_module, self.asked.prediction)
-        self._surroundings = Surroundings(self.pl_module, self.trainer, self.stage)
+
+    @cached_property
+    def _surroundings(self) -> Surroundings:
+        """Looked for after the first step, which may import modules and make objects."""
+        return Surroundings(self.pl_module, self.trainer, self.stage)
 
     def before_step(self, batch: Any, dataloader: int) -> None:
         """Copy module and batch and read the labels, before the step can change them."""

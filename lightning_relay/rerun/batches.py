@@ -92,6 +92,10 @@ def put(tensor: Tensor, contents: Tensor) -> None:
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
         if tensor.shape != contents.shape:
             tensor.resize_(contents.shape)
+        if tensor.layout == torch.strided:  # of what was expanded, one part is written
+            for dim in range(tensor.dim()):
+                if tensor.stride(dim) == 0 and len(tensor):
+                    tensor, contents = tensor.narrow(dim, 0, 1), contents.narrow(dim, 0, 1)
         tensor.copy_(contents)
 
 
@@ -101,9 +105,23 @@ def equal(tensor: Tensor, kept: Tensor) -> bool:
         tensor.shape == kept.shape
         and tensor.dtype == kept.dtype
         and tensor.device == kept.device
+        and tensor.layout == kept.layout
         and tensor.requires_grad == kept.requires_grad
-        and torch.equal(tensor, kept)
+        and all(map(torch.equal, _parts_of(tensor), _parts_of(kept)))
     )
+
+
+def _parts_of(tensor: Tensor) -> list[Tensor]:
+    """Dense tensors that hold the contents of a tensor; none on the device "meta"."""
+    if tensor.is_meta:
+        return []
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor]
 
 
 def copies_of(tensors: Iterable[Tensor]) -> dict[int, Any]:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import lru_cache, partial
-from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from types import (
+    BuiltinMethodType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+_Found = TypeVar("_Found")
 
 _CONSTANTS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), type, range, slice, type(Ellipsis)}
@@ -32,6 +43,18 @@ _PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 _Cached = type(lru_cache(lambda: None))
 
 
+def once_for_each_class(function: Callable[[type], _Found]) -> Callable[[type], _Found]:
+    """The function, which is called once for each class and keeps none of them alive."""
+    known: weakref.WeakKeyDictionary[type, _Found] = weakref.WeakKeyDictionary()
+
+    def found(kind: type) -> _Found:
+        if kind not in known:
+            known[kind] = function(kind)
+        return known[kind]
+
+    return found
+
+
 def is_shared_by_deepcopy(value: Any) -> bool:
     """Whether ``copy.deepcopy`` gives the object itself, though something behind it can change.
 
@@ -48,6 +71,14 @@ def is_shared_by_deepcopy(value: Any) -> bool:
     if kind is _Cached:
         return not _is_global(value)
     return kind in (weakref.ref, *_PROXIES) and bool(parts_of(value))
+
+
+def holds_constants(value: Any) -> bool:
+    """Whether a container holds nothing that can change, such as a vocabulary."""
+    kind = type(value)
+    if kind is dict and not {*map(type, value.values())} <= _CONSTANTS:
+        return False
+    return kind in (dict, list, set) and {*map(type, value)} <= _CONSTANTS
 
 
 def has_changeable_defaults(function: FunctionType) -> bool:
@@ -74,24 +105,37 @@ def parts_of(value: Any) -> list[Any]:
         return []
     if kind in _PARTS:
         return _PARTS[kind](value)
-    parts: list[Any] = [value.__dict__] if hasattr(value, "__dict__") else []
+    parts: list[Any] = []
+    with suppress(Exception):  # of any type, by any class that has its own way to attributes
+        parts.append(value.__dict__)
     if issubclass(kind, dict):
         parts += value.values()
     elif issubclass(kind, list | tuple | set | frozenset | deque):
         parts += value
-    return parts + [getattr(value, name) for name in slots_of(value)]
+    return [*parts, *slots_of(value).values()]
 
 
-def slots_of(value: Any) -> list[str]:
-    """Names of the attributes that an object has in slots."""
-    return [name for name in _slots(type(value)) if hasattr(value, name)]  # type: ignore[arg-type]
+def slots_of(value: Any) -> dict[MemberDescriptorType, Any]:
+    """What an object has in its slots, read as its class cannot forbid or change."""
+    found = {}
+    bases = type(value).__mro__
+    for depth, name in _slots(type(value)):
+        slot = vars(bases[depth])[name]
+        with suppress(AttributeError):  # empty
+            found[slot] = slot.__get__(value)
+    return found
 
 
-@lru_cache(maxsize=4096)
-def _slots(kind: type) -> list[str]:
-    slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
-    names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
+@once_for_each_class
+def _slots(kind: type) -> list[tuple[int, str]]:
+    """Names of slots, each with the place of its class among the bases."""
+    return [
+        (depth, name)
+        for depth, base in enumerate(kind.__mro__)
+        if "__slots__" in vars(base)
+        for name, attribute in vars(base).items()
+        if type(attribute) is MemberDescriptorType
+    ]
 
 
 def reachable(roots: Iterable[Any], enters: Callable[[Any], bool]) -> Iterator[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from functools import lru_cache, partial
+from contextlib import ExitStack
+from functools import partial
 from operator import is_
 from types import BuiltinMethodType, CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay.rerun.batches import copies_of, equal, put
-from lightning_relay.rerun.functions import LIBRARIES, parts_of, reachable, slots_of
+from lightning_relay.rerun.functions import (
+    LIBRARIES,
+    once_for_each_class,
+    parts_of,
+    reachable,
+    slots_of,
+)
 from lightning_relay.rerun.twin import SHARED
 
 if TYPE_CHECKING:
@@ -98,22 +105,25 @@ class Holdings:
             copies = copies_of(tensors)
             self._undo += [partial(_put, tensor, copies[id(tensor)]) for tensor in tensors]
             arrays = [value for value in held if isinstance(value, np.ndarray)]
-            self._undo += [partial(np.copyto, array, array.copy()) for array in arrays]
+            self._undo += [
+                partial(np.copyto, array, array.copy()) for array in arrays if array.flags.writeable
+            ]
 
     def put_back(self) -> None:
-        """Have the objects hold what they held."""
-        for some, before in self._variables:
-            some.put_back(before)
-        for undo in self._undo:
-            undo()
+        """Have the objects hold what they held; an error of one object spares no other."""
+        with ExitStack() as undone:
+            for undo in reversed(self._undo):
+                undone.callback(undo)
+            for some, before in self._variables:
+                undone.callback(some.put_back, before)
 
 
 def is_entered(value: Any) -> bool:
     """Whether an object may hold something that a step changes."""
-    return _is_entered(type(value))  # type: ignore[arg-type]
+    return _is_entered(type(value))
 
 
-@lru_cache(maxsize=4096)
+@once_for_each_class
 def _is_entered(kind: type) -> bool:
     if issubclass(kind, SHARED):
         return False
@@ -140,7 +150,7 @@ def _undoing(value: Any) -> list[Callable[[], Any]]:
         return [partial(value.setstate, value.getstate())]
     if isinstance(value, Tensor | tuple | frozenset):
         return []
-    return [partial(setattr, value, name, getattr(value, name)) for name in slots_of(value)]
+    return [partial(_fill_slots, value, slots_of(value))]
 
 
 def _put(tensor: Tensor, copy: Tensor) -> None:
@@ -158,6 +168,15 @@ def _fill(holder: Any, content: list[Any]) -> None:
     if not _same(holder, content):
         holder.clear()
         (holder.update if isinstance(holder, set) else holder.extend)(content)
+
+
+def _fill_slots(holder: Any, content: dict[Any, Any]) -> None:
+    now = slots_of(holder)
+    for slot in now.keys() | content.keys():
+        if slot not in content:
+            slot.__delete__(holder)
+        elif slot not in now or now[slot] is not content[slot]:
+            slot.__set__(holder, content[slot])
 
 
 def _same(some: Any, others: Any) -> bool:

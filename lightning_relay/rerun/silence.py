@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import types
 import weakref
-from functools import lru_cache
+from abc import ABCMeta
 from numbers import Number
 from operator import attrgetter
 from pathlib import Path
@@ -73,6 +72,11 @@ class QuietTrainer:
     def save_checkpoint(self, *_: Any, **__: Any) -> None:
         """Save nothing."""
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What ``isinstance`` goes by."""
+        return type(self._trainer)
+
     def __getattr__(self, name: str) -> Any:
         if name == "_trainer":  # not set yet
             raise AttributeError(name)
@@ -86,7 +90,7 @@ def silence(module: LightningModule, heard: MutableMapping[str, Any]) -> None:
     The twin's class becomes one derived from its own. So a ``log`` of the user's is still called,
     and what it passes on to Lightning's arrives here. Nested LightningModules are left as they are.
     """
-    module.__class__ = silenced(type(module))  # type: ignore[arg-type]
+    object.__setattr__(module, "__class__", silenced(type(module)))
     vars(module)["_heard_in_rerun"] = heard
 
 
@@ -111,9 +115,22 @@ class _Silenced(LightningModule):
         """Print nothing."""
 
 
-@lru_cache(maxsize=64)
+INSTEAD: dict[Any, Any] = {
+    LightningModule.log: _Silenced.log,
+    LightningModule.print: _Silenced.print,
+}
+"""Functions of which a twin has another version, also where methods were kept before."""
+
+_DERIVED: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
+
+
 def silenced(kind: type[LightningModule]) -> type[LightningModule]:
-    """The class of a twin, derived from the module's own."""
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    bases = (_Unannounced, kind, _Silenced)
-    return types.new_class(kind.__name__, bases, exec_body=lambda body: body.update(names))
+    """The class of a twin, derived from the module's own without a call of its metaclass."""
+    derived = _DERIVED.get(kind)
+    if derived is None:
+        meta = type(kind)
+        new: Any = ABCMeta.__new__ if issubclass(meta, ABCMeta) else type.__new__
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        derived = new(meta, kind.__name__, (_Unannounced, kind, _Silenced), names)
+        _DERIVED[kind] = derived
+    return derived

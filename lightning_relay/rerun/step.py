@@ -19,7 +19,7 @@ from lightning_relay.rerun.batches import KeptBatch
 from lightning_relay.rerun.holdings import Holdings
 from lightning_relay.rerun.mapping import in_lanes
 from lightning_relay.rerun.result import StepResult, same_scores
-from lightning_relay.rerun.silence import QuietTrainer, silence
+from lightning_relay.rerun.silence import INSTEAD, QuietTrainer, silence
 from lightning_relay.rerun.traces import PROCESS, RandomStreams, eager, untouched
 from lightning_relay.rerun.twin import Memo, OwnDefaults, twin_of
 
@@ -247,7 +247,7 @@ def _silent_twin(
     pl_module: LightningModule, trainer: Trainer, heard: MutableMapping[str, Any]
 ) -> tuple[LightningModule, Memo]:
     quiet = QuietTrainer(trainer)
-    memo = Memo(pl_module, _stand_ins(pl_module, trainer, quiet))
+    memo = Memo(pl_module, _stand_ins(pl_module, trainer, quiet), INSTEAD)
     twin = twin_of(pl_module, memo)
     if twin is pl_module or not isinstance(twin, LightningModule):
         raise TypeError(
@@ -255,9 +255,9 @@ def _silent_twin(
             "knock-outs run the step again on a copy, so have its __deepcopy__ return one"
         )
     quiet.stand_for(twin)
-    for original in pl_module.modules():
+    for original in memo.modules:
         own = memo.get(id(original))
-        if isinstance(original, LightningModule) and isinstance(own, LightningModule):
+        if isinstance(own, LightningModule) and own is not original:
             silence(own, heard)
             if vars(original).get("_trainer") is not None:
                 own.trainer = cast("Trainer", quiet)

@@ -35,7 +35,8 @@ class Surroundings:
     That is the parameters, and what code names that the step may call: global variables, attributes
     of classes, and closures and defaults of functions; with them callbacks, optimizers and
     schedulers, if the code names the Trainer. Code of installed packages is not read, unless the
-    model is one of theirs. What only C code holds, such as an open file, is not put back.
+    model is one of theirs. What only C code holds, such as an open file or what
+    ``functools.cache`` remembers, is not put back.
     """
 
     def __init__(self, pl_module: LightningModule, trainer: Trainer, stage: Stage) -> None:
@@ -44,7 +45,7 @@ class Surroundings:
         named = _Named(pl_module, getattr(pl_module, STEP_OF[stage]))
         self._roots = named.objects
         own = {type(one) for one in pl_module.modules() if isinstance(one, LightningModule)}
-        quiet = [silenced(kind) for kind in own]  # type: ignore[arg-type]
+        quiet = [silenced(kind) for kind in own]
         self._variables = named.variables + [Variables(kind) for kind in quiet]
         self._trainer = trainer if named.names & _WAYS_TO_TRAINER else None
 
@@ -111,23 +112,38 @@ class _Named:
         for name in used - self.names:
             self._left += self._methods.get(name, ())
         self.names |= used
-        values = self._take(function.__globals__, used)
+        values = self._take([function.__globals__, *self._imported(function, used)], used)
         for value in [*held, *values]:
             self._look_at(value)
 
-    def _take(self, of: dict[str, Any], used: frozenset[str]) -> list[Any]:
-        """Take the variables of a module with these names, also from modules among them."""
-        names = self._globals.setdefault(id(of), (of, set()))[1]
-        new = used - names
-        names |= new
-        found = []
-        for value in (of[name] for name in new if name in of):
-            if isinstance(value, ModuleType):
-                if self._is_own(value.__name__):
-                    found += self._take(vars(value), used)
-            else:
-                found.append(value)
+    def _take(self, left: list[dict[str, Any]], used: frozenset[str]) -> list[Any]:
+        """Take the variables of modules with these names, also from modules among them."""
+        found, seen = [], set()
+        while left:
+            of = left.pop()
+            if id(of) in seen:
+                continue
+            seen.add(id(of))
+            names = self._globals.setdefault(id(of), (of, set()))[1]
+            new = used - names
+            names |= new
+            for name in used & of.keys():
+                if isinstance(of[name], ModuleType):
+                    left += [vars(of[name])] * self._is_own(of[name].__name__)
+                elif name in new:
+                    found.append(of[name])
         return found
+
+    def _imported(self, function: FunctionType, used: frozenset[str]) -> list[dict[str, Any]]:
+        """The variables of modules that a function may import itself, by relative names too."""
+        package = (function.__globals__.get("__package__") or "").split(".")
+        places = ["", *(".".join(package[:depth]) + "." for depth in range(1, len(package) + 1))]
+        modules = [sys.modules.get(place + name) for place in places for name in used]
+        return [
+            vars(module)
+            for module in modules
+            if isinstance(module, ModuleType) and self._is_own(module.__name__)
+        ]
 
     def _look_at(self, value: Any) -> None:
         if isinstance(value, type):
@@ -144,13 +160,18 @@ class _Named:
             if base in self._classes or not self._is_own(base.__module__):
                 continue
             self._classes[base] = None
-            for name, value in vars(base).items():
-                for one in _functions_of(value):
+            for name, value in list(vars(base).items()):
+                functions = _functions_of(value)
+                if not functions:
+                    self._look_at(value)
+                for one in functions:
                     self._methods.setdefault(name, []).append(one)
                     if name in self.names or name[:2] == "__":
                         self._left.append(one)
 
-    def _is_own(self, module: str) -> bool:
+    def _is_own(self, module: str | None) -> bool:
+        if module is None:  # made by exec
+            return True
         package = module.partition(".")[0]
         return package in self._packages or (package not in LIBRARIES and not _is_installed(module))
 
@@ -169,8 +190,8 @@ def _names_in(code: CodeType) -> frozenset[str]:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module is part of Python or of an installed package."""
-    if module == "__main__":
+    """Whether a module is part of Python or of an installed package; no if Python has none such."""
+    if module == "__main__" or module not in sys.modules:
         return False
-    file = getattr(sys.modules.get(module), "__file__", None)
+    file = getattr(sys.modules[module], "__file__", None)
     return file is None or file.startswith(_INSTALLED)

@@ -6,7 +6,7 @@ import copy
 import weakref
 from contextlib import contextmanager
 from functools import lru_cache
-from types import BuiltinMethodType, CellType, FunctionType, ModuleType
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from lightning.pytorch import LightningDataModule
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_relay.rerun.functions import (
+    holds_constants,
     is_shared_by_deepcopy,
     methods_with_changeable_defaults,
     parts_of,
@@ -22,7 +23,7 @@ from lightning_relay.rerun.functions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 SHARED = (Dataset, DataLoader, LightningDataModule, ModuleType)
 """Attributes of a module that are only read, and are large or cannot be copied."""
@@ -34,12 +35,20 @@ class Memo(dict[int, Any]):
     """Copies that ``copy.deepcopy`` has made so far, by the identity of the original.
 
     A module made by ``torch.compile`` is copied as the module that was compiled. ``stand_ins`` are
-    pairs of an object and what the copy has in its place. ``referents`` are copies that something
-    in the copy refers to weakly; they must live as long as the copy.
+    pairs of an object and what the copy has in its place. ``instead`` has the functions that the
+    copy has in methods in place of others. ``referents`` are copies that something in the copy
+    refers to weakly; they must live as long as the copy. ``modules`` are all that the model leads
+    to, also those in lists, which are no submodules.
     """
 
-    def __init__(self, model: nn.Module, stand_ins: Iterable[tuple[object, object]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        stand_ins: Iterable[tuple[object, object]],
+        instead: Mapping[Any, Any],
+    ) -> None:
         super().__init__((id(original), stand_in) for original, stand_in in stand_ins)
+        self.instead = instead
         self._uncompiled: dict[int, nn.Module] = {}
         self.update((id(parameter), parameter) for parameter in model.parameters())
         for module in model.modules():
@@ -50,15 +59,16 @@ class Memo(dict[int, Any]):
                     self[id(value)] = value
         self.referents: list[object] = []
         self._at_first = dict(self)
-        self._left_shared = self._found(model)
-
-    def _found(self, model: nn.Module) -> dict[int, Any]:
-        """Whatever the model can reach that ``copy.deepcopy`` would leave shared."""
-        return {
+        reached = list(reachable([model], self._copies_parts))
+        self.modules = [one for one in reached if issubclass(type(one), nn.Module)]
+        self._copied_here = {
             id(value): value
-            for value in reachable([model], self._copies_parts)
-            if is_shared_by_deepcopy(value)
+            for value in reached
+            if is_shared_by_deepcopy(value) or holds_constants(value) or self._has_another(value)
         }
+
+    def _has_another(self, value: Any) -> bool:
+        return type(value) is MethodType and value.__func__ in self.instead
 
     def _copies_parts(self, value: Any) -> bool:
         """Whether ``copy.deepcopy`` copies what the object leads to."""
@@ -78,8 +88,8 @@ class Memo(dict[int, Any]):
         """The copy of the object with this identity."""
         if key not in self and key in self._uncompiled:
             self[key] = copy.deepcopy(self._uncompiled[key], self)
-        if key not in self and key in self._left_shared:
-            self[key] = _own_version(self._left_shared[key], self)
+        if key not in self and key in self._copied_here:
+            self[key] = _own_version(self._copied_here[key], self)
         return super().get(key, default)
 
 
@@ -182,14 +192,18 @@ def _own_function(function: FunctionType, memo: Memo) -> Any:
 
 
 def _own_version(value: Any, memo: Memo) -> Any:
-    """What ``copy.deepcopy`` would leave shared, as the copy's own."""
+    """What ``copy.deepcopy`` would leave shared, or copy one by one, as the copy's own."""
     kind = type(value)
+    if kind in (dict, list, set):
+        return value.copy()
     if kind is FunctionType:
         return _own_function(value, memo)
     if kind is BuiltinMethodType:
         return getattr(_own(value.__self__, memo), value.__name__)
     if kind is type(lru_cache(_filled)):
         return lru_cache(**value.cache_parameters())(_own(value.__wrapped__, memo))
+    if kind is MethodType:
+        return MethodType(memo.instead[value.__func__], _own(value.__self__, memo))
     (referent,) = parts_of(value)
     own = _own(referent, memo)
     memo.referents.append(own)
