@@ -48,9 +48,10 @@ def once_for_each_class(function: Callable[[type], _Found]) -> Callable[[type], 
     known: weakref.WeakKeyDictionary[type, _Found] = weakref.WeakKeyDictionary()
 
     def found(kind: type) -> _Found:
-        if kind not in known:
-            known[kind] = function(kind)
-        return known[kind]
+        try:
+            return known[kind]
+        except KeyError:
+            return known.setdefault(kind, function(kind))
 
     return found
 
@@ -117,13 +118,18 @@ def parts_of(value: Any) -> list[Any]:
 
 def slots_of(value: Any) -> dict[MemberDescriptorType, Any]:
     """What an object has in its slots, read as its class cannot forbid or change."""
-    found = {}
+    found: dict[MemberDescriptorType, Any] = {}
     bases = type(value).__mro__
     for depth, name in _slots(type(value)):
         slot = vars(bases[depth])[name]
         with suppress(AttributeError):  # empty
             found[slot] = slot.__get__(value)
     return found
+
+
+def has_slots(kind: type) -> bool:
+    """Whether objects of a class have slots."""
+    return bool(_slots(kind))
 
 
 @once_for_each_class

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from contextlib import ExitStack
 from functools import partial
 from operator import is_
 from types import BuiltinMethodType, CellType, FunctionType, MethodType
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from lightning_relay.rerun.batches import copies_of, equal, put
 from lightning_relay.rerun.functions import (
     LIBRARIES,
+    has_slots,
     once_for_each_class,
     parts_of,
     reachable,
@@ -111,11 +111,15 @@ class Holdings:
 
     def put_back(self) -> None:
         """Have the objects hold what they held; an error of one object spares no other."""
-        with ExitStack() as undone:
-            for undo in reversed(self._undo):
-                undone.callback(undo)
-            for some, before in self._variables:
-                undone.callback(some.put_back, before)
+        errors: list[Exception] = []
+        first = [partial(some.put_back, before) for some, before in self._variables]
+        for undo in (*first, *self._undo):
+            try:
+                undo()
+            except Exception as error:  # of any type, by any class of the user's
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def is_entered(value: Any) -> bool:
@@ -140,7 +144,7 @@ def _undoing(value: Any) -> list[Callable[[], Any]]:
         return [partial(_fill, value, list(value))]
     if isinstance(value, CellType):
         return [partial(setattr, value, "cell_contents", content) for content in parts_of(value)]
-    if isinstance(value, torch.Generator):
+    if type(value) is torch.Generator:  # isinstance is slow here
         return [partial(value.set_state, value.get_state())]
     if isinstance(value, np.random.Generator):
         return [partial(setattr, value.bit_generator, "state", value.bit_generator.state)]
@@ -148,7 +152,7 @@ def _undoing(value: Any) -> list[Callable[[], Any]]:
         return [partial(value.set_state, value.get_state())]
     if isinstance(value, random.Random):
         return [partial(value.setstate, value.getstate())]
-    if isinstance(value, Tensor | tuple | frozenset):
+    if isinstance(value, Tensor | tuple | frozenset) or not has_slots(type(value)):
         return []
     return [partial(_fill_slots, value, slots_of(value))]
 
