@@ -113,7 +113,8 @@ class Holdings:
         """Have the objects hold what they held; an error of one object spares no other."""
         errors: list[Exception] = []
         first = [partial(some.put_back, before) for some, before in self._variables]
-        for undo in (*first, *self._undo):
+        undone: list[Callable[[], Any]] = [*first, *self._undo]
+        for undo in undone:
             try:
                 undo()
             except Exception as error:  # of any type, by any class of the user's

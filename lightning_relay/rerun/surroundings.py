@@ -72,7 +72,8 @@ class Surroundings:
 class _Named:
     """What code names that a step may call.
 
-    Methods are taken to be called if any such code has their name; so are all special methods.
+    Methods are taken to be called if any such code has their name; so are all special methods, and
+    methods that a base class of a library has too.
 
     Attributes:
         names: All names in the code.
@@ -156,18 +157,27 @@ class _Named:
                 self._take_class(type(part))
 
     def _take_class(self, kind: type) -> None:
+        called = self._called_by_libraries(kind)
         for base in kind.__mro__:
             if base in self._classes or not self._is_own(base.__module__):
                 continue
             self._classes[base] = None
             for name, value in list(vars(base).items()):
-                functions = _functions_of(value)
-                if not functions:
+                if type(value) is not FunctionType:
                     self._look_at(value)
-                for one in functions:
+                for one in _functions_of(value):
                     self._methods.setdefault(name, []).append(one)
-                    if name in self.names or name[:2] == "__":
+                    if name in self.names or name in called or name[:2] == "__":
                         self._left.append(one)
+
+    def _called_by_libraries(self, kind: type) -> set[str]:
+        """Names of methods that a library's base class may call, such as ``forward``.
+
+        Those of Lightning are not called in a step, and may name whole datasets.
+        """
+        bases = [base for base in kind.__mro__ if not self._is_own(base.__module__)]
+        others = [base for base in bases if base.__module__.partition(".")[0] != "lightning"]
+        return {name for base in others for name in vars(base)}
 
     def _is_own(self, module: str | None) -> bool:
         if module is None:  # made by exec

@@ -87,6 +87,29 @@ CODE: dict[str, dict[str, str]] = {
         "class Model: helper = Helper()",
         "user": "def step(model, batch): model.helper.note()",
     },
+    "a forward pass that torch calls": {
+        "variables": "import torch\n"
+        "count = 0\n"
+        "class Identity(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        global count\n"
+        "        count += 1\n"
+        "        return x\n"
+        "class Model: identity = [Identity()]",
+        "user": "def step(model, batch): model.identity[0](batch[0])",
+    },
+    "a method for a type": {
+        "variables": "from functools import singledispatchmethod\n"
+        "count = 0\n"
+        "class Model:\n"
+        "    @singledispatchmethod\n"
+        "    def note(self, one): pass\n"
+        "    @note.register\n"
+        "    def of_int(self, one: int):\n"
+        "        global count\n"
+        "        count += 1",
+        "user": "def step(model, batch): model.note(1)",
+    },
     "a decorator that is a class": {
         "variables": "count = 0\n"
         "class Decorator:\n"
