@@ -88,7 +88,7 @@ def untouched(parameters: Mapping[str, nn.Parameter], step: str) -> Iterator[Non
 
 
 class KeptParameters:
-    """Copies of a module's parameters, to notice and undo what runs of a step change.
+    """Copies of a module's parameters and gradients, to notice and undo what runs of a step change.
 
     Contents are compared, because torch does not count changes through ``.data``.
     """
@@ -100,10 +100,11 @@ class KeptParameters:
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Put back what the block changes; a ValueError names a parameter that was changed."""
-        for name, parameter in self._parameters.items():
+        tensors = self._tensors()
+        for name, tensor in tensors.items():
             kept = self._copies.get(name)
-            if kept is None or not _equal(parameter, kept):
-                self._copies[name] = parameter.detach().clone()
+            if kept is None or not _equal(tensor, kept):
+                self._copies[name] = tensor.detach().clone()
         changed: list[str] = []
         error: Exception | None = None
         try:
@@ -112,16 +113,24 @@ class KeptParameters:
             error = raised
             raise
         finally:
-            for name, parameter in self._parameters.items():
-                if not _equal(parameter, self._copies[name]):
+            for name, tensor in tensors.items():
+                if not _equal(tensor, self._copies[name]):
                     changed.append(name)
-                    parameter.data.copy_(self._copies[name])
+                    tensor.data.copy_(self._copies[name])
             if changed:
                 raise ValueError(
-                    f"pl_module: the step changes the parameter {changed[0]!r} in place when it is "
-                    "run again, so it cannot be run again without a trace; move that out of the "
-                    "step"
+                    f"pl_module: the step changes {changed[0]} in place when it is run again, so "
+                    "it cannot be run again without a trace; move that out of the step"
                 ) from error
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and gradients, by their names in words."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            found[f"the parameter {name!r}"] = parameter
+            if parameter.grad is not None:
+                found[f"the gradient of {name!r}"] = parameter.grad
+        return found
 
 
 def _equal(tensor: Tensor, kept: Tensor) -> bool:

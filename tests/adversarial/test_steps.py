@@ -449,3 +449,18 @@ def test_modules_that_are_called_by_what_hangs_on_the_model_are_those_of_the_twi
     nothing = doing(lambda model, batch: None)
     right, _ = validated(nothing, EVERY[0])
     assert_right(*validated(doing(lambda model, batch: None, Indirect), EVERY[0]), right)
+
+
+@pytest.mark.parametrize("which", EVERY, ids=["units", "sets"])
+def test_gradients_that_a_refused_step_changes_are_put_back(which: Selection) -> None:
+    def backward(model: Any, batch: Any) -> None:
+        with torch.enable_grad():
+            model.head(torch.ones(1, 6)).sum().backward()
+
+    model = lively(doing(backward))
+    with pytest.raises(ValueError, match=r"pl_module: the .*step changes the .*'head\.weight'"):
+        quiet_trainer(KnockoutCallback(which), inference_mode=False).validate(
+            model, loader(), verbose=False
+        )
+    assert model.head.weight.grad is not None
+    assert model.head.weight.grad.eq(1).all()  # of the module's own step
