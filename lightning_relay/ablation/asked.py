@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.ablation.selection import Selection, check_count
 from lightning_relay.reading.concepts import check_concepts
-from lightning_relay.reading.predictions import check_prediction
+from lightning_relay.reading.predictions import Prediction, check_prediction
 
 _SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step logs"
 
@@ -120,7 +120,7 @@ class Ablation:
     value: Value = 0.0
     score: Logged | Computed | None = None
     target: Callable[[Any], Tensor] | int | str | None = None
-    prediction: Callable[[Any], Tensor] | str | None = None
+    prediction: Prediction | None = None
     concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None
     max_batches: int | None = None
     seed: int = 0

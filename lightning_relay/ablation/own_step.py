@@ -6,11 +6,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
+from lightning_relay.reading.predictions import PredictionReader
 from lightning_relay.recurrent.hooks import HookErrors, is_compiled
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from lightning_relay.reading.answers import Answer
+    from lightning_relay.reading.labels import Labels
+    from lightning_relay.reading.predictions import Question
 
 
 class OwnStep:
@@ -19,34 +23,34 @@ class OwnStep:
     Nothing is read of a model that is compiled: a hook would have it compiled again.
     """
 
-    def __init__(self, model: nn.Module, prediction: Prediction | None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._prediction = prediction
         self._modules: dict[int, str] = {}
         self._dataloader = 0
+        self._batch: Any = None
         self._reader: PredictionReader | None = None
         self._errors = HookErrors()
         self._hooks = ExitStack()
 
-    def begin(self, dataloader: int) -> None:
+    def begin(self, question: Question, batch: Any, dataloader: int) -> None:
         """Follow the next step."""
         self.close()
         if is_compiled(self._model):
             return
-        known = self._modules.get(dataloader, self._prediction)
-        self._dataloader, self._reader = dataloader, PredictionReader(self._model, known)
+        self._dataloader, self._batch = dataloader, batch
+        self._reader = PredictionReader(self._model, question, self._modules.get(dataloader))
         self._errors.clear()
         self._reader.keep_errors(self._errors)
         self._hooks.enter_context(self._reader)
 
-    def end(self, outputs: Any, target: Tensor) -> Predictions | None:
-        """What the step predicted that returned ``outputs``; None if that cannot be read."""
+    def end(self, outputs: Any, labels: Labels) -> Answer | None:
+        """What the step answered that returned ``outputs``; None if that cannot be read."""
         reader = self._reader
         if reader is None:
             return None
         try:
             self._errors.check()
-            found = reader.read(outputs, target)
+            found = reader.read(outputs, labels, self._batch)
         except Exception:  # the runs of the step meet it too, and tell it
             return None
         finally:
@@ -58,4 +62,4 @@ class OwnStep:
     def close(self) -> None:
         """Take the hooks off. Idempotent."""
         self._hooks.close()
-        self._reader = None
+        self._reader = self._batch = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,17 @@ from lightning_relay.ablation.selection import Known
 from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
 from lightning_relay.knockout.arguments import checked_steps
 from lightning_relay.knockout.clamps import check_within
-from lightning_relay.reading.labels import read_entry, read_target
+from lightning_relay.reading.labels import Labels, NoReadingError, read_entry
+from lightning_relay.reading.predictions import Question
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates, TooShortError
 from lightning_relay.rerun import KeptBatch, StepRerun, Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
 
     from lightning_relay.ablation.asked import Ablation
     from lightning_relay.ablation.sets import Sets
@@ -43,9 +44,9 @@ class _OfDataloader:
     ``runs`` exist from then on. ``reference`` counts the sequences that waited.
     """
 
+    question: Question
     samples_seen: int = 0
     batches_seen: int = 0
-    x_in: str | None = None
     runs: KnockoutRuns | None = None
     reference: int = 0
     waiting: list[EvaluationBatch] = field(default_factory=list)
@@ -74,11 +75,11 @@ class KnockoutPass:
     _rerun: StepRerun | None = field(default=None, init=False)
     _batch: KeptBatch | None = field(default=None, init=False)
     _size: int = field(default=0, init=False)
-    _target: Tensor | None = field(default=None, init=False)
+    _labels: Labels | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._layers = self.asked.which.layers_in(self.pl_module)
-        self._own = OwnStep(self.pl_module, self.asked.prediction)
+        self._own = OwnStep(self.pl_module)
 
     @cached_property
     def _surroundings(self) -> Surroundings:
@@ -87,24 +88,21 @@ class KnockoutPass:
 
     def before_step(self, batch: Any, dataloader: int) -> None:
         """Copy module and batch and read the labels, before the step can change them."""
-        own = self._dataloaders.setdefault(dataloader, _OfDataloader())
-        self._rerun = self._target = self._batch = None
-        if self.asked.labelled:
-            try:
-                target = read_target(batch, self.asked.target)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}. For a model without classes, give score= a number that its step "
-                    "logs, such as Logged('val_loss')"
-                ) from error
-            self._target, own.x_in = target.labels, target.source
-        self._size = extract_batch_size(batch) if self._target is None else len(self._target)
+        asked = self.asked
+        if dataloader not in self._dataloaders:
+            self._dataloaders[dataloader] = _OfDataloader(Question(asked.target, asked.prediction))
+        own = self._dataloaders[dataloader]
+        self._rerun = self._labels = self._batch = None
+        if asked.labelled:
+            with _naming_the_score():
+                self._labels = own.question.labels(batch)
+        sizes = set() if self._labels is None else self._labels.sizes
+        self._size = sizes.pop() if len(sizes) == 1 else extract_batch_size(batch)
         if own.batches_seen < self._batches_to_run(dataloader):
-            asked = self.asked
             self._batch = KeptBatch(batch)
-            self._rerun = StepRerun(self.pl_module, self.trainer, self.stage, asked.prediction)
-            if self._target is not None:
-                self._own.begin(dataloader)
+            self._rerun = StepRerun(self.pl_module, self.trainer, self.stage, own.question)
+            if self._labels is not None:
+                self._own.begin(own.question, batch, dataloader)
 
     def after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         """Run the batch again with every set knocked out."""
@@ -119,13 +117,13 @@ class KnockoutPass:
                 self._batch,
                 batch_idx,
                 dataloader,
-                self._target,
+                self._labels,
                 self._size,
-                own=None if self._target is None else self._own.end(outputs, self._target),
+                own=None if self._labels is None else self._own.end(outputs, self._labels),
             )
         )
         self._rerun = self._batch = None
-        with self._surroundings.unchanged():
+        with self._surroundings.unchanged(), _naming_the_score():
             self._run_again(own, dataloader)
 
     def _run_again(self, own: _OfDataloader, dataloader: int) -> None:
@@ -165,7 +163,6 @@ class KnockoutPass:
                 own.reference,
                 own.samples_seen,
                 own.batches_seen,
-                own.x_in,
                 _joined(own.at_steps),
             )
         return found
@@ -286,6 +283,18 @@ class KnockoutPass:
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }
+
+
+@contextmanager
+def _naming_the_score() -> Iterator[None]:
+    """Say what else can be measured where labels or answers are not found."""
+    try:
+        yield
+    except NoReadingError as error:
+        raise NoReadingError(
+            f"{error}. For a model without classes, give score= a number that its step logs, such "
+            "as Logged('val_loss')"
+        ) from error
 
 
 def _joined(batches: Sequence[Mapping[str, list[HiddenStates]]]) -> dict[str, list[HiddenStates]]:

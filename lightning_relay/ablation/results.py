@@ -91,8 +91,8 @@ def knockout_report(
         batches=len(outcomes.sizes),
         batches_seen=len(outcomes.sizes) if ran.batches_seen is None else ran.batches_seen,
         sets_left_out=sets.left_out,
-        x_in=ran.x_in,
-        x_out=outcomes.source,
+        x_in=outcomes.x_in,
+        x_out=outcomes.x_out,
         relay_epoch=None if relay is None else relay.epoch,
         relay_step=None if relay is None else relay.global_step,
     )

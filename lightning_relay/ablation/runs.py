@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_relay.ablation.reacting import check_reacts
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
-from lightning_relay.reading.predictions import NonFiniteScoresError, Predictions
+from lightning_relay.reading.answers import NonFiniteScoresError
 from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_own
 from lightning_relay.rerun.mapping import CannotMapError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.asked import Ablation
     from lightning_relay.ablation.sets import Sets
     from lightning_relay.knockout.clamps import Clamp
+    from lightning_relay.reading.answers import Answer
+    from lightning_relay.reading.labels import Labels
     from lightning_relay.recurrent.states import HiddenStates
     from lightning_relay.rerun import KeptBatch, StepRerun
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 class EvaluationBatch:
     """A batch, and what runs the module's own step on it again.
 
-    ``target``: class labels, int64 ``(batch,)``; None where only a logged number is measured.
+    ``labels``: what could be the class labels; None where only a logged number is measured.
     ``before``: what a whole run without knock-out gave before, if there was one. ``own``: what the
     module's own step predicted, where it can be read.
     """
@@ -40,15 +43,15 @@ class EvaluationBatch:
     batch: KeptBatch
     batch_idx: int
     dataloader_idx: int
-    target: Tensor | None
+    labels: Labels | None
     size: int
     before: StepResult | None = None
-    own: Predictions | None = None
+    own: Answer | None = None
 
     def run(self, *, whole: bool) -> StepResult:
         """Run the step, to its end or until the class scores are known."""
         return self.rerun.run(
-            self.batch, self.batch_idx, self.dataloader_idx, target=self.target, whole=whole
+            self.batch, self.batch_idx, self.dataloader_idx, labels=self.labels, whole=whole
         )
 
     def run_together(
@@ -58,12 +61,12 @@ class EvaluationBatch:
 
         The ``compared`` places in the block are also run alone, and must give the same.
         """
-        assert self.target is not None
+        assert self.labels is not None
         return self.rerun.run_together(
             self.batch,
             self.batch_idx,
             self.dataloader_idx,
-            target=self.target,
+            labels=self.labels,
             states=lambda: lanes.states(block),
             given=lanes.given,
             compared=compared,
@@ -81,7 +84,8 @@ class Outcomes:
         scores: Class scores, ``(set + 1, batch, class)``, where metrics need them.
         values: Logged numbers, float64 ``(set + 1,)``, where they are the score.
         num_classes: Number of classes with a score; None where only predicted classes are known.
-        source: Source of the predicted classes, in words.
+        x_in: Source of the labels, in words.
+        x_out: Source of the predicted classes, in words.
     """
 
     sizes: list[int] = field(default_factory=list)
@@ -90,7 +94,8 @@ class Outcomes:
     scores: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     num_classes: int | None = None
-    source: str | None = None
+    x_in: str | None = None
+    x_out: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +112,6 @@ class Ran:
     reference: int = 0
     samples_seen: int | None = None
     batches_seen: int | None = None
-    x_in: str | None = None
     at_steps: Mapping[str, Sequence[HiddenStates]] = field(default_factory=dict)
 
 
@@ -163,6 +167,9 @@ class KnockoutRuns:
                 self.longest[module] = max(steps, self.longest.get(module, 0))
         if batch.before is None:  # a run without lanes computes everything again
             check_repeatable(results[0], batch.run(whole=whole))
+        asks = callable(self.asked.prediction) or isinstance(self.asked.prediction, tuple)
+        if asks and batch.labels is not None and not self.outcomes.sizes:
+            check_reacts(batch, results[0])
         self._keep(batch, results)
 
     def _run_alone(
@@ -213,13 +220,13 @@ class KnockoutRuns:
     def _keep(self, batch: EvaluationBatch, results: Sequence[StepResult]) -> None:
         outcomes = self.outcomes
         outcomes.sizes.append(batch.size)
-        if batch.target is not None:
-            outcomes.labels.append(batch.target.cpu())
-            classes = [result.classes for result in results if result.classes is not None]
-            outcomes.classes.append(torch.stack(classes).cpu())
-            outcomes.num_classes = results[0].num_classes
-            outcomes.source = results[0].source
-            scores = [result.scores for result in results if result.scores is not None]
+        answers = [result.answer for result in results if result.answer is not None]
+        if answers:
+            outcomes.labels.append(answers[0].labels.cpu())
+            outcomes.classes.append(torch.stack([answer.classes for answer in answers]).cpu())
+            outcomes.num_classes = answers[0].num_classes
+            outcomes.x_in, outcomes.x_out = answers[0].x_in, answers[0].x_out
+            scores = [answer.scores for answer in answers if answer.scores is not None]
             if self.asked.computed is not None and scores:
                 outcomes.scores.append(torch.stack(scores).cpu())
         if self.asked.logged is not None:

@@ -33,6 +33,7 @@ from lightning_relay.callbacks.progress import Progress
 from lightning_relay.callbacks.relay_information import RelayInformationCallback
 from lightning_relay.callbacks.reporting_callback import OnError, ReportingCallback
 from lightning_relay.reading.concepts import JOINT, Concepts
+from lightning_relay.reading.predictions import Prediction
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
 
@@ -91,12 +92,13 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             accuracies unless ``target``, ``prediction`` or ``concepts`` is given.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
             a function of it. Default: that of the RelayInformationCallback in the Trainer, or else
-            the only integer tensor ``(batch,)`` in the batch.
-        prediction: X_out: the name of the submodule whose output is the class scores, or a
-            function that is given what the step returned and gives class scores
-            ``(batch, classes)`` or classes ``(batch,)``. Default: that of the
-            RelayInformationCallback in the Trainer, or else the scores are found among the outputs
-            of the step's module calls.
+            the only tensor of the batch that can be the labels of the answers.
+        prediction: X_out: the name of the submodule that gives class scores ``(batch, classes)`` or
+            one logit or probability ``(batch,)`` or ``(batch, 1)``; a function of what the step
+            returned that gives these or classes ``(batch,)``; or a pair, the name of a submodule
+            and a function of its output. A function of two arguments is given the batch, too.
+            Default: that of the RelayInformationCallback in the Trainer, or else the answer is
+            found among the outputs of the step's module calls.
         concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
             of the class label by name, called with an int. Default: those of the
             RelayInformationCallback in the Trainer, or else ``"joint"``.
@@ -154,7 +156,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         value: float | Mean | MeanPerStep | Resample = 0.0,
         score: Metric | MetricCollection | Computed | Logged | None = None,
         target: Callable[[Any], Tensor] | int | str | None = None,
-        prediction: Callable[[Any], Tensor] | str | None = None,
+        prediction: Prediction | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None,
         relay: str | RelayReport | Path | None = None,
         max_batches: int | None = None,

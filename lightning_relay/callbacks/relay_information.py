@@ -26,7 +26,7 @@ from lightning_relay.information.options import RelayMeasure
 from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.reading.concepts import check_concepts
-from lightning_relay.reading.predictions import check_prediction
+from lightning_relay.reading.predictions import Prediction, check_prediction
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
     Layers,
@@ -107,10 +107,13 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             ``recurrent_layers(model)`` lists them.
         states: States to analyse: ``"hidden"``, ``"cell"`` (of LSTMs), or both.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
-            a function of the batch. Default: the only integer tensor ``(batch,)`` in the batch.
+            a function of the batch. Default: the only tensor of the batch that can be the labels
+            of the answers: class numbers, one-hot rows, or yes and no for one logit.
         prediction: X_out, the predicted class of each sequence: the name of the submodule that
-            outputs class scores, or a function of what the step returned that gives class scores
-            ``(batch, classes)`` or classes ``(batch,)``. Default: the class scores are found among
+            gives class scores ``(batch, classes)`` or one logit or probability ``(batch,)`` or
+            ``(batch, 1)``; a function of what the step returned that gives these or classes
+            ``(batch,)``; or a pair, the name of a submodule and a function of its output. A
+            function of two arguments is given the batch, too. Default: the answer is found among
             the outputs of the modules that the step calls.
         lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
             of the batch. Needed for sequences that are padded at their end and not packed; padded
@@ -171,7 +174,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
         target: Callable[[Any], Tensor] | int | str | None = None,
-        prediction: Callable[[Any], Tensor] | str | None = None,
+        prediction: Prediction | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
         inputs_end: int | Mapping[str, int] | None = None,

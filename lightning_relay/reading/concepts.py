@@ -19,6 +19,10 @@ PER_CLASS = "per_class"
 _OF_CLASS = "class_{}"
 
 
+class ConceptError(ValueError):
+    """A function of the user failed for a label."""
+
+
 def check_concepts(concepts: Concepts) -> None:
     """Raise an error unless ``concepts`` is a legal choice or a mapping of named functions."""
     if isinstance(concepts, str):
@@ -89,7 +93,12 @@ def _codes(name: str, function: Callable[[int], Hashable], labels: list[int]) ->
     codes: dict[Hashable, int] = {}
     found = []
     for label in labels:
-        value = function(label)
+        try:
+            value = function(label)
+        except Exception as error:
+            raise ConceptError(
+                f"concepts: {name!r} failed for label {label}: {type(error).__name__}: {error}"
+            ) from error
         # Tensors have a hash, which tells apart two with equal values.
         if isinstance(value, torch.Tensor) or not isinstance(value, Hashable):
             raise _not_hashable(name, value, label)

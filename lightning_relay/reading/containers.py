@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -33,9 +33,12 @@ def leaves_in(value: Any) -> Iterator[Any]:
         yield value
 
 
-def rebuilt(value: Any) -> Any:
-    """A copy of the containers that holds the same tensors."""
-    parts = [rebuilt(part) for _, part in _parts(value)]
+def rebuilt(value: Any, of: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
+    """A copy of the containers that holds the same tensors, or what a function makes of each leaf.
+
+    A packed sequence is a leaf.
+    """
+    parts = [rebuilt(part, of) for _, part in _parts(value)]
     if isinstance(value, MutableMapping):
         mapping = copy.copy(value)
         mapping.update(zip(value, parts, strict=True))
@@ -52,7 +55,7 @@ def rebuilt(value: Any) -> Any:
         for field, part in zip(fields(value), parts, strict=True):
             object.__setattr__(record, field.name, part)
         return record
-    return value
+    return of(value)
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:

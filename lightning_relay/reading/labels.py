@@ -1,4 +1,4 @@
-"""X_in: the class labels of the inputs, read off a batch."""
+"""X_in: what could be the class labels of the inputs, read off a batch."""
 
 from __future__ import annotations
 
@@ -15,34 +15,91 @@ BatchEntry = int | str | Callable[[Any], Tensor]
 """Place in a batch: an index, a key, the name of an attribute, or a function of the batch."""
 
 
+class NoReadingError(ValueError):
+    """It is not clear which labels and outputs of a step belong together."""
+
+
 @dataclass(frozen=True, eq=False)
-class Target:
-    """A copy of the class labels of a batch, int64 ``(batch,)``, and their place in words."""
+class Entry:
+    """A tensor of a batch that could be its labels, ``(batch,)`` or ``(batch, …)``.
 
-    labels: Tensor
-    source: str
-
-
-def read_target(batch: Any, target: BatchEntry | None = None) -> Target:
-    """Class labels of the inputs of a batch.
-
-    By default they are the only integer tensor ``(batch,)``, unless there is a float tensor
-    ``(batch,)`` too. A TypeError says that they are not integers, a ValueError what the batch has.
+    ``copied``: whether the values are a copy; if not, the step may have changed them.
     """
-    if target is None:
-        source, labels = _only_integers(batch)
-    else:
-        source = f"target={getattr(target, '__qualname__', repr(target))}"
-        labels = read_entry(batch, target, "target")
-        if not isinstance(labels, Tensor):
-            raise TypeError(f"target: {target!r} gave {type(labels).__name__}; it takes a tensor")
-        if not _is_labels(labels):
+
+    values: Tensor
+    source: str
+    copied: bool = True
+
+    @property
+    def column(self) -> Tensor:
+        """The values without a last dimension of size 1."""
+        return without_last(self.values)
+
+    def __str__(self) -> str:
+        return described(self.source, self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What could be the labels of a batch, copied before a step can change it.
+
+    ``named``: whether the user said which it is. ``several``: tensors ``(batch, label)`` of yes and
+    no, with several labels of a sample. ``batch``: what the batch has, in words.
+    """
+
+    entries: tuple[Entry, ...]
+    named: bool
+    several: tuple[Entry, ...]
+    batch: str
+
+    def __getitem__(self, source: str) -> Entry:
+        """The entry from a source."""
+        (entry,) = [entry for entry in self.entries if entry.source == source]
+        return entry
+
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that the batch could have."""
+        return {len(entry.values) for entry in self.entries}
+
+
+def read_labels(batch: Any, target: BatchEntry | None = None, known: str | None = None) -> Labels:
+    """What could be the labels of a batch: the target, or all tensors of one or two dimensions.
+
+    ``known`` is the source of the labels in an earlier batch. Raises a TypeError or ValueError if
+    the target is not there or no tensor of numbers.
+    """
+    words = _described(batch)
+    found = [
+        _copy(tensor, path) if _is_short(tensor) else Entry(tensor, path, copied=False)
+        for path, tensor in tensors_in(batch, "batch")
+        if _could_be(tensor) and known in (None, path)
+    ]
+    several = tuple(entry for entry in found if entry.copied and are_several(entry.values))
+    if target is not None:
+        name = getattr(target, "__qualname__", repr(target))
+        values = read_entry(batch, target, "target")
+        if not isinstance(values, Tensor):
+            hint = _of_strings(target) if _are_strings(values) else "it takes a tensor"
+            raise TypeError(f"target: {target!r} gave {type(values).__name__}; {hint}")
+        if values.dim() == 0 or values.is_complex():
             raise TypeError(
-                f"target: {target!r} gave {labels.dtype} of shape {tuple(labels.shape)}; it takes "
-                "integer class labels of shape (batch,). For other labels, give target= a function "
-                "of the batch that turns them into class labels"
+                f"target: {target!r} gave {described('', values)}; it takes class labels of shape "
+                "(batch,)"
             )
-    return Target(labels.detach().long().clone(), source)
+        return Labels((_copy(values, f"target={name}"),), True, several, words)
+    if not found:
+        what = f"no {known}" if known else "no tensor (batch,)"
+        raise NoReadingError(
+            f"target: {what} could be the class labels in the batch; it has: {words}. {NAME_IT}"
+        )
+    return Labels(tuple(found), False, several, words)
+
+
+NAME_IT = (
+    "The analysis needs the class of each input: give target= an index or key of the batch, or a "
+    "function of it"
+)
 
 
 def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
@@ -59,32 +116,47 @@ def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
         ) from None
 
 
-def _only_integers(batch: Any) -> tuple[str, Tensor]:
-    entries = [(path, tensor) for path, tensor in tensors_in(batch, "batch") if tensor.dim() == 1]
-    found = [one for one in entries if _is_labels(one[1]) and one[1].dtype != torch.bool]
-    rivals = [path for path, tensor in entries if tensor.is_floating_point()]
-    if len(found) == 1 and not rivals:
-        return found[0]
-    if len(found) > 1:
-        problem = f"several integer tensors ({', '.join(path for path, _ in found)}) could be"
-    elif found:
-        problem = f"{found[0][0]} holds integers, but {', '.join(rivals)} could also be"
-    else:
-        problem = "no integer tensor of shape (batch,) could be"
-    raise ValueError(
-        f"target: {problem} the class labels in the batch; it has: {_described(batch)}. The "
-        "analysis needs the class of each input: give target= an index or key of the batch, or a "
-        "function of it"
+def without_last(values: Tensor) -> Tensor:
+    """The values without a last dimension of size 1, if there are two dimensions."""
+    return values.squeeze(1) if values.dim() == 2 and values.shape[1] == 1 else values
+
+
+def are_several(values: Tensor) -> bool:
+    """Whether values 0 and 1, ``(batch, label)``, are not one class in each row."""
+    return values.dim() == 2 and values.shape[1] > 1 and bool((values.sum(1) != 1).any())
+
+
+def described(source: str, values: Tensor) -> str:
+    """Source, type and shape of a tensor in words."""
+    return f"{source} {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}".strip()
+
+
+def _could_be(values: Tensor) -> bool:
+    dense = values.layout == torch.strided and not values.is_complex()
+    return dense and values.dim() in (1, 2) and len(values) > 0
+
+
+def _is_short(values: Tensor) -> bool:
+    """Whether the values could be class labels, and not only numbers to be predicted."""
+    return without_last(values).dim() == 1 or bool(((values == 0) | (values == 1)).all())
+
+
+def _copy(values: Tensor, source: str) -> Entry:
+    return Entry(values.detach().clone(), source)
+
+
+def _are_strings(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+
+
+def _of_strings(target: BatchEntry) -> str:
+    place = f"batch[{target!r}]" if isinstance(target, int | str) else "names"
+    return (
+        "it takes a tensor. Give target= a function that numbers the names, such as lambda batch: "
+        f"torch.tensor([NAMES.index(name) for name in {place}])"
     )
 
 
-def _is_labels(tensor: Tensor) -> bool:
-    return tensor.dim() == 1 and not tensor.is_floating_point() and not tensor.is_complex()
-
-
 def _described(batch: Any) -> str:
-    leaves = [
-        f"{path} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-        for path, tensor in tensors_in(batch, "batch")
-    ]
+    leaves = [described(path, tensor) for path, tensor in tensors_in(batch, "batch")]
     return ", ".join(leaves) if leaves else f"a {type(batch).__name__} without tensors"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric, MetricCollection
 
+from lightning_relay.reading.answers import (
+    NAME_ANSWER,
+    Answer,
+    Output,
+    Reading,
+    decide,
+    predicted,
+    read,
+)
+from lightning_relay.reading.code import loss_takes_logits
 from lightning_relay.reading.containers import tensors_in
+from lightning_relay.reading.labels import BatchEntry, Labels, NoReadingError, read_labels
 from lightning_relay.recurrent.hooks import HookErrors, TransientHook
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-Prediction = str | Callable[[Any], Tensor]
-"""Source of the class scores: a submodule's name, or a function of what the step returned."""
+Prediction = str | Callable[..., Any] | tuple[str, Callable[..., Any]]
+"""Source of the answer: a submodule's name, a function of what the step returned, or a submodule's
+name and a function of its output. A function with two arguments is given the batch, too."""
 
 _UNWATCHED = (
     _Loss,
@@ -33,42 +46,43 @@ _UNWATCHED = (
 """Modules that give no class scores or must not be hooked; their submodules are not hooked."""
 
 
-class NonFiniteScoresError(ValueError):
-    """Class scores are NaN or infinite."""
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Classes that a model predicted for a batch.
-
-    ``module`` names the module that gave the scores. It is None if the module was called more than
-    once in the step, also inside other modules, or if a function gave the scores.
-    """
-
-    classes: Tensor  # int64 (batch,)
-    num_classes: int | None  # None if only classes are known
-    source: str  # where the scores or classes come from, in words
-    scores: Tensor | None = None  # (batch, num_classes), detached and not copied
-    module: str | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class _Call:
     """One outermost call of a module during a step: not made inside the call of another."""
 
     module: str
-    scores: tuple[Tensor, ...]  # floating outputs (batch, classes)
+    outputs: Any
+    answers: tuple[Tensor, ...]  # floating outputs (batch,) or (batch, classes)
     sizes: frozenset[int]  # sizes of the first dimension of all floating outputs
     seen: str  # shapes of all outputs, in words
-    inputs: frozenset[int]  # ids of the input tensors; scores stay alive, so ids can be compared
+    inputs: frozenset[int]  # ids of the input tensors; answers stay alive, so ids can be compared
+    bounded: bool  # whether a sigmoid comes last
+
+
+@dataclass(eq=False)
+class Question:
+    """Which labels and which answers of steps are read; the first step decides, others follow."""
+
+    target: BatchEntry | None = None
+    prediction: Prediction | None = None
+    reading: Reading | None = None
+
+    def labels(self, batch: Any) -> Labels:
+        """What could be the labels of a batch."""
+        known = None if self.reading is None else self.reading.label
+        return read_labels(batch, self.target, known)
 
 
 def check_prediction(prediction: object) -> None:
-    """Refuse what is neither a name nor a function, with a TypeError."""
-    if prediction is not None and not isinstance(prediction, str) and not callable(prediction):
+    """Refuse what is neither a name nor a function nor both, with a TypeError."""
+    if _is_pair(prediction):
+        legal = isinstance(prediction[0], str) and callable(prediction[1])
+    else:
+        legal = prediction is None or isinstance(prediction, str) or callable(prediction)
+    if not legal:
         raise TypeError(
-            f"prediction: got {prediction!r}; it takes the name of a submodule, or a function of "
-            "what the step returned"
+            f"prediction: got {prediction!r}; it takes the name of a submodule, a function of what "
+            "the step returned, or a pair: the name of a submodule and a function of its output"
         )
 
 
@@ -76,27 +90,29 @@ class PredictionReader:
     """Context manager that finds the class scores that a model computes during a step.
 
     By default, it looks at all outermost module calls of a step, except for losses and metrics.
-    Candidates are floating outputs ``(batch, classes)`` that are no input of a later call with such
-    an output. If there is one candidate, and no later call has an output for each sample, the
-    candidate is taken. From then on only its module is watched.
+    Candidates are floating outputs ``(batch,)`` or ``(batch, classes)`` that are no input of a
+    later call with such an output. They are taken from the last call that has an output for each
+    sample. From then on only its module is watched, or from the start the named ``module``.
     """
 
-    def __init__(self, model: nn.Module, prediction: Prediction | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, question: Question | None = None, module: str | None = None
+    ) -> None:
         self._model = model
-        self._prediction = prediction
         self._watched: str | None = None
         self._handles: list[RemovableHandle] = []
         self._open: list[str] = []
         self._begun: Counter[str] = Counter()
         self._calls: list[_Call] = []
         self._errors: HookErrors | None = None
-        if isinstance(prediction, str):
-            names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-            if prediction not in names:
-                raise ValueError(
-                    f"prediction: no submodule {prediction!r} in {type(model).__name__}; it has: "
-                    f"{', '.join(repr(name) for name in names if name)}"
-                )
+        self._module = module
+        self._ask(question or Question())
+
+    def _ask(self, question: Question) -> None:
+        name, function = _name_and_function(question.prediction)
+        self._question = question
+        self._function = function
+        self._name = self._module or (None if name is None else _found_name(self._model, name))
 
     def keep_errors(self, errors: HookErrors) -> None:
         """From the next block on, keep errors of the hooks here; else the forward pass raises."""
@@ -110,10 +126,12 @@ class PredictionReader:
         self._unhook()
         self.clear()
 
-    def restart(self) -> None:
+    def restart(self, question: Question | None = None) -> None:
         """Look for the class scores again, because the next step may be another one."""
-        if not callable(self._prediction):
-            self._watch(self._prediction)
+        if question is not None:
+            self._ask(question)
+        if self._function is None or self._name is not None:
+            self._watch(self._name)
         self.clear()
 
     def clear(self) -> None:
@@ -122,43 +140,49 @@ class PredictionReader:
         self._begun.clear()
         self._calls.clear()
 
-    def read(self, outputs: Any, target: Tensor) -> Predictions:
-        """Classes predicted in the step since the last ``clear``, which returned ``outputs``.
+    def read(self, outputs: Any, labels: Labels, batch: Any = None) -> Answer:
+        """Labels and answers of the step since the last ``clear``, which returned ``outputs``.
 
-        ``target`` holds the class labels, int64 ``(batch,)``. A TypeError or ValueError says what
-        was seen, if the class scores cannot be found or do not fit the target.
+        A TypeError or ValueError says what was seen, if answers cannot be found or do not fit.
         """
-        if callable(self._prediction):
-            name = getattr(self._prediction, "__qualname__", repr(self._prediction))
-            return _classes(self._prediction(outputs), target, f"prediction={name}")
-        call, scores = self._only_scores(target)
-        if self._watched is None:
-            self._watch(call.module)
-        only_call = call.module if self._begun[call.module] == 1 else None
-        return replace(_classes(scores, target, _name(call.module)), module=only_call)
+        call, found = self._outputs(outputs, labels, batch)
+        reading = self._question.reading or decide(labels, found)
+        self._question.reading = reading
+        module = None
+        if call is not None:
+            if self._watched is None:
+                self._watch(call.module)
+            module = call.module if self._begun[call.module] == 1 else None
+        return read(reading, labels[reading.label], _at(found, reading.place), module)
 
-    def read_scores(self, target: Tensor) -> Tensor:
-        """Class scores ``(batch, classes)`` of the step since the last ``clear``, not checked."""
-        return self._only_scores(target)[1].detach()
+    def read_values(self, labels: Labels, batch: Any = None) -> Tensor:
+        """The values that ``read`` makes classes of, as in an earlier step; not checked."""
+        reading = self._question.reading
+        assert reading is not None
+        return _at(self._outputs(None, labels, batch)[1], reading.place).values.detach()
 
-    def read_lanes(self, scores: Tensor, target: Tensor) -> Predictions:
-        """Classes ``(lane, batch)`` for class scores ``(lane, batch, classes)`` of several steps.
-
-        The scores are those of ``read_scores``; they are checked as ``read`` does.
-        """
-        lanes, batch, _ = scores.shape
-        source = "" if self._watched is None else self._watched
-        found = _classes(scores.flatten(0, 1), target.repeat(lanes), _name(source))
-        return replace(found, classes=found.classes.view(lanes, batch), scores=scores)
+    def read_lanes(self, values: Tensor, labels: Labels) -> Answer:
+        """Classes ``(lane, batch)`` for values of several steps, the lanes first."""
+        reading = self._question.reading
+        assert reading is not None
+        source = _name(self._watched or "")
+        classes, scores = predicted(reading.kind, Output(values.flatten(0, 1), source))
+        found = read(reading, labels[reading.label], Output(values[0], source))
+        lanes = values.shape[:2]
+        return replace(
+            found,
+            classes=classes.unflatten(0, lanes),
+            scores=None if scores is None else scores.unflatten(0, lanes),
+        )
 
     def _watch(self, module: str | None) -> None:
         self._unhook()
         self._watched = module
         if module is None:
-            watchable = _watchable(self._model)
+            modules = watchable(self._model)
         else:
-            watchable = {module: self._model.get_submodule(module)}
-        for name, submodule in watchable.items():
+            modules = {module: self._model.get_submodule(module)}
+        for name, submodule in modules.items():
             self._handles += [
                 submodule.register_forward_pre_hook(_Enter(self._open, self._begun, name)),
                 submodule.register_forward_hook(
@@ -172,72 +196,123 @@ class PredictionReader:
         while self._handles:
             self._handles.pop().remove()
 
-    def _only_scores(self, target: Tensor) -> tuple[_Call, Tensor]:
-        """The call that gave the class scores, and the scores."""
-        calls = [call for call in self._calls if len(target) in call.sizes]
+    def _outputs(
+        self, outputs: Any, labels: Labels, batch: Any
+    ) -> tuple[_Call | None, list[Output]]:
+        """What could be the answer, and the call that gave it."""
+        if self._function is None:
+            call, found = self._last(labels.sizes)
+            source = _name(call.module)
+            return call, [
+                Output(values, source, place, self._is_logit(call))
+                for place, values in found.items()
+            ]
+        called = None if self._name is None else self._only_call(self._name)
+        values = _result(self._function, outputs if called is None else called.outputs, batch)
+        name = getattr(self._function, "__qualname__", repr(self._function))
+        source = f"prediction={name}" if called is None else f"{name} of {_name(called.module)}"
+        return called, [Output(_checked(values, source, labels.sizes), source)]
+
+    def _is_logit(self, call: _Call) -> bool | None:
+        if self._question.reading is not None:
+            return None
+        return False if call.bounded else loss_takes_logits(self._model)
+
+    def _only_call(self, module: str) -> _Call:
+        if len(self._calls) == 1:
+            return self._calls[0]
+        raise ValueError(
+            f"prediction: {_name(module)} was called {len(self._calls)} times in one step; give "
+            "prediction= a function of what the step returns"
+        )
+
+    def _last(self, sizes: set[int]) -> tuple[_Call, dict[int, Tensor]]:
+        """The call that gave the answer, and what could be the answer in it, by place."""
+        calls = [call for call in self._calls if call.sizes & sizes]
         found = [
-            (position, scores)
+            (position, place, values)
             for position, call in enumerate(calls)
-            for scores in call.scores
-            if len(scores) == len(target)
+            for place, values in enumerate(call.answers)
+            if len(values) in sizes
         ]
         final = [
-            (position, scores)
-            for position, scores in found
-            if not any(id(scores) in calls[later].inputs for later, _ in found if later > position)
+            (position, place, values)
+            for position, place, values in found
+            if not any(id(values) in calls[later].inputs for later, *_ in found if later > position)
         ]
-        if len(final) == 1 and final[0][0] == len(calls) - 1:
-            return calls[-1], final[0][1]
+        if final and all(position == len(calls) - 1 for position, *_ in final):
+            return calls[-1], {place: values for _, place, values in final}
         if self._watched is not None and len(self._calls) > 1:
-            raise ValueError(
-                f"prediction: {_name(self._watched)} was called {len(self._calls)} times in one "
-                "step; give prediction= a function of what the step returns"
-            )
+            self._only_call(self._watched)
         if len(final) > 1:
-            several = [f"{_name(calls[at].module)} {tuple(scores.shape)}" for at, scores in final]
+            several = [f"{_name(calls[at].module)} {tuple(one.shape)}" for at, _, one in final]
             problem = f"several outputs could be the class scores: {', '.join(several)}"
         else:
             seen = "; ".join(f"{_name(call.module)}: {call.seen}" for call in self._calls)
+            size = " or ".join(map(str, sorted(sizes)))
             problem = (
-                f"the step does not end with class scores of shape ({len(target)}, classes); "
-                f"outermost module calls seen: {seen or 'none'}"
+                f"the step does not end with class scores of shape ({size}, classes); outermost "
+                f"module calls seen: {seen or 'none'}"
             )
-        raise ValueError(
-            f"prediction: {problem}. Give prediction= the name of the submodule whose output is "
-            "the class scores, or a function of what the step returns that gives class scores or "
-            "predicted classes"
-        )
+        raise NoReadingError(f"prediction: {problem}. {NAME_ANSWER}")
 
 
-def _classes(scores: Any, target: Tensor, source: str) -> Predictions:
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"prediction: {source} gave {type(scores).__name__}; it takes a tensor")
-    if scores.dim() == 0 or len(scores) != len(target):
+def _result(function: Callable[..., Any], value: Any, batch: Any) -> Any:
+    """What a function of one or two arguments gives."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some builtin functions have no signature
+        return function(value)
+    needed = [one for one in parameters if one.default is one.empty and one.kind in _POSITIONAL]
+    return function(value, batch) if len(needed) > 1 else function(value)
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _checked(values: Any, source: str, sizes: set[int]) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"prediction: {source} gave {type(values).__name__}; it takes a tensor")
+    if values.dim() == 0 or len(values) not in sizes:
+        size = " or ".join(map(str, sorted(sizes)))
         raise ValueError(
-            f"prediction: {source} gave shape {tuple(scores.shape)} for {len(target)} targets; it "
-            "takes class scores (batch, classes) or integer classes (batch,)"
+            f"prediction: {source} gave shape {tuple(values.shape)} for {size} labels; it takes "
+            "class scores (batch, classes), one logit (batch,) or integer classes (batch,)"
         )
-    if scores.dim() == 1 and not scores.is_floating_point():
-        return Predictions(scores.detach().long().clone(), None, source)
-    if not _could_be_scores(scores):
-        raise TypeError(
-            f"prediction: {source} gave {scores.dtype} of shape {tuple(scores.shape)}; it takes "
-            "class scores (batch, classes) of at least two classes, or integer classes (batch,)"
-        )
-    if bool((scores.isnan() | scores.isposinf()).any()):
-        raise NonFiniteScoresError(
-            f"prediction: class scores of {source} are NaN or infinite; look for diverging weights "
-            "or non-finite inputs"
-        )
-    classes = scores.shape[1]
-    if bool(((target < 0) | (target >= classes)).any()):
-        raise ValueError(
-            f"target: labels from {int(target.min())} to {int(target.max())}, but {source} gives "
-            f"{classes} class scores, for labels 0 to {classes - 1}; name the class labels with "
-            "target= or the class scores with prediction="
-        )
-    scores = scores.detach()
-    return Predictions(scores.argmax(1), classes, f"argmax of {source}, {classes} classes", scores)
+    return values
+
+
+def _at(outputs: list[Output], place: int) -> Output:
+    for output in outputs:
+        if output.place == place:
+            return output
+    raise NoReadingError(
+        f"prediction: the step gives other outputs than in an earlier batch. {NAME_ANSWER}"
+    )
+
+
+def _name_and_function(
+    prediction: Prediction | None,
+) -> tuple[str | None, Callable[..., Any] | None]:
+    if isinstance(prediction, tuple):
+        return prediction
+    return (prediction, None) if isinstance(prediction, str) else (None, prediction)
+
+
+def _is_pair(prediction: object) -> TypeGuard[tuple[str, Callable[..., Any]]]:
+    return isinstance(prediction, tuple) and len(prediction) == 2
+
+
+def _found_name(model: nn.Module, name: str) -> str:
+    """The name of a submodule, which one copy of a model may have compiled and another not."""
+    names = [own for own, _ in model.named_modules(remove_duplicate=False)]
+    for own in (name, ".".join(part for part in name.split(".") if part != "_orig_mod")):
+        if own in names:
+            return own
+    raise ValueError(
+        f"prediction: no submodule {name!r} in {type(model).__name__}; it has: "
+        f"{', '.join(repr(own) for own in names if own)}"
+    )
 
 
 class _Enter(TransientHook):
@@ -268,18 +343,19 @@ class _Leave(TransientHook):
         self._module = module
         self._keep = self._add if errors is None else errors.keeping(self._add)
 
-    def __call__(self, _module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         if self._open:
             self._open.pop()
         if not self._open:
-            self._keep(args, kwargs, outputs)
+            self._keep(module, args, kwargs, outputs)
 
-    def _add(self, args: Any, kwargs: Any, outputs: Any) -> None:
+    def _add(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         tensors = [tensor for _, tensor in tensors_in(outputs)]
         self._calls.append(
             _Call(
                 self._module,
-                tuple(tensor for tensor in tensors if _could_be_scores(tensor)),
+                outputs,
+                tuple(tensor for tensor in tensors if _could_be_answer(tensor)),
                 frozenset(
                     len(tensor)
                     for tensor in tensors
@@ -287,11 +363,13 @@ class _Leave(TransientHook):
                 ),
                 ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor",
                 frozenset(id(tensor) for _, tensor in tensors_in((args, kwargs))),
+                _ends_with_sigmoid(module),
             )
         )
 
 
-def _watchable(model: nn.Module) -> dict[str, nn.Module]:
+def watchable(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that may give an answer and may be hooked, by name."""
     modules = dict(model.named_modules())
     skipped = [name for name, module in modules.items() if isinstance(module, _UNWATCHED)]
     return {
@@ -301,8 +379,14 @@ def _watchable(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _could_be_scores(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() == 2 and tensor.shape[1] >= 2
+def _could_be_answer(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() in (1, 2)
+
+
+def _ends_with_sigmoid(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential) and len(module):
+        return _ends_with_sigmoid(module[-1])
+    return isinstance(module, nn.Sigmoid)
 
 
 def _name(module: str) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from lightning_relay.reading.labels import BatchEntry, Target, read_entry, read_target
-from lightning_relay.reading.predictions import Prediction, PredictionReader
+from lightning_relay.reading.labels import BatchEntry, Labels, read_entry
+from lightning_relay.reading.predictions import Prediction, PredictionReader, Question
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
@@ -39,6 +39,7 @@ class EvaluationCapture:
         sources: Where X_in and X_out were found, in words, by dataloader.
         presorted: Layers whose packed sequences had been sorted by length, and whose order could
             not be checked because ``lengths`` is not named.
+        labels: Class labels of the newest batch, int64 ``(batch,)``; None before the first.
         steps: Numbers of steps of the batches with unknown lengths, by layer key. Lengths are
             unknown if sequences are not packed and ``lengths`` is not named.
         lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
@@ -65,7 +66,9 @@ class EvaluationCapture:
         self.steps: dict[str, set[int]] = {}
         self._model = model
         self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
-        self._reader = PredictionReader(model, prediction)
+        self._prediction = prediction
+        self._questions: dict[int, Question] = {}
+        self._reader = PredictionReader(model, Question(target, prediction))
         self._errors = HookErrors()
         self._recorder.keep_errors(self._errors)
         self._reader.keep_errors(self._errors)
@@ -75,7 +78,9 @@ class EvaluationCapture:
         self._num_batches = num_batches
         self._hooks = ExitStack()
         self._dataloader: int | None = None
-        self._target: Target | None = None
+        self._batch: Any = None
+        self._could_be: Labels | None = None
+        self.labels: Tensor | None = None
         self.lengths: Tensor | None = None
 
     def __enter__(self) -> Self:
@@ -93,11 +98,6 @@ class EvaluationCapture:
     ) -> None:
         self._hooks.close()
 
-    @property
-    def labels(self) -> Tensor | None:
-        """Class labels of the newest batch, int64 ``(batch,)``; None before the first."""
-        return None if self._target is None else self._target.labels
-
     def before_step(self, batch: Any, dataloader: int = 0) -> None:
         """Read labels and lengths from a batch before the step can change it."""
         self._errors.clear()
@@ -105,8 +105,10 @@ class EvaluationCapture:
         self._reader.clear()
         if dataloader != self._dataloader:
             self._dataloader = dataloader
-            self._reader.restart()
-        self._target = read_target(batch, self._target_entry)
+            question = Question(self._target_entry, self._prediction)
+            self._reader.restart(self._questions.setdefault(dataloader, question))
+        self._could_be = self._questions[dataloader].labels(batch)
+        self._batch = batch
         self.lengths = None
         if self._lengths_entry is not None:
             lengths = read_entry(batch, self._lengths_entry, "lengths")
@@ -123,20 +125,23 @@ class EvaluationCapture:
         Errors of hooks in the step are raised here, and not in the step.
         """
         self._errors.check()
-        if self._target is None or self._dataloader is None:
+        if self._could_be is None or self._dataloader is None:
             raise RuntimeError("capture: after_step was called without before_step")
-        target = self._target
-        states = self._step_states(len(target.labels))
-        predictions = self._reader.read(outputs, target.labels)
-        self.num_classes[self._dataloader] = predictions.num_classes
-        self.sources[self._dataloader] = (target.source, predictions.source)
+        states = self._step_states(self._could_be.sizes)
+        answer = self._reader.read(outputs, self._could_be, self._batch)
+        self.labels = answer.labels
+        for layer, own in states.items():
+            _check_sequences(layer, len(own), {len(answer.labels)})
+        self.num_classes[self._dataloader] = answer.num_classes
+        self.sources[self._dataloader] = (answer.x_in, answer.x_out)
         if self._dataloader not in self.buffers:
             self.buffers[self._dataloader] = self._new_buffer()
         self.buffers[self._dataloader].add(
-            states, target.labels, predictions.classes, expected=self._expected(len(target.labels))
+            states, answer.labels, answer.classes, expected=self._expected(len(answer.labels))
         )
         self._recorder.clear()
         self._reader.clear()
+        self._batch = None
 
     def _expected(self, sequences: int) -> int | None:
         """Number of sequences of the whole dataloader if all batches have this size."""
@@ -145,7 +150,7 @@ class EvaluationCapture:
         batches = self._num_batches[self._dataloader]
         return int(batches) * sequences if math.isfinite(batches) else None
 
-    def _step_states(self, labels: int) -> dict[str, HiddenStates]:
+    def _step_states(self, sizes: set[int]) -> dict[str, HiddenStates]:
         for layer, batches in self._recorder.batches.items():
             if batches == 0:
                 compiled = (
@@ -167,13 +172,7 @@ class EvaluationCapture:
                 )
         states = self._recorder.states
         for layer, layer_states in states.items():
-            sequences = len(layer_states.values)
-            if sequences != labels:
-                raise ValueError(
-                    f"target: got {labels} labels for {sequences} sequences of {layer!r}; it "
-                    "takes one class label for each sequence. If the states have the batch in "
-                    "another dimension, check batch_first, or the adapter of the module's class"
-                )
+            _check_sequences(layer, len(layer_states), sizes)
             states[layer] = self._within_lengths(layer, layer_states)
             states[layer].check_finite(layer)
         return states
@@ -194,3 +193,12 @@ class EvaluationCapture:
                 "(enforce_sorted=False) instead of sorting them before"
             )
         return named
+
+
+def _check_sequences(layer: str, sequences: int, sizes: set[int]) -> None:
+    if sequences not in sizes:
+        raise ValueError(
+            f"target: got {' or '.join(map(str, sorted(sizes)))} labels for {sequences} sequences "
+            f"of {layer!r}; it takes one class label for each sequence. If the states have the "
+            "batch in another dimension, check batch_first, or the adapter of the module's class"
+        )

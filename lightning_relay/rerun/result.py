@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lightning_relay.reading.predictions import Predictions
+    from lightning_relay.reading.answers import Answer
 
 _REPEATABLE = 1e-6
 """Maximum difference between two runs, as a fraction of the largest number."""
@@ -23,10 +23,8 @@ class StepResult:
 
     Attributes:
         step: Name of the step.
-        classes: Predicted classes, int64 ``(batch,)``; None without a target.
-        scores: Class scores ``(batch, num_classes)``; None if only classes are known.
-        num_classes: Number of classes that had a score; None if only classes are known.
-        source: Where the classes came from, in words; None without classes.
+        answer: Labels, classes and class scores of the batch; None if none were asked for. The
+            scores are a copy.
         whole: Whether the step ran to its end; if not, the attributes below are empty.
         logged: Tensors and numbers that the step logged, by their names; the last under each name.
         logged_metrics: Names under which the step logged metrics.
@@ -35,14 +33,21 @@ class StepResult:
     """
 
     step: str
-    classes: Tensor | None
-    scores: Tensor | None
-    num_classes: int | None
-    source: str | None
+    answer: Answer | None
     whole: bool
     logged: Mapping[str, float]
     logged_metrics: frozenset[str]
     loss: float | None
+
+    @property
+    def classes(self) -> Tensor | None:
+        """Predicted classes, int64 ``(batch,)``; None without an answer."""
+        return None if self.answer is None else self.answer.classes
+
+    @property
+    def scores(self) -> Tensor | None:
+        """Class scores; None without an answer, and where only classes are known."""
+        return None if self.answer is None else self.answer.scores
 
 
 def same_scores(first: StepResult, again: StepResult) -> bool:
@@ -58,9 +63,8 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
     Class scores, losses and logged numbers may differ by a millionth of the largest. Whatever only
     one of the runs has is not compared.
     """
-    pairs: list[tuple[str, Tensor | None, Tensor | None]] = [
-        ("predicted classes", first.classes, again.classes),
-        ("class scores", first.scores, again.scores),
+    pairs = [
+        *_pairs(first.answer, again.answer),
         ("losses", _tensor(first.loss), _tensor(again.loss)),
     ]
     pairs += [
@@ -79,15 +83,12 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
             )
 
 
-def check_same_as_own(own: Predictions | None, again: StepResult) -> None:
+def check_same_as_own(own: Answer | None, again: StepResult) -> None:
     """Raise a ValueError unless a run gave the class scores of the module's own step.
 
     They may differ as in ``check_repeatable``. Whatever only one of them has is not compared.
     """
-    if own is None:
-        return
-    pairs = [("classes", own.classes, again.classes), ("class scores", own.scores, again.scores)]
-    for what, one, other in pairs:
+    for what, one, other in _pairs(own, again.answer):
         if one is not None and other is not None and not _close(one, other):
             raise ValueError(
                 f"pl_module: the {again.step} gave other {what} when it was run again on the batch "
@@ -97,6 +98,18 @@ def check_same_as_own(own: Predictions | None, again: StepResult) -> None:
                 "step reads global variables or attributes of classes that it changes, have it "
                 "depend on its batch alone"
             )
+
+
+def _pairs(
+    first: Answer | None, again: Answer | None
+) -> list[tuple[str, Tensor | None, Tensor | None]]:
+    """What two answers have in common, with its name."""
+    if first is None or again is None:
+        return []
+    return [
+        ("predicted classes", first.classes, again.classes),
+        ("class scores", first.scores, again.scores),
+    ]
 
 
 def _tensor(number: float | None) -> Tensor | None:

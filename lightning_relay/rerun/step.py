@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_relay.reading.predictions import Prediction, PredictionReader, Predictions
+from lightning_relay.reading.predictions import PredictionReader, Question
 from lightning_relay.recurrent.hooks import TransientHook
 from lightning_relay.reports.stage import STEP_OF, Stage
 from lightning_relay.rerun.batches import KeptBatch
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lightning.pytorch import Trainer
+
+    from lightning_relay.reading.answers import Answer
+    from lightning_relay.reading.labels import Labels
 
 _States = TypeVar("_States")
 
@@ -54,7 +57,7 @@ class StepRerun:
         pl_module: The module. A TypeError names the attribute of it that cannot be copied.
         trainer: Its Trainer.
         stage: ``"validate"`` for runs of ``validation_step``, ``"test"`` for ``test_step``.
-        prediction: Where the class scores come from, as for ``PredictionReader``.
+        question: Which labels and answers are read, as for ``PredictionReader``.
 
     Attributes:
         twin: The twin. Its submodules have the names of the module's without ``_orig_mod``. To
@@ -66,7 +69,7 @@ class StepRerun:
         pl_module: LightningModule,
         trainer: Trainer,
         stage: Stage,
-        prediction: Prediction | None = None,
+        question: Question | None = None,
     ) -> None:
         if stage not in get_args(Stage):
             raise ValueError(f"stage: got {stage!r}; it takes 'validate' or 'test'")
@@ -85,12 +88,9 @@ class StepRerun:
         self.twin, memo = _silent_twin(pl_module, trainer, self._heard)
         self._defaults = OwnDefaults(pl_module, memo)
         self._referents = memo.referents  # to which the twin has weak references only
-        if isinstance(prediction, str):
-            parts = prediction.split(".")
-            prediction = ".".join(part for part in parts if part != "_orig_mod")
-        self._prediction = prediction
+        self._question = question or Question()
         self._scores_module: str | None = None
-        PredictionReader(self.twin, prediction)  # checks the name
+        PredictionReader(self.twin, self._question)  # checks the name
 
     def run(
         self,
@@ -98,20 +98,20 @@ class StepRerun:
         batch_idx: int,
         dataloader_idx: int = 0,
         *,
-        target: Tensor | None = None,
+        labels: Labels | None = None,
         whole: bool = False,
     ) -> StepResult:
         """Run the step on a batch, as the module's own step got it.
 
         A ``KeptBatch``, made before the module's own step, gives each run what that step got.
-        Without class labels ``target``, int64 ``(batch,)``, no class scores are looked for and the
-        run is whole. ``whole=True`` runs the step to its end for what it logs and returns. A
-        TypeError or ValueError says which argument decides, or what to do, if the class scores
-        cannot be read or the step changes a parameter in place.
+        Without ``labels`` no answer is looked for, and the run is whole. ``whole=True`` runs the
+        step to its end for what it logs and returns. A TypeError or ValueError says which argument
+        decides, or what to do, if the answer cannot be read or the step changes a parameter in
+        place.
         """
         known = self._scores_module
-        stops = known is not None and target is not None and not whole
-        reader = PredictionReader(self.twin, self._prediction if known is None else known)
+        stops = known is not None and labels is not None and not whole
+        reader = PredictionReader(self.twin, self._question, known)
         kept = KeptBatch.of(batch)
         arguments = self._arguments(kept.given(), batch_idx, dataloader_idx)
         self._heard.clear()
@@ -123,13 +123,13 @@ class StepRerun:
             around.enter_context(self._streams.inside())
             around.enter_context(untouched(self._parameters, self._step))
             around.enter_context(eager())
-            if target is not None:
+            if labels is not None:
                 around.enter_context(reader)
             outputs = self._outputs(arguments, known if stops else None)
-            predictions = None if target is None else reader.read(outputs, target)
-        if known is None and predictions is not None:
-            self._scores_module = predictions.module
-        return self._result(predictions, None if stops else outputs, whole=not stops)
+            answer = None if labels is None else reader.read(outputs, labels, arguments[0])
+        if known is None and answer is not None:
+            self._scores_module = answer.module
+        return self._result(answer, None if stops else outputs, whole=not stops)
 
     @property
     def ends_early(self) -> bool:
@@ -142,7 +142,7 @@ class StepRerun:
         batch_idx: int,
         dataloader_idx: int = 0,
         *,
-        target: Tensor,
+        labels: Labels,
         states: Callable[[], _States],
         given: Callable[[_States, int | None], AbstractContextManager[None]],
         compared: Sequence[int] = (),
@@ -162,16 +162,16 @@ class StepRerun:
         alone = []
         for place in compared:
             with given(mapped, place):
-                alone.append(self.run(batch, batch_idx, dataloader_idx, target=target))
+                alone.append(self.run(batch, batch_idx, dataloader_idx, labels=labels))
         known = self._scores_module
-        reader = PredictionReader(self.twin, known)
+        reader = PredictionReader(self.twin, self._question, known)
         arguments = self._arguments(KeptBatch.of(batch).given(), batch_idx, dataloader_idx)
         self._heard.clear()
 
         def scores(own: _States) -> Tensor:
             with given(own, None):
                 self._outputs(arguments, known)
-            return reader.read_scores(target)
+            return reader.read_values(labels, arguments[0])
 
         with ExitStack() as around:
             around.enter_context(PROCESS)
@@ -181,12 +181,12 @@ class StepRerun:
             around.callback(Holdings([self.twin]).put_back)
             around.enter_context(eager())
             around.enter_context(reader)
-            found = reader.read_lanes(in_lanes(scores, mapped), target)
+            found = reader.read_lanes(in_lanes(scores, mapped), labels)
         assert found.scores is not None
-        like = self._result(found, None, whole=False)
+        lanes = zip(found.classes.unbind(), found.scores.unbind(), strict=True)
         results = [
-            replace(like, classes=classes, scores=own)
-            for classes, own in zip(found.classes.unbind(), found.scores.unbind(), strict=True)
+            self._result(replace(found, classes=classes, scores=own), None, whole=False)
+            for classes, own in lanes
         ]
         for place, one in zip(compared, alone, strict=True):
             if not same_scores(one, results[place]):
@@ -207,17 +207,15 @@ class StepRerun:
             except _ScoresKnown:
                 return None
 
-    def _result(self, predictions: Predictions | None, outputs: Any, *, whole: bool) -> StepResult:
-        scores = None if predictions is None else predictions.scores
+    def _result(self, answer: Answer | None, outputs: Any, *, whole: bool) -> StepResult:
+        if answer is not None and answer.scores is not None:
+            answer = replace(answer, scores=answer.scores.clone())
         heard = self._heard if whole else {}
         metrics = frozenset(name for name, value in heard.items() if isinstance(value, Metric))
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         return StepResult(
             step=self._step,
-            classes=None if predictions is None else predictions.classes,
-            scores=None if scores is None else scores.clone(),
-            num_classes=None if predictions is None else predictions.num_classes,
-            source=None if predictions is None else predictions.source,
+            answer=answer,
             whole=whole,
             logged={name: float(value) for name, value in heard.items() if name not in metrics},
             logged_metrics=metrics,

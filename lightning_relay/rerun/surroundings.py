@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import sysconfig
 from contextlib import contextmanager
-from functools import lru_cache
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 
+from lightning_relay.reading.code import names_in
 from lightning_relay.reports.stage import STEP_OF
 from lightning_relay.rerun.functions import LIBRARIES, reachable
 from lightning_relay.rerun.holdings import Holdings, Variables, is_entered
@@ -109,7 +109,7 @@ class _Named:
             *(function.__closure__ or ()),
         ]
         self.objects += held
-        used = _names_in(function.__code__)
+        used = names_in(function.__code__)
         for name in used - self.names:
             self._left += self._methods.get(name, ())
         self.names |= used
@@ -191,12 +191,6 @@ def _functions_of(attribute: Any) -> list[FunctionType]:
     names = ("__func__", "fget", "fset", "func", "__wrapped__")
     parts = [attribute, *(getattr(attribute, name, None) for name in names)]
     return [one for one in parts if isinstance(one, FunctionType)]
-
-
-@lru_cache(maxsize=4096)
-def _names_in(code: CodeType) -> frozenset[str]:
-    inner = [_names_in(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return frozenset(code.co_names).union(*inner)
 
 
 def _is_installed(module: str) -> bool:

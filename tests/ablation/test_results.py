@@ -29,7 +29,7 @@ SIZES = (7, 12, 3)
 def outcomes_of(sets: int, *, scores: bool = True, values: bool = False) -> Outcomes:
     """What runs might have given; class 3 does not occur among the labels."""
     generator = torch.Generator().manual_seed(0)
-    outcomes = Outcomes(sizes=list(SIZES), source="somewhere")
+    outcomes = Outcomes(sizes=list(SIZES), x_out="somewhere")
     for size in SIZES:
         outcomes.labels.append(torch.randint(CLASSES - 1, (size,), generator=generator))
         own = torch.rand(sets + 1, size, CLASSES, generator=generator)

@@ -120,7 +120,8 @@ def test_modules_that_cannot_be_knocked_out() -> None:
 def test_classes_that_are_not_numbered_from_zero_are_refused(first: int, message: str) -> None:
     refused_before_training(
         KnockoutCallback(
-            target=lambda batch: batch[1] + first, prediction=lambda _: torch.zeros(16).long()
+            target=lambda batch: batch[1] + first,
+            prediction=("head", lambda scores: scores.argmax(1)),
         ),
         message,
     )
@@ -218,7 +219,7 @@ def test_other_modules_and_processes_are_refused() -> None:
         ({"stages": 3}, ValueError, "stages: got 3; it takes a list of 'validate', 'test'"),
         ({"stages": [["test"]]}, ValueError, r"stages: got \[\['test'\]\]; it takes a list of"),
         ({"prefix": ""}, ValueError, "prefix: got ''"),
-        ({"prediction": 3}, TypeError, "prediction: got 3; it takes the name of a submodule, or"),
+        ({"prediction": 3}, TypeError, "prediction: got 3; it takes the name of a submodule, a"),
         ({"relay": 3}, TypeError, "relay: got 3; it takes a RelayReport, the path of a saved"),
     ],
 )

@@ -366,7 +366,9 @@ def test_labels_and_scores_are_those_of_the_relay_callback() -> None:
     own = KnockoutCallback(target=2, prediction="head")
     validated(model, own, data=as_loader(data))
     np.testing.assert_array_equal(found.confusion, own.reports[0].confusion)
-    with pytest.raises(ValueError, match=r"target: several integer tensors \(batch\[1\], batch"):
+    with pytest.raises(
+        ValueError, match=r"target: several tensors \(batch\[1\] int64 \(16,\), batch"
+    ):
         validated(model, knockout, data=as_loader(data))
     dates = KnockoutCallback(target=1)
     validated(model, relay, dates, data=as_loader(data))

@@ -67,3 +67,9 @@ def test_values_that_equal_nothing_are_refused() -> None:
     labels = torch.arange(4)
     with pytest.raises(ValueError, match=r"concepts: 'size' returned nan for label 0, which equal"):
         concept_codes({"size": lambda label: float("nan")}, labels, labels)
+
+
+def test_a_function_that_fails_names_its_concept_and_the_label() -> None:
+    labels = torch.arange(6)
+    with pytest.raises(ValueError, match=r"concepts: 'season' failed for label 4: IndexError"):
+        concept_codes({"season": ["w", "s", "s", "a"].__getitem__}, labels, labels)

@@ -9,11 +9,24 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_sequence
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from lightning_relay.reading.predictions import PredictionReader
+from lightning_relay.reading.labels import Labels, read_labels
+from lightning_relay.reading.predictions import PredictionReader, Question, check_prediction
 from tests.support.hooks import hook_count
 
 X = torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([0, 1, 2, 1])
+
+
+def labelled(*entries: Tensor) -> Labels:
+    """What could be the labels of a batch."""
+    return read_labels((X, *entries))
+
+
+LABELS = labelled(TARGET)
+
+
+def reader_of(model: nn.Module, prediction: Any = None) -> PredictionReader:
+    return PredictionReader(model, Question(None, prediction))
 
 
 class Model(nn.Module):
@@ -93,9 +106,9 @@ def test_class_scores_are_found_and_then_only_their_module_is_watched(
         for _ in range(3):
             reader.clear()
             step(model)
-            predictions = reader.read(None, TARGET)
-            assert torch.equal(predictions.classes, expected)
-            assert predictions.num_classes == 3
+            answer = reader.read(None, LABELS)
+            assert torch.equal(answer.classes, expected)
+            assert answer.num_classes == 3
         assert hook_count(model) == hook_count(model.get_submodule(source)) == 2
     assert hook_count(model) == 0
 
@@ -104,7 +117,7 @@ def test_class_scores_are_found_in_what_forward_returns() -> None:
     model = InTuple().eval()
     with PredictionReader(model) as reader:
         expected = model(X)["logits"].argmax(1)
-        assert torch.equal(reader.read(None, TARGET).classes, expected)
+        assert torch.equal(reader.read(None, LABELS).classes, expected)
 
 
 def test_packed_data_is_not_taken_for_scores() -> None:
@@ -114,7 +127,7 @@ def test_packed_data_is_not_taken_for_scores() -> None:
         output, final = model.rnn(one_step_each)
         assert output.data.shape == (4, 6)
         model.head(final[0])
-        assert reader.read(None, TARGET).num_classes == 3
+        assert reader.read(None, LABELS).num_classes == 3
 
 
 def test_two_heads_are_not_guessed_between(model: Model) -> None:
@@ -127,11 +140,11 @@ def test_two_heads_are_not_guessed_between(model: Model) -> None:
             match=r"prediction: several outputs could be the class scores: 'head' \(4, 3\), 'other'"
             r" \(4, 4\)\. Give prediction= the name of the submodule",
         ):
-            reader.read(None, TARGET)
-    with PredictionReader(model, "other") as reader:
+            reader.read(None, LABELS)
+    with reader_of(model, "other") as reader:
         model.head(hidden)
         scores = model.other(hidden)
-        assert torch.equal(reader.read(None, TARGET).classes, scores.argmax(1))
+        assert torch.equal(reader.read(None, LABELS).classes, scores.argmax(1))
 
 
 def features_then_one_logit(model: Model) -> None:
@@ -147,7 +160,7 @@ def scores_then_a_value(model: Model) -> None:
 @pytest.mark.parametrize(
     ("step", "problem"),
     [
-        (features_then_one_logit, "the step does not end with class scores"),
+        (features_then_one_logit, "several outputs could be the class scores"),
         (scores_then_a_value, "several outputs could be the class scores"),
     ],
 )
@@ -157,26 +170,26 @@ def test_scores_are_not_guessed_where_the_step_ends_with_something_else(
     with PredictionReader(model) as reader:
         step(model)
         with pytest.raises(ValueError, match=f"^prediction: {problem}"):
-            reader.read(None, TARGET)
+            reader.read(None, LABELS)
 
 
 def test_other_steps_can_follow_after_a_restart(model: Model) -> None:
     with PredictionReader(model) as reader:
         own_forward(model)
-        assert reader.read(None, TARGET).source == "argmax of the model's own forward, 3 classes"
+        assert reader.read(None, LABELS).x_out == "argmax of the model's own forward, 3 classes"
         reader.restart()
         model.other(model.final())
-        assert reader.read(None, TARGET).source == "argmax of 'other', 4 classes"
+        assert reader.read(None, LABELS).x_out == "argmax of 'other', 4 classes"
 
 
 def test_a_named_module_is_called_once_in_a_step(model: Model) -> None:
-    with PredictionReader(model, "head") as reader:
+    with reader_of(model, "head") as reader:
         model(X)
         model(X)
         with pytest.raises(
             ValueError, match=r"prediction: 'head' was called 2 times in one step; gi"
         ):
-            reader.read(None, TARGET)
+            reader.read(None, LABELS)
 
 
 def test_masked_classes_may_score_minus_infinity(model: Model) -> None:
@@ -185,7 +198,7 @@ def test_masked_classes_may_score_minus_infinity(model: Model) -> None:
         model.head[3].bias[2] = 0.0
     with PredictionReader(model) as reader:
         model(X)
-        assert reader.read(None, TARGET).classes.tolist() == [2] * 4
+        assert reader.read(None, LABELS).classes.tolist() == [2] * 4
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -193,7 +206,7 @@ def test_scripted_modules_take_no_hooks_and_are_passed_over() -> None:
     model = nn.Sequential(torch.jit.script(nn.Linear(2, 2)), nn.Linear(2, 3))
     with PredictionReader(model) as reader:
         model(X[:, 0])
-        assert reader.read(None, TARGET).num_classes == 3
+        assert reader.read(None, LABELS).num_classes == 3
 
 
 def test_modules_that_change_their_path_when_hooked_are_not_hooked() -> None:
@@ -202,25 +215,25 @@ def test_modules_that_change_their_path_when_hooked_are_not_hooked() -> None:
         assert hook_count(model[0]) == 0
         model(torch.zeros(4, 5, 4)[:, :1]).squeeze(1)
         model[1](torch.zeros(4, 4))
-        assert reader.read(None, TARGET).source == "argmax of '1', 3 classes"
+        assert reader.read(None, LABELS).x_out == "argmax of '1', 3 classes"
 
 
 def test_nothing_of_a_step_is_held_afterwards(model: Model) -> None:
     with PredictionReader(model) as reader:
         model(X)
     with reader, pytest.raises(ValueError, match="outermost module calls seen: none"):
-        reader.read(None, TARGET)
+        reader.read(None, LABELS)
 
 
 def test_a_function_of_what_the_step_returned_is_asked(model: Model) -> None:
     scores = torch.eye(4)[:, :3]
-    with PredictionReader(model, lambda outputs: outputs["scores"]) as reader:
+    with reader_of(model, lambda outputs: outputs["scores"]) as reader:
         assert hook_count(model) == 0
-        predictions = reader.read({"scores": scores}, TARGET)
-        assert predictions.classes.tolist() == [0, 1, 2, 0]
-        assert predictions.num_classes == 3
-    with PredictionReader(model, lambda outputs: outputs > 0) as reader:
-        labels = reader.read(torch.tensor([0.5, -1.0, 2.0, 0.0]), TARGET % 2)
+        answer = reader.read({"scores": scores}, LABELS)
+        assert answer.classes.tolist() == [0, 1, 2, 0]
+        assert answer.num_classes == 3
+    with reader_of(model, lambda outputs: outputs > 0) as reader:
+        labels = reader.read(torch.tensor([0.5, -1.0, 2.0, 0.0]), labelled(TARGET % 2))
         assert labels.classes.tolist() == [1, 0, 1, 0]
         assert labels.num_classes is None
 
@@ -228,14 +241,14 @@ def test_a_function_of_what_the_step_returned_is_asked(model: Model) -> None:
 def test_scores_that_cannot_be_found_say_what_was_seen(model: Model) -> None:
     with PredictionReader(model) as reader:
         with pytest.raises(ValueError, match=r"outermost module calls seen: none\. Give predict"):
-            reader.read(None, TARGET)
+            reader.read(None, LABELS)
         functional.linear(model.final(), model.head[0].weight)
         with pytest.raises(
             ValueError,
             match=r"prediction: the step does not end with class scores of shape \(4, classes\); "
             r"outermost module calls seen: 'rnn': \(4, 5, 6\), \(1, 4, 6\)",
         ):
-            reader.read(None, TARGET)
+            reader.read(None, LABELS)
 
 
 def test_an_exception_inside_a_module_leaves_the_nesting_right(model: Model) -> None:
@@ -243,7 +256,7 @@ def test_an_exception_inside_a_module_leaves_the_nesting_right(model: Model) -> 
         with pytest.raises(RuntimeError, match=r"input\.size"):
             model(torch.zeros(4, 5, 7))
         model(X)
-        assert reader.read(None, TARGET).num_classes == 3
+        assert reader.read(None, LABELS).num_classes == 3
 
 
 def test_hooks_are_gone_after_an_exception(model: Model) -> None:
@@ -258,36 +271,73 @@ def test_labels_without_a_score_and_scores_that_are_not_finite_are_refused(model
         with pytest.raises(
             ValueError, match=r"target: labels from 0 to 7, but the model's own forward gives 3 cla"
         ):
-            reader.read(None, torch.tensor([0, 7, 1, 2]))
+            reader.read(None, labelled(torch.tensor([0, 7, 1, 2])))
     nn.init.constant_(model.head[3].bias, torch.nan)
     with PredictionReader(model) as reader:
         model(X)
         with pytest.raises(ValueError, match=r"^prediction: class scores of the model's own forwa"):
-            reader.read(None, TARGET)
+            reader.read(None, LABELS)
 
 
 def test_an_unknown_submodule_is_refused(model: Model) -> None:
     with pytest.raises(
         ValueError, match=r"prediction: no submodule 'readout' in Model; it has: 'rnn', 'head', "
     ):
-        PredictionReader(model, "readout")
+        reader_of(model, "readout")
 
 
 @pytest.mark.parametrize(
     ("outputs", "error", "words"),
     [
-        (None, TypeError, "NoneType; it takes a tensor"),
-        (torch.zeros(2, 3), ValueError, r"shape \(2, 3\) for 4 targets; it takes class scores \("),
-        (torch.tensor(0.0), ValueError, r"shape \(\) for 4 targets; it takes class scores \("),
-        (torch.zeros(4, 1), TypeError, r"torch.float32 of shape \(4, 1\); it takes class scores"),
+        (None, TypeError, "gave NoneType; it takes a tensor"),
+        (torch.zeros(2, 3), ValueError, r"gave shape \(2, 3\) for 4 labels; it takes class scores"),
+        (torch.tensor(0.0), ValueError, r"gave shape \(\) for 4 labels; it takes class scores"),
     ],
-    ids=["no tensor", "other length", "a number", "one class"],
+    ids=["no tensor", "other length", "a number"],
 )
 def test_what_a_function_gives_is_checked(
     model: Model, outputs: Any, error: type[Exception], words: str
 ) -> None:
     with (
-        PredictionReader(model, lambda outputs: outputs) as reader,
-        pytest.raises(error, match=rf"^prediction: prediction=.*lambda> gave {words}"),
+        reader_of(model, lambda outputs: outputs) as reader,
+        pytest.raises(error, match=rf"^prediction: prediction=.*lambda> {words}"),
     ):
-        reader.read(outputs, TARGET)
+        reader.read(outputs, LABELS)
+
+
+def test_a_function_of_a_module_s_output_and_the_batch(model: Model) -> None:
+    batch = {"shift": torch.tensor([0.0, 50.0, 0.0, 0.0])}
+
+    def shifted(scores: Tensor, batch: Any) -> Tensor:
+        return torch.cat([scores[:, :2], scores[:, 2:] + batch["shift"][:, None]], 1)
+
+    with reader_of(model, ("head", shifted)) as reader:
+        for _ in range(2):
+            reader.clear()
+            scores = model(X)
+            answer = reader.read(None, LABELS, batch)
+            assert hook_count(model) == hook_count(model.head) == 2
+            assert torch.equal(answer.classes, shifted(scores, batch).argmax(1))
+            assert torch.equal(reader.read_values(LABELS, batch), shifted(scores, batch))
+    assert answer.module == "head"
+    assert answer.x_out.startswith("argmax of test_a_function")
+    with reader_of(model, lambda outputs, batch: outputs + batch["shift"] > 0) as reader:
+        answer = reader.read(torch.full((4,), -1.0), labelled(TARGET % 2), batch)
+    assert answer.classes.tolist() == [0, 1, 0, 0]
+
+
+def test_options_of_a_function_are_no_batch(model: Model) -> None:
+    with reader_of(model, lambda outputs, threshold=2.0: outputs > threshold) as reader:
+        answer = reader.read(torch.arange(4.0), labelled(TARGET % 2), "no batch")
+    assert answer.classes.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("prediction", [3, ("head",), ("head", 3), (len, "head"), ["head", len]])
+def test_what_is_no_prediction_is_refused(prediction: Any) -> None:
+    with pytest.raises(TypeError, match=r"^prediction: got .* or a pair: the name of a submodule"):
+        check_prediction(prediction)
+
+
+def test_a_pair_is_a_legal_prediction() -> None:
+    for prediction in (None, "head", len, ("head", len)):
+        check_prediction(prediction)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader
 
+from lightning_relay.reading.answers import Answer
 from lightning_relay.reading.containers import leaves_in
 from lightning_relay.rerun import KeptBatch, StepRerun, StepResult, check_repeatable
 from tests.support.models import loader
@@ -57,7 +58,7 @@ def test_batches_of_combined_loaders() -> None:
     callback = Rerun(with_target=False)
     callback.on_validation_batch_start = lambda trainer, module, *_: (
         setattr(callback, "rerun", StepRerun(module, trainer, "validate"))
-        or setattr(callback, "target", None)
+        or setattr(callback, "labels", None)
     )
     loaders = CombinedLoader({"a": loader(), "b": loader()}, "min_size")
     quiet_trainer(callback).validate(Combined(), loaders, verbose=False)
@@ -130,20 +131,23 @@ def test_a_state_kept_from_call_to_call_is_noticed() -> None:
 
 def test_what_counts_as_repeatable() -> None:
     scores = torch.tensor([[1.0, -100.0], [-torch.inf, 3e-7]])
-    first = StepResult(
-        "test_step", scores.argmax(1), scores, 2, "head", True, {"a": 2.0}, frozenset(), 0.5
-    )
-    check_repeatable(first, replace(first, scores=scores + 5e-5))
+    answer = Answer(torch.zeros(2), scores.argmax(1), scores, 2, "labels", "head")
+
+    def with_scores(scores: Tensor) -> StepResult:
+        return replace(first, answer=replace(answer, scores=scores))
+
+    first = StepResult("test_step", answer, True, {"a": 2.0}, frozenset(), 0.5)
+    check_repeatable(first, with_scores(scores + 5e-5))
     check_repeatable(first, replace(first, logged={"a": 2.0 + 1e-7, "b": 0.0}))
     with pytest.raises(ValueError, match="gave other numbers to log as 'a' when it was run again"):
         check_repeatable(first, replace(first, logged={"a": 2.001}))
-    check_repeatable(first, replace(first, scores=None, classes=None, loss=None))
+    check_repeatable(first, replace(first, answer=None, loss=None))
     with pytest.raises(ValueError, match="test_step gave other class scores"):
-        check_repeatable(first, replace(first, scores=scores + 2e-4))
+        check_repeatable(first, with_scores(scores + 2e-4))
     with pytest.raises(ValueError, match="other class scores"):
-        check_repeatable(first, replace(first, scores=scores[:1]))
+        check_repeatable(first, with_scores(scores[:1]))
     with pytest.raises(ValueError, match="other predicted classes"):
-        check_repeatable(first, replace(first, classes=1 - first.classes))
+        check_repeatable(first, replace(first, answer=replace(answer, classes=1 - answer.classes)))
     with pytest.raises(ValueError, match="other losses"):
         check_repeatable(first, replace(first, loss=0.50001))
 

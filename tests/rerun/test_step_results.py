@@ -42,10 +42,12 @@ def test_the_step_stops_as_soon_as_the_scores_are_known() -> None:
     assert callback.twin.steps == 2 + 5
     assert callback.twin.finished == [2 + 2]  # the first and the last run are whole
     first, second, *_ = callback.results[0]
-    assert first.source == second.source == "argmax of the model's own forward, 4 classes"
+    assert (
+        first.answer.x_out == second.answer.x_out == "argmax of the model's own forward, 4 classes"
+    )
     assert torch.equal(first.classes, first.scores.argmax(1))
     assert torch.equal(first.scores, second.scores)
-    assert first.num_classes == second.num_classes == CLASSES
+    assert first.answer.num_classes == second.answer.num_classes == CLASSES
     assert first.loss == first.logged["val_loss"] is not None
     assert (second.loss, second.logged, second.whole) == (None, {}, False)
 
@@ -69,7 +71,7 @@ def test_a_module_inside_a_compiled_one_can_be_named_either_way() -> None:
     for name in ("head._orig_mod.0", "head.0"):
         callback = Rerun(name)
         validated(model, callback)
-        assert callback.results[0][1].source == "argmax of 'head.0', 4 classes"
+        assert callback.results[0][1].answer.x_out == "argmax of 'head.0', 4 classes"
 
 
 def test_predicted_classes_without_scores() -> None:
@@ -79,7 +81,7 @@ def test_predicted_classes_without_scores() -> None:
         validated(Seen(), callback)
     first, with_scores = (callback.results[0][0] for callback in callbacks)
     assert torch.equal(first.classes, with_scores.scores.argmax(1))
-    assert (first.scores, first.num_classes) == (None, None)
+    assert (first.scores, first.answer.num_classes) == (None, None)
 
 
 def test_without_labels_runs_are_whole_and_no_scores_are_looked_for() -> None:
@@ -87,7 +89,7 @@ def test_without_labels_runs_are_whole_and_no_scores_are_looked_for() -> None:
     validated(Seen(), callback)
     for result in callback.results[0]:
         assert result.whole
-        assert (result.classes, result.scores, result.source) == (None, None, None)
+        assert (result.answer, result.classes, result.scores) == (None, None, None)
         assert result.loss == callback.results[0][0].loss
 
 

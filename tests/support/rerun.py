@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_relay.reading.predictions import Question
 from lightning_relay.rerun import StepRerun, StepResult
 from tests.support.models import Classifier, loader
 from tests.support.training import quiet_trainer
@@ -18,7 +19,7 @@ class Rerun(Callback):
     """Runs every step again five times; the last run is whole."""
 
     def __init__(self, prediction: Any = None, *, with_target: bool = True) -> None:
-        self.prediction = prediction
+        self.question = Question(1, prediction)
         self.with_target = with_target
         self.results: list[list[StepResult]] = []
         self.twin: Any = None
@@ -27,8 +28,8 @@ class Rerun(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
     ) -> None:
-        self.rerun = StepRerun(pl_module, trainer, "validate", self.prediction)
-        self.target = batch[1].clone() if self.with_target else None
+        self.rerun = StepRerun(pl_module, trainer, "validate", self.question)
+        self.labels = self.question.labels(batch) if self.with_target else None
 
     def on_validation_batch_end(
         self,
@@ -44,7 +45,7 @@ class Rerun(Callback):
         for run in range(5):
             self.around(self.twin, run)
             results.append(
-                self.rerun.run(batch, batch_idx, dataloader_idx, target=self.target, whole=run == 4)
+                self.rerun.run(batch, batch_idx, dataloader_idx, labels=self.labels, whole=run == 4)
             )
         self.results.append(results)
 
@@ -53,8 +54,8 @@ class Rerun(Callback):
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
     ) -> None:
-        self.rerun = StepRerun(pl_module, trainer, "test", self.prediction)
-        self.target = batch[1].clone()
+        self.rerun = StepRerun(pl_module, trainer, "test", self.question)
+        self.labels = self.question.labels(batch)
 
 
 def validated(
