@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from lightning_relay import HiddenStateRecorder
-from tests.support.captured import PAGE, table, with_table
+from tests.support.captured import PAGE, SCRIPT, table
 from tests.support.machine import has_bfloat16_lstm, skip_without_bfloat16_lstm
 from tests.support.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
+from tests.support.pages import with_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -42,7 +43,7 @@ def test_the_table_of_the_documentation_is_what_is_measured() -> None:
         for name, variation in VARIATIONS.items()
         if variation.autocast is None or has_bfloat16_lstm()
     }
-    assert with_table(page, table(measured)) == page
+    assert with_table(page, SCRIPT, table(measured)) == page
 
 
 @pytest.mark.parametrize("kind", FUSED)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from tests.support.matrix import CELLS, FUSED, VARIATIONS, Variation, differences
+from tests.support.pages import with_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PAGE = Path(__file__).parents[2] / "docs" / "recurrent.md"
-BEGIN, END = "<!-- table of tests/support/captured.py -->\n", "<!-- end of the table -->\n"
+SCRIPT = "tests/support/captured.py"
 
 
 def captured(kind: str, variation: Variation) -> tuple[str, float]:
@@ -50,12 +51,5 @@ def table(variations: Mapping[str, Variation] = VARIATIONS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(page: str, table: str) -> str:
-    """A page with its table replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table}{END}{after}"
-
-
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(), table()))
+    PAGE.write_text(with_table(PAGE.read_text(), SCRIPT, table()))
