@@ -24,10 +24,10 @@ from lightning_relay.information.discretization import fit_thresholds
 from lightning_relay.information.each import given_each_unit
 from lightning_relay.information.lags import lag_profile
 from lightning_relay.information.options import TIE, RelayMeasure
-from lightning_relay.reading.concepts import Concepts, concept_codes
 from lightning_relay.recurrent.inputs_end import InputsEnd, check_inputs_end, inputs_ended
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, every_step, has_step
+from lightning_relay.relay.labels import LabelCodes
 from lightning_relay.relay.report import (
     CHANCE_LEVEL,
     ConceptRelay,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.information import RelayOrder
     from lightning_relay.latent.structure import LatentStructure
+    from lightning_relay.reading.concepts import Concepts
     from lightning_relay.recurrent.states import LayerStates
 
     Arrays = dict[str, Any]
@@ -78,8 +79,10 @@ def relay_report(
     Args:
         states: Hidden states by layer key, ``(batch, step, unit)`` each. Integers are codes, made
             from the states with the ``discretization`` and ``levels`` of ``measure``.
-        x_in: Class label of each input sequence, int64 ``(batch,)``.
-        x_out: Class that the model predicts for each sequence, int64 ``(batch,)``.
+        x_in: Class label of each input sequence, int64 ``(batch,)``; or of each of its steps,
+            ``(batch, step)``. The states of a step are compared with the labels of this step, and
+            labels -100 are not counted.
+        x_out: Class that the model predicts for each sequence or step, as ``x_in``.
         concepts: What is asked of the class label: ``"joint"``, ``"per_class"``, or functions of
             the class label by name.
         num_classes: Number of classes for ``"per_class"``. Default: the labels that occur.
@@ -101,12 +104,13 @@ def relay_report(
 
     Returns:
         The report, information in bits. At each step only the sequences that are long enough are
-        counted.
+        counted. There is no relay transfer if each step has labels of its own.
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If ``states`` is empty or a key is not a layer key, labels are not
-            ``(batch,)``, numbers of sequences and labels differ, codes were made with other
+        ValueError: If ``states`` is empty or a key is not a layer key, labels are neither
+            ``(batch,)`` nor ``(batch, step)``, numbers of sequences and labels differ, no label of
+            a step that there is counts, codes were made with other
             options than those of ``measure``, a step is outside every sequence, ``inputs_end``
             names an unknown module, or a state is NaN or infinite.
 
@@ -131,8 +135,15 @@ def relay_report(
                 f"states, x_in, x_out: got {len(layer_states)} sequences of {layer!r}, "
                 f"{len(x_in)} and {len(x_out)} labels; they take equal numbers"
             )
+    if x_in.shape != x_out.shape:
+        raise ValueError(
+            f"x_in, x_out: got shapes {tuple(x_in.shape)} and {tuple(x_out.shape)}; they take "
+            "labels of the same sequences or steps"
+        )
     check_inputs_end(inputs_end, states)
-    codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
+    labels = LabelCodes(concepts, x_in, x_out, num_classes)
+    if labels.of_steps:
+        measure = dataclasses.replace(measure, n_splits=0)
     layers = {}
     for layer, layer_states in states.items():
         if isinstance(layer_states, HiddenStates):
@@ -140,10 +151,13 @@ def relay_report(
         if isinstance(layer_states, KeptStates):
             _check_codes(layer, layer_states, measure)
         steps = _steps(layer, layer_states, time_steps)
-        samples = torch.stack([has_step(layer_states.lengths, step) for step in steps])
+        steps, samples = _with_labels(layer, layer_states, steps, labels)
         parts, common, kept_codes, kept_valid = [], [], [], []
+        start = 0
         for block in _blocks(layer_states, steps):
-            valid = torch.cat([part.valid for part in block], dim=1).T
+            own = slice(start, start + len(block))
+            start += len(block)
+            valid = torch.cat([part.valid for part in block], dim=1).T & samples[own]
             hidden = torch.cat([part.values for part in block], dim=1).transpose(0, 1)
             if hidden.is_floating_point():
                 thresholds = fit_thresholds(
@@ -154,7 +168,9 @@ def relay_report(
                     layer=layer,
                 )
                 hidden = thresholds.codes(hidden, code_dtype(measure.levels))
-            parts.append(_measured(codes, hidden, valid, measure))
+            parts.append(
+                _measured(labels.at(steps[own], layer_states.lengths)[0], hidden, valid, measure)
+            )
             common.append(_common_code(hidden, valid))
             if measure.all_steps_at_once:
                 kept_codes.append(_narrow(hidden))
@@ -165,10 +181,11 @@ def relay_report(
                 part: np.concatenate([block[name][part] for block in of_concepts])
                 for part in of_concepts[0][name]
             }
-            for name in codes
+            for name in labels.counted
         }
         if kept_codes:
             hidden, valid = torch.cat(kept_codes), torch.cat(kept_valid)
+            codes, _ = labels.at(steps, layer_states.lengths)
             for name, relay in relays.items():
                 relay |= _drawn(codes[name], hidden, valid, measure)
         analysed, backward = np.array(steps, dtype=np.int64), StateKey.parse(layer).reverse
@@ -201,11 +218,11 @@ def relay_report(
         layers=layers,
         mutual_information={
             name: float(mutual_information(concept_in, concept_out, estimator=measure.estimator))
-            for name, (concept_in, concept_out) in codes.items()
+            for name, (concept_in, concept_out) in labels.counted.items()
         },
         input_entropy={
             name: float(entropy(concept_in.unsqueeze(-1)))
-            for name, (concept_in, _) in codes.items()
+            for name, (concept_in, _) in labels.counted.items()
         },
         samples=len(x_in),
         samples_seen=len(x_in) if samples_seen is None else samples_seen,
@@ -215,6 +232,7 @@ def relay_report(
         beyond_thresholds={layer: kept.left_out() for layer, kept in coded.items()},
         measure=measure,
         inputs_end=inputs_end,
+        ignored=labels.ignored if labels.of_steps else None,
     )
     _warn_of_thresholds(report)
     return report
@@ -222,8 +240,10 @@ def relay_report(
 
 def _labels(name: str, labels: Tensor) -> Tensor:
     check_label_tensor(name, labels)
-    if labels.dim() != 1:
-        raise ValueError(f"{name}: got shape {tuple(labels.shape)}; it takes (batch,)")
+    if labels.dim() not in (1, 2):
+        raise ValueError(
+            f"{name}: got shape {tuple(labels.shape)}; it takes (batch,) or (batch, step)"
+        )
     return labels.long()
 
 
@@ -273,6 +293,21 @@ def _steps(layer: str, states: LayerStates, time_steps: Sequence[int] | None) ->
             stacklevel=3,
         )
     return present
+
+
+def _with_labels(
+    layer: str, states: LayerStates, steps: list[int], labels: LabelCodes
+) -> tuple[list[int], Tensor]:
+    """Steps at which a label counts, and which sequences count there, bool ``(step, batch)``."""
+    samples = torch.stack([has_step(states.lengths, step) for step in steps])
+    _, counted = labels.at(steps, states.lengths)
+    if counted is None:
+        return steps, samples
+    samples &= counted.to(samples.device)
+    kept = samples.any(1).tolist()
+    if not any(kept):
+        raise ValueError(f"x_in, x_out: no label of a step of {layer!r} counts; all are -100")
+    return [step for step, some in zip(steps, kept, strict=True) if some], samples[kept]
 
 
 def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenStates]]:
@@ -427,7 +462,7 @@ def _chance(
 ) -> Arrays:
     """Chance levels of all units and of each alone, by their names in ``ConceptRelay``."""
     steps, _, units = hidden.shape
-    if not any(_varies(labels, step) for step in valid):
+    if not _vary(labels, valid):
         # Nothing can be permuted: a class does not occur, or the model predicts one class only.
         # movable is 0 then; a warning in every epoch would not say more.
         nothing = np.zeros((steps, units + 1))
@@ -454,6 +489,11 @@ def _chance(
     }
 
 
-def _varies(labels: tuple[Tensor, Tensor], valid: Tensor) -> bool:
-    """Whether both X_in and X_out differ among the valid sequences, ``(batch,)`` each."""
-    return all(bool((part[valid] != part[valid][0]).any()) for part in labels)
+def _vary(labels: tuple[Tensor, Tensor], valid: Tensor) -> bool:
+    """Whether X_in and X_out, ``(…, batch)``, both differ among the valid ones of some step."""
+    differ = torch.ones(len(valid), dtype=torch.bool, device=valid.device)
+    for part in labels:
+        codes = part.expand(valid.shape)
+        largest = codes.masked_fill(~valid, codes.min()).amax(1)
+        differ &= largest > codes.masked_fill(~valid, codes.max()).amin(1)
+    return bool(differ.any())

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.latent.structure import LatentStructure
 
-FORMAT = 8
+FORMAT = 9
 """Version of the file format; files of other versions are refused."""
 
 NEARLY_CONSTANT = 0.95
@@ -374,6 +374,9 @@ class RelayReport:
         measure: How relay information was measured.
         inputs_end: Step at which the last input was presented, or these steps by module name; None
             if it was not given.
+        ignored: Number of labels of steps that are not counted, -100; None if each sequence has
+            one label. If steps have labels, ``mutual_information`` and ``input_entropy`` are those
+            of the counted labels of all steps.
         x_in: Where X_in was found, in words; None outside a Trainer.
         x_out: Where X_out was found, in words; None outside a Trainer.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
@@ -390,6 +393,7 @@ class RelayReport:
     samples_fitted: int
     measure: RelayMeasure
     inputs_end: int | Mapping[str, int] | None = None
+    ignored: int | None = None
     x_in: str | None = None
     x_out: str | None = None
     stage: str | None = None

@@ -64,7 +64,12 @@ def headline(report: RelayReport) -> str:
     many = f"{report.samples}"
     if report.samples != report.samples_seen:
         many += f" of {report.samples_seen}"
-    return ": ".join(["Relay report", "; ".join([*where, f"{many} sequences"])])
+    if report.ignored is not None:
+        left_out = f", {report.ignored} not counted" if report.ignored else ""
+        many += f" sequences with labels of each step{left_out}"
+    else:
+        many += " sequences"
+    return ": ".join(["Relay report", "; ".join([*where, many])])
 
 
 def _opening(key: str, layer: LayerRelay) -> list[str]:

@@ -158,7 +158,12 @@ SPOILT[7, 1, 4] = torch.nan
         ({"states": {}}, ValueError, "states: got no layer; it takes hidden states by layer key"),
         ({"states": {"rnn": STATES["rnn.l0"]}}, ValueError, "layer key: got 'rnn'; it takes one s"),
         ({"x_out": X_OUT.float()}, TypeError, "x_out: got torch.float32; it takes integers"),
-        ({"x_in": X_IN[:, None]}, ValueError, r"x_in: got shape \(60, 1\); it takes \(batch,\)"),
+        ({"x_in": X_IN[:, None, None]}, ValueError, r"x_in: got shape \(60, 1, 1\); it takes \(b"),
+        (
+            {"x_in": X_IN[:, None]},
+            ValueError,
+            r"x_in, x_out: got shapes \(60, 1\) and \(60,\); they take",
+        ),
         *(
             ({"time_steps": steps}, ValueError, "time_steps: got ")
             for steps in ([], [1, 1], [1.7], [True], 5)
