@@ -31,6 +31,9 @@ Direction = Literal["shrink", "grow"]
 Within = Literal["states", "everywhere"]
 """Where X_out is permuted: among samples that share a state of Y_0, or among all samples."""
 
+IGNORED = -100
+"""Label that is counted nowhere, as for PyTorch's losses."""
+
 TIE = 1e-9
 """Informations that differ by no more than this many bits are equal."""
 

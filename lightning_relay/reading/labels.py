@@ -11,9 +11,6 @@ from torch import Tensor
 
 from lightning_relay.reading.containers import tensors_in
 
-IGNORED = -100
-"""Label that is counted nowhere, as for PyTorch's losses."""
-
 BatchEntry = int | str | Callable[[Any], Tensor]
 """Place in a batch: an index, a key, the name of an attribute, or a function of the batch."""
 

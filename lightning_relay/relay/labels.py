@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.concepts import Concepts, concept_codes
-from lightning_relay.reading.labels import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

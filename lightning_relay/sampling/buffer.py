@@ -9,7 +9,7 @@ import torch
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.sampling.kept import KeptLayer, KeptStates
 from lightning_relay.sampling.sample import CHECKED, SequenceSample
-from lightning_relay.sampling.storage import Numbers
+from lightning_relay.sampling.storage import LabelRows, Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -82,8 +82,8 @@ class SequenceBuffer:
         self._layers: dict[str, KeptLayer] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._kinds: dict[str, tuple[int, torch.dtype]] = {}
-        self._x_in = Numbers(torch.int64)
-        self._x_out = Numbers(torch.int64)
+        self._x_in = LabelRows()
+        self._x_out = LabelRows()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -95,12 +95,12 @@ class SequenceBuffer:
 
     @property
     def x_in(self) -> Tensor:
-        """Labels of the inputs of the kept sequences, int64 ``(batch,)``, in their order."""
+        """Labels of the inputs of the kept sequences, int64 ``(batch,)`` or ``(batch, step)``."""
         return self._x_in.read(self._kept.slots())
 
     @property
     def x_out(self) -> Tensor:
-        """Labels that the model gave the kept sequences, int64 ``(batch,)``, in their order."""
+        """Labels that the model gave the kept sequences, int64, as ``x_in``."""
         return self._x_out.read(self._kept.slots())
 
     @property
@@ -123,13 +123,14 @@ class SequenceBuffer:
 
         Args:
             states: Hidden states by layer key.
-            x_in: Label of the input of each sequence, int64 ``(batch,)``.
-            x_out: Label that the model gave each sequence, int64 ``(batch,)``.
+            x_in: Label of the input of each sequence, int64 ``(batch,)``, or of each of its steps,
+                ``(batch, step)``.
+            x_out: Label that the model gave each sequence or step, as ``x_in``.
             expected: Total number of sequences that will be added, to estimate the memory; default:
                 ``max_samples``.
 
         Raises:
-            TypeError: If labels are not integers ``(batch,)``.
+            TypeError: If labels are not integers ``(batch,)`` or ``(batch, step)``.
             ValueError: If there is no layer, the numbers of sequences and labels differ, the layers
                 differ from those of the batches before, a state is NaN or infinite or too large for
                 ``storage="half"``, or the kept sequences would take more than ``max_bytes``; says
@@ -149,10 +150,10 @@ class SequenceBuffer:
         if not states:
             raise ValueError("states: got no layer; it takes hidden states by layer key")
         for name, labels in {"x_in": x_in, "x_out": x_out}.items():
-            if labels.is_floating_point() or labels.dim() != 1:
+            if labels.is_floating_point() or labels.dim() not in (1, 2):
                 raise TypeError(
                     f"{name}: got {labels.dtype} of shape {tuple(labels.shape)}; it takes integer "
-                    "class labels (batch,)"
+                    "class labels (batch,) or (batch, step)"
                 )
         kinds = {key: (layer.values.shape[2], layer.values.dtype) for key, layer in states.items()}
         for key, layer in states.items():
@@ -198,8 +199,8 @@ class SequenceBuffer:
             layer.write(layer_states, rows, slots, self.expected)
             if self._sample.codes_follow:
                 layer.write_checked(layer_states, *checked_places, self.expected)
-        self._x_in.write(slots, x_in.cpu()[rows])
-        self._x_out.write(slots, x_out.cpu()[rows])
+        self._x_in.write(slots, x_in.cpu()[rows], self.expected)
+        self._x_out.write(slots, x_out.cpu()[rows], self.expected)
 
     def _check_memory(self, states: Mapping[str, HiddenStates], expected: int | None) -> None:
         """Estimate the memory again if a batch is longer or later than expected, and check it."""

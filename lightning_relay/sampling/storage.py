@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
+
+from lightning_relay.information.options import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +35,36 @@ class Numbers:
     def read(self, slots: Tensor) -> Tensor:
         """Values ``(slot,)``."""
         return self._room[slots]
+
+
+class LabelRows:
+    """Labels for each slot: one, or one for each of its steps."""
+
+    def __init__(self) -> None:
+        self._rows: Blocks | None = None
+        self._steps: int | None = None
+
+    def write(self, slots: Tensor, labels: Tensor, expected: int) -> None:
+        """Write labels ``(slot,)``, or ``(slot, step)`` with any number of steps.
+
+        ``expected`` is the number of slots to come.
+        """
+        rows = labels.unsqueeze(1) if labels.dim() == 1 else labels
+        if self._rows is None:
+            self._rows = Blocks(expected, rows.shape[1], 1, torch.int64)
+        if labels.dim() == 2:
+            self._steps = max(self._steps or 0, rows.shape[1])
+            rows = pad(rows, (0, self._steps - rows.shape[1]), value=IGNORED)
+        # What was not written is 0, which stands for IGNORED.
+        self._rows.write(slots, rows.unsqueeze(2) - IGNORED)
+
+    def read(self, slots: Tensor) -> Tensor:
+        """Labels ``(slot,)`` or ``(slot, step)``; ``IGNORED`` where a slot had fewer steps."""
+        if self._rows is None:
+            return torch.zeros(len(slots), dtype=torch.int64)
+        columns = range(1 if self._steps is None else self._steps)
+        rows = torch.cat([self._rows.column(column, slots) for column in columns], 1) + IGNORED
+        return rows.squeeze(1) if self._steps is None else rows
 
 
 class Blocks:

@@ -412,3 +412,30 @@ def test_bad_options_are_refused(
 ) -> None:
     with pytest.raises(error, match=rf"^{next(iter(options))}: {re.escape(words)}$"):
         SequenceSample(**options)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_labels_of_steps_are_kept_with_their_sequences(batch: int) -> None:
+    """Sequences of any length; labels that are missing are told from those that are 0."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = 1 + torch.randint(6, (200,), generator=generator).sort().values
+    buffer = buffer_of(50, seed=2)
+    for numbers in torch.arange(200).split(batch):
+        longest = int(lengths[numbers].max())
+        steps = torch.arange(longest)
+        labels = torch.where(steps < lengths[numbers][:, None], numbers[:, None] * 10 + steps, -100)
+        labels[:, 0] *= 0
+        states = HiddenStates.of_lengths(labels[:, :, None].float(), lengths[numbers])
+        buffer.add({LAYER: states}, labels, labels + 1)
+    x_in, last = buffer.x_in, lengths.max()
+    assert x_in.shape == buffer.x_out.shape == (50, last)
+    numbers = torch.where(x_in[:, 1] == -100, torch.zeros(()).long(), x_in[:, 1] // 10)
+    assert (numbers > 0).sum() > 20
+    for row, number in enumerate(numbers.tolist()):
+        if number:
+            own = number * 10 + torch.arange(int(last))
+            own[0] = 0
+            own[lengths[number] :] = -100
+            assert torch.equal(x_in[row], own)
+    counted = x_in != -100
+    assert torch.equal(buffer.x_out[counted], x_in[counted] + 1)
