@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.ablation.selection import Selection, check_count
 from lightning_relay.reading.concepts import check_concepts
-from lightning_relay.reading.predictions import Prediction, check_prediction
+from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 
 _SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step logs"
 
@@ -121,6 +121,7 @@ class Ablation:
     score: Logged | Computed | None = None
     target: Callable[[Any], Tensor] | int | str | None = None
     prediction: Prediction | None = None
+    label_step: int | None = None
     concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None
     max_batches: int | None = None
     seed: int = 0
@@ -147,6 +148,7 @@ class Ablation:
                 "these, too"
             )
         check_prediction(self.prediction)
+        check_label_step(self.label_step)
         if self.concepts is not None:
             check_concepts(self.concepts)
         if self.max_batches is not None:
@@ -160,7 +162,7 @@ class Ablation:
 
         A logged number needs neither; they are read beside it only where an argument names one.
         """
-        named = (self.target, self.prediction, self.concepts)
+        named = (self.target, self.prediction, self.label_step, self.concepts)
         return self.logged is None or any(part is not None for part in named)
 
     @property

@@ -90,7 +90,9 @@ class KnockoutPass:
         """Copy module and batch and read the labels, before the step can change them."""
         asked = self.asked
         if dataloader not in self._dataloaders:
-            self._dataloaders[dataloader] = _OfDataloader(Question(asked.target, asked.prediction))
+            self._dataloaders[dataloader] = _OfDataloader(
+                Question(asked.target, asked.prediction, asked.label_step)
+            )
         own = self._dataloaders[dataloader]
         self._rerun = self._labels = self._batch = None
         if asked.labelled:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_relay.ablation.reacting import check_reacts
+from lightning_relay.information.options import IGNORED
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
 from lightning_relay.reading.answers import NonFiniteScoresError
+from lightning_relay.reading.labels import NoReadingError
 from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_own
 from lightning_relay.rerun.mapping import CannotMapError
@@ -143,6 +145,7 @@ class KnockoutRuns:
         with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
             with lanes.lane(None):
                 results = [batch.run(whole=True)]
+            _check_labels(results[0].answer)
             check_same_as_own(batch.own, batch.before or results[0])
             progress()
             together = self._together and not whole and batch.rerun.ends_early
@@ -232,6 +235,23 @@ class KnockoutRuns:
         if self.asked.logged is not None:
             values = [_value_of(result, self.asked.logged.name) for result in results]
             outcomes.values.append(torch.tensor(values, dtype=torch.float64))
+
+
+def _check_labels(answer: Answer | None) -> None:
+    """Refuse labels of all steps, and sequences without a label."""
+    if answer is None:
+        return
+    if answer.labels.dim() == 2:
+        raise NoReadingError(
+            f"label_step: {answer.x_in} holds a label for each step, and knock-outs measure those "
+            "of one step; name it, such as label_step=-1, the last of each sequence"
+        )
+    missing = int((answer.labels == IGNORED).sum())
+    if missing and "at step" in answer.x_in:
+        raise NoReadingError(
+            f"label_step: {missing} sequences have no label there, or {IGNORED}; name a step at "
+            "which every sequence has a label"
+        )
 
 
 def _value_of(result: StepResult, name: str) -> float:

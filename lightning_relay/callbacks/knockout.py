@@ -99,6 +99,9 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             and a function of its output. A function of two arguments is given the batch, too.
             Default: that of the RelayInformationCallback in the Trainer, or else the answer is
             found among the outputs of the step's module calls.
+        label_step: Where each step has a label: the step whose labels and answers are measured. A
+            negative step counts back from the last label of each sequence. Default: that of the
+            RelayInformationCallback in the Trainer. Every sequence must have a label there.
         concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
             of the class label by name, called with an int. Default: those of the
             RelayInformationCallback in the Trainer, or else ``"joint"``.
@@ -157,6 +160,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         score: Metric | MetricCollection | Computed | Logged | None = None,
         target: Callable[[Any], Tensor] | int | str | None = None,
         prediction: Prediction | None = None,
+        label_step: int | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None,
         relay: str | RelayReport | Path | None = None,
         max_batches: int | None = None,
@@ -174,6 +178,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             Computed(score) if isinstance(score, Metric | MetricCollection) else score,
             target,
             prediction,
+            label_step,
             concepts,
             max_batches,
             seed,
@@ -218,6 +223,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                 self.asked,
                 target=self._relay.target if self.asked.target is None else self.asked.target,
                 prediction=self.asked.prediction or self._relay.prediction,
+                label_step=(
+                    self._relay.label_step
+                    if self.asked.label_step is None
+                    else self.asked.label_step
+                ),
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

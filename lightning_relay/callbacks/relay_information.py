@@ -26,7 +26,7 @@ from lightning_relay.information.options import RelayMeasure
 from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.reading.concepts import check_concepts
-from lightning_relay.reading.predictions import Prediction, check_prediction
+from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
     Layers,
@@ -115,6 +115,10 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             ``(batch,)``; or a pair, the name of a submodule and a function of its output. A
             function of two arguments is given the batch, too. Default: the answer is found among
             the outputs of the modules that the step calls.
+        label_step: Where each step has a label, ``(batch, step)``: the step whose labels and
+            answers the states of all steps are compared with. A negative step counts back from the
+            last label of each sequence. Default: states are compared with the labels and answers of
+            their own step. Labels -100 are not counted.
         lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
             of the batch. Needed for sequences that are padded at their end and not packed; padded
             steps never count. The lengths of packed sequences are checked against it.
@@ -175,6 +179,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         states: Sequence[State] = ("hidden",),
         target: Callable[[Any], Tensor] | int | str | None = None,
         prediction: Prediction | None = None,
+        label_step: int | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
         inputs_end: int | Mapping[str, int] | None = None,
@@ -192,6 +197,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         check_layers(layers)
         check_states(states)
         check_prediction(prediction)
+        check_label_step(label_step)
         check_concepts(concepts)
         for name, option, kind in (
             ("measure", measure, RelayMeasure),
@@ -212,6 +218,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self.states = tuple(states)
         self.target = target
         self.prediction = prediction
+        self.label_step = label_step
         self.lengths = lengths
         self.concepts = concepts
         self.inputs_end = inputs_end
@@ -265,6 +272,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             lengths=self.lengths,
             new_buffer=partial(SequenceBuffer, self.sample, self.measure),
             num_batches=num_batches,
+            label_step=self.label_step,
         )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -294,6 +302,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             self._capture.after_step(outputs)
             if self._latent is not None and self._capture.labels is not None:
                 labels, lengths = self._capture.labels, self._capture.lengths
+                if labels.dim() == 2 or self._capture.unlabelled[dataloader]:
+                    raise ValueError(
+                        "latent: it takes one label for each sequence; name a step at which every "
+                        "sequence has one with label_step=, or leave latent out"
+                    )
                 expected = self._capture.buffers[dataloader].expected
                 self._latent.after_step(labels, lengths, dataloader, expected)
 
@@ -344,7 +357,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             num_classes=capture.num_classes[dataloader],
             measure=self.measure,
             inputs_end=self.inputs_end,
-            samples_seen=buffer.seen,
+            samples_seen=buffer.seen + capture.unlabelled[dataloader],
             latent=None if latent is None else latent.structures(dataloader, self.inputs_end),
         )
         return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)

@@ -58,6 +58,11 @@ class Labels:
         return entry
 
     @property
+    def may_be_of_steps(self) -> bool:
+        """Whether an entry could hold a label for each step."""
+        return any(entry.copied and entry.column.dim() == 2 for entry in self.entries)
+
+    @property
     def sizes(self) -> set[int]:
         """Sizes that the batch could have."""
         return {len(entry.values) for entry in self.entries}
@@ -75,7 +80,7 @@ def read_labels(batch: Any, target: BatchEntry | None = None, known: str | None 
         for path, tensor in tensors_in(batch, "batch")
         if _could_be(tensor) and known in (None, path)
     ]
-    several = tuple(entry for entry in found if entry.copied and are_several(entry.values))
+    several = tuple(one for one in found if one.copied and are_several(one.values))
     if target is not None:
         name = getattr(target, "__qualname__", repr(target))
         values = read_entry(batch, target, "target")
@@ -123,7 +128,14 @@ def without_last(values: Tensor) -> Tensor:
 
 def are_several(values: Tensor) -> bool:
     """Whether values 0 and 1, ``(batch, label)``, are not one class in each row."""
-    return values.dim() == 2 and values.shape[1] > 1 and bool((values.sum(1) != 1).any())
+    if values.dim() != 2 or values.shape[1] == 1:
+        return False
+    return are_yes_or_no(values) and bool((values.sum(1) != 1).any())
+
+
+def are_yes_or_no(values: Tensor) -> bool:
+    """Whether all values are 0 or 1."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def described(source: str, values: Tensor) -> str:
@@ -138,7 +150,9 @@ def _could_be(values: Tensor) -> bool:
 
 def _is_short(values: Tensor) -> bool:
     """Whether the values could be class labels, and not only numbers to be predicted."""
-    return without_last(values).dim() == 1 or bool(((values == 0) | (values == 1)).all())
+    if without_last(values).dim() == 1 or not values.is_floating_point():
+        return True
+    return are_yes_or_no(values)
 
 
 def _copy(values: Tensor, source: str) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
@@ -18,8 +18,10 @@ from lightning_relay.reading.answers import (
     Answer,
     Output,
     Reading,
+    answered,
+    at_step,
     decide,
-    predicted,
+    label_places,
     read,
 )
 from lightning_relay.reading.code import loss_takes_logits
@@ -52,7 +54,7 @@ class _Call:
 
     module: str
     outputs: Any
-    answers: tuple[Tensor, ...]  # floating outputs (batch,) or (batch, classes)
+    answers: tuple[Tensor, ...]  # floating outputs of one to three dimensions
     sizes: frozenset[int]  # sizes of the first dimension of all floating outputs
     seen: str  # shapes of all outputs, in words
     inputs: frozenset[int]  # ids of the input tensors; answers stay alive, so ids can be compared
@@ -65,12 +67,22 @@ class Question:
 
     target: BatchEntry | None = None
     prediction: Prediction | None = None
+    label_step: int | None = None
     reading: Reading | None = None
 
     def labels(self, batch: Any) -> Labels:
         """What could be the labels of a batch."""
         known = None if self.reading is None else self.reading.label
         return read_labels(batch, self.target, known)
+
+
+def check_label_step(label_step: object) -> None:
+    """Refuse what is no step, with a TypeError."""
+    if label_step is not None and (isinstance(label_step, bool) or not isinstance(label_step, int)):
+        raise TypeError(
+            f"label_step: got {label_step!r}; it takes a step of the labels, or None for the step "
+            "of the states"
+        )
 
 
 def check_prediction(prediction: object) -> None:
@@ -90,9 +102,10 @@ class PredictionReader:
     """Context manager that finds the class scores that a model computes during a step.
 
     By default, it looks at all outermost module calls of a step, except for losses and metrics.
-    Candidates are floating outputs ``(batch,)`` or ``(batch, classes)`` that are no input of a
-    later call with such an output. They are taken from the last call that has an output for each
-    sample. From then on only its module is watched, or from the start the named ``module``.
+    Candidates are floating outputs ``(batch,)`` or ``(batch, classes)``, or if there are none,
+    those of three dimensions, that are no input of a later call with such an output. They are taken
+    from the last call that has an output for each sample. From then on only its module is watched,
+    or from the start the named ``module``.
     """
 
     def __init__(
@@ -113,6 +126,11 @@ class PredictionReader:
         self._question = question
         self._function = function
         self._name = self._module or (None if name is None else _found_name(self._model, name))
+
+    @property
+    def label_step(self) -> int | None:
+        """Step whose labels and answers are read, where each step has one; None: all."""
+        return self._question.label_step
 
     def keep_errors(self, errors: HookErrors) -> None:
         """From the next block on, keep errors of the hooks here; else the forward pass raises."""
@@ -153,7 +171,8 @@ class PredictionReader:
             if self._watched is None:
                 self._watch(call.module)
             module = call.module if self._begun[call.module] == 1 else None
-        return read(reading, labels[reading.label], _at(found, reading.place), module)
+        answer = read(reading, labels[reading.label], _at(found, reading.place), module)
+        return self._of_one_step(answer)
 
     def read_values(self, labels: Labels, batch: Any = None) -> Tensor:
         """The values that ``read`` makes classes of, as in an earlier step; not checked."""
@@ -165,15 +184,17 @@ class PredictionReader:
         """Classes ``(lane, batch)`` for values of several steps, the lanes first."""
         reading = self._question.reading
         assert reading is not None
-        source = _name(self._watched or "")
-        classes, scores = predicted(reading.kind, Output(values.flatten(0, 1), source))
-        found = read(reading, labels[reading.label], Output(values[0], source))
-        lanes = values.shape[:2]
-        return replace(
-            found,
-            classes=classes.unflatten(0, lanes),
-            scores=None if scores is None else scores.unflatten(0, lanes),
-        )
+        entry, source = labels[reading.label], _name(self._watched or "")
+        lanes, step = values.shape[:2], self.label_step
+        found = read(reading, entry, Output(values[0], source))
+        classes, scores = answered(reading, Output(values.flatten(0, 1), source))
+        classes = classes.unflatten(0, lanes)
+        scores = None if scores is None else scores.unflatten(0, lanes)
+        if step is not None:
+            rows, places, _ = label_places(found.labels, step)
+            classes = classes[:, rows, places]
+            scores = None if scores is None else scores[:, rows, places]
+        return replace(self._of_one_step(found), classes=classes, scores=scores)
 
     def _watch(self, module: str | None) -> None:
         self._unhook()
@@ -201,7 +222,7 @@ class PredictionReader:
     ) -> tuple[_Call | None, list[Output]]:
         """What could be the answer, and the call that gave it."""
         if self._function is None:
-            call, found = self._last(labels.sizes)
+            call, found = self._last(labels)
             source = _name(call.module)
             return call, [
                 Output(values, source, place, self._is_logit(call))
@@ -212,6 +233,10 @@ class PredictionReader:
         name = getattr(self._function, "__qualname__", repr(self._function))
         source = f"prediction={name}" if called is None else f"{name} of {_name(called.module)}"
         return called, [Output(_checked(values, source, labels.sizes), source)]
+
+    def _of_one_step(self, answer: Answer) -> Answer:
+        step = self.label_step
+        return answer if step is None else at_step(answer, step)
 
     def _is_logit(self, call: _Call) -> bool | None:
         if self._question.reading is not None:
@@ -226,22 +251,15 @@ class PredictionReader:
             "prediction= a function of what the step returns"
         )
 
-    def _last(self, sizes: set[int]) -> tuple[_Call, dict[int, Tensor]]:
+    def _last(self, labels: Labels) -> tuple[_Call, dict[int, Tensor]]:
         """The call that gave the answer, and what could be the answer in it, by place."""
+        sizes = labels.sizes
         calls = [call for call in self._calls if call.sizes & sizes]
-        found = [
-            (position, place, values)
-            for position, call in enumerate(calls)
-            for place, values in enumerate(call.answers)
-            if len(values) in sizes
-        ]
-        final = [
-            (position, place, values)
-            for position, place, values in found
-            if not any(id(values) in calls[later].inputs for later, *_ in found if later > position)
-        ]
-        if final and all(position == len(calls) - 1 for position, *_ in final):
-            return calls[-1], {place: values for _, place, values in final}
+        final = _final(calls, sizes, (1, 2))
+        of_steps = [] if final or not labels.may_be_of_steps else _final(calls, sizes, (3,))
+        for some in (final, of_steps):
+            if some and all(position == len(calls) - 1 for position, *_ in some):
+                return calls[-1], {place: values for _, place, values in some}
         if self._watched is not None and len(self._calls) > 1:
             self._only_call(self._watched)
         if len(final) > 1:
@@ -255,6 +273,23 @@ class PredictionReader:
                 f"module calls seen: {seen or 'none'}"
             )
         raise NoReadingError(f"prediction: {problem}. {NAME_ANSWER}")
+
+
+def _final(
+    calls: Sequence[_Call], sizes: set[int], dimensions: tuple[int, ...]
+) -> list[tuple[int, int, Tensor]]:
+    """Outputs that are no input of a later call with such an output: call, place in it, values."""
+    found = [
+        (position, place, values)
+        for position, call in enumerate(calls)
+        for place, values in enumerate(call.answers)
+        if len(values) in sizes and values.dim() in dimensions
+    ]
+    return [
+        (position, place, values)
+        for position, place, values in found
+        if not any(id(values) in calls[later].inputs for later, *_ in found if later > position)
+    ]
 
 
 def _result(function: Callable[..., Any], value: Any, batch: Any) -> Any:
@@ -380,7 +415,7 @@ def watchable(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _could_be_answer(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() in (1, 2)
+    return tensor.is_floating_point() and tensor.dim() in (1, 2, 3)
 
 
 def _ends_with_sigmoid(module: nn.Module) -> bool:

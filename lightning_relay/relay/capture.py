@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.labels import BatchEntry, Labels, read_entry
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Question
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
@@ -40,6 +43,7 @@ class EvaluationCapture:
         presorted: Layers whose packed sequences had been sorted by length, and whose order could
             not be checked because ``lengths`` is not named.
         labels: Class labels of the newest batch, int64 ``(batch,)``; None before the first.
+        unlabelled: Numbers of sequences that have no label at ``label_step``, by dataloader.
         steps: Numbers of steps of the batches with unknown lengths, by layer key. Lengths are
             unknown if sequences are not packed and ``lengths`` is not named.
         lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
@@ -58,6 +62,7 @@ class EvaluationCapture:
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
         num_batches: Sequence[float] | None = None,
+        label_step: int | None = None,
     ) -> None:
         self.buffers: dict[int, SequenceBuffer] = {}
         self.num_classes: dict[int, int | None] = {}
@@ -66,13 +71,13 @@ class EvaluationCapture:
         self.steps: dict[str, set[int]] = {}
         self._model = model
         self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
-        self._prediction = prediction
+        self._new_question = partial(Question, target, prediction, label_step)
+        self.unlabelled: Counter[int] = Counter()
         self._questions: dict[int, Question] = {}
-        self._reader = PredictionReader(model, Question(target, prediction))
+        self._reader = PredictionReader(model, self._new_question())
         self._errors = HookErrors()
         self._recorder.keep_errors(self._errors)
         self._reader.keep_errors(self._errors)
-        self._target_entry = target
         self._lengths_entry = lengths
         self._new_buffer = new_buffer
         self._num_batches = num_batches
@@ -105,8 +110,8 @@ class EvaluationCapture:
         self._reader.clear()
         if dataloader != self._dataloader:
             self._dataloader = dataloader
-            question = Question(self._target_entry, self._prediction)
-            self._reader.restart(self._questions.setdefault(dataloader, question))
+            question = self._questions.setdefault(dataloader, self._new_question())
+            self._reader.restart(question)
         self._could_be = self._questions[dataloader].labels(batch)
         self._batch = batch
         self.lengths = None
@@ -136,12 +141,31 @@ class EvaluationCapture:
         self.sources[self._dataloader] = (answer.x_in, answer.x_out)
         if self._dataloader not in self.buffers:
             self.buffers[self._dataloader] = self._new_buffer()
-        self.buffers[self._dataloader].add(
-            states, answer.labels, answer.classes, expected=self._expected(len(answer.labels))
-        )
+        expected = self._expected(len(answer.labels))
+        labels, classes = answer.labels, answer.classes
+        if labels.dim() == 2:
+            self._check_steps(states, labels.shape[1])
+        elif self._reader.label_step is not None:
+            labelled = labels != IGNORED
+            self.unlabelled[self._dataloader] += int((~labelled).sum())
+            labels, classes = labels[labelled], classes[labelled]
+            states = {layer: own.select(labelled) for layer, own in states.items()}
+        self.buffers[self._dataloader].add(states, labels, classes, expected=expected)
         self._recorder.clear()
         self._reader.clear()
         self._batch = None
+
+    def _check_steps(self, states: dict[str, HiddenStates], steps: int) -> None:
+        """Refuse labels of other steps than those of the states; packing may leave out padding."""
+        for layer, own in states.items():
+            padded = layer in self._recorder.packed or self.lengths is not None
+            found = own.values.shape[1]
+            if found != steps and not (padded and found < steps):
+                raise ValueError(
+                    f"target: got labels of {steps} steps for {found} steps of {layer!r}; states "
+                    "are compared with the labels of their own step. Name modules= that have the "
+                    "steps of the labels, or give label_step= to take the labels of one step"
+                )
 
     def _expected(self, sequences: int) -> int | None:
         """Number of sequences of the whole dataloader if all batches have this size."""

@@ -25,6 +25,7 @@ TOKENS = torch.randint(1, WORDS, (SAMPLES, STEPS), generator=_GENERATOR)
 LABELS = (SERIES[:, :2, 0] > 0).long() @ torch.tensor([2, 1])
 YES = LABELS >= 2
 LENGTHS = torch.randint(3, STEPS + 1, (SAMPLES,), generator=_GENERATOR)
+TAGS = torch.randint(CLASSES, (SAMPLES, STEPS), generator=_GENERATOR)
 IDS = torch.randint(CLASSES, (SAMPLES,), generator=_GENERATOR)
 NEXT = SERIES[:, -1, :1] + torch.randn(SAMPLES, 2, generator=_GENERATOR)
 
@@ -390,6 +391,44 @@ class Returned(LastState):
         return {"loss": loss, "predictions": classes}
 
 
+class Tags(Model):
+    """A tag for each token, padded with -100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, 5)
+        self.gru = nn.GRU(5, 6, batch_first=True)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Any:
+        return self.head(self.gru(self.embedding(tokens))[0])
+
+    def loss_and_answer(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        scores, tags = self(batch["tokens"]), batch["tags"]
+        return (
+            functional.cross_entropy(scores.flatten(0, 1), tags.flatten()),
+            tags,
+            scores.argmax(2),
+        )
+
+
+class Memory(Model):
+    """A decision at each step, as in tasks of neuroscience; the loss takes the classes second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(FEATURES, 6, batch_first=True)
+        self.readout = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.readout(self.rnn(x)[0]).transpose(1, 2)
+
+    def loss_and_answer(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = batch
+        scores = self(x)
+        return functional.cross_entropy(scores, y), y, scores.argmax(1)
+
+
 class Sample(NamedTuple):
     x: Tensor
     y: Tensor
@@ -488,6 +527,18 @@ COLLECTION = [
         batches(SERIES, torch.stack([LABELS % 2 > 0, YES, LABELS > 0], 1).float()),
         *("target=second_label", "second_answer of 'head'"),
         {"target": second_label, "prediction": ("head", second_answer)},
+    ),
+    Entry(
+        Tags,
+        batches(
+            *(TOKENS, TAGS.masked_fill(torch.arange(STEPS) >= LENGTHS[:, None], -100)),
+            of=lambda tokens, tags: {"tokens": tokens, "tags": tags},
+        ),
+        *("batch['tags']", f"{ARGMAX} at each step"),
+    ),
+    Entry(
+        *(Memory, batches(SERIES, TAGS % 3), "batch[1]"),
+        f"argmax of {OWN}, 3 classes at each step",
     ),
     Entry(Records, batches(SERIES, LABELS, of=Record), "batch.label", ARGMAX),
     Entry(
