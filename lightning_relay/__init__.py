@@ -57,9 +57,15 @@ if TYPE_CHECKING:
     from lightning_relay.load import RunReports as RunReports
     from lightning_relay.load import load_reports as load_reports
     from lightning_relay.recurrent.adapters import register_recurrent as register_recurrent
+    from lightning_relay.recurrent.adapters import (
+        register_recurrent_stack as register_recurrent_stack,
+    )
     from lightning_relay.recurrent.layers import recurrent_layers as recurrent_layers
     from lightning_relay.recurrent.recorder import HiddenStateRecorder as HiddenStateRecorder
     from lightning_relay.recurrent.states import HiddenStates as HiddenStates
+    from lightning_relay.recurrent.torchrecurrent import (
+        register_torchrecurrent as register_torchrecurrent,
+    )
     from lightning_relay.relay.analysis import relay_report as relay_report
     from lightning_relay.relay.report import ConceptRelay as ConceptRelay
     from lightning_relay.relay.report import LayerRelay as LayerRelay
@@ -114,6 +120,8 @@ _HOMES = {
     "mutual_information": "lightning_relay.information.measures",
     "recurrent_layers": "lightning_relay.recurrent.layers",
     "register_recurrent": "lightning_relay.recurrent.adapters",
+    "register_recurrent_stack": "lightning_relay.recurrent.adapters",
+    "register_torchrecurrent": "lightning_relay.recurrent.torchrecurrent",
     "relay_information": "lightning_relay.information.measures",
     "relay_information_of_all_subsets": "lightning_relay.information.subsets",
     "relay_order": "lightning_relay.information.ordering",

@@ -57,7 +57,7 @@ def read_call(
     A ValueError says what cannot be read from the output, or cannot be replayed.
     """
     adapter = adapter_of(module)
-    if adapter is not None:
+    if isinstance(adapter, RecurrentAdapter):
         return _adapted(name, module, adapter, keys, args, output)
     if isinstance(module, nn.RNNBase):
         return _fused(name, module, keys, args, kwargs, output)

@@ -45,9 +45,10 @@ class Continuation:
     def goes_on(self, state: Any) -> bool:
         """Whether a state is the very one that the last call returned, not changed since."""
         parts = _parts(state)
-        return len(parts) == len(self._returned) > 0 and all(
+        found = self._returned[-len(parts) :]  # a cell may return an output before its state
+        return len(parts) == len(found) > 0 and all(
             isinstance(part, Tensor) and part is returned() and _is_unchanged(part, content)
-            for part, (returned, content) in zip(parts, self._returned, strict=True)
+            for part, (returned, content) in zip(parts, found, strict=True)
         )
 
     def step_goes_on(self, state: Any, *, kept_inside: bool = False) -> bool:
@@ -65,12 +66,18 @@ class Continuation:
 
 
 def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The state that a PyTorch module was called with; None if it was left out."""
-    return args[1] if len(args) > 1 else kwargs.get("hx")
+    """The state that a module was called with; None if it was left out.
+
+    It is the second argument. PyTorch names it ``hx``; a custom module may name it ``state``.
+    """
+    return args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
 
 
 def _parts(state: Any) -> tuple[Any, ...]:
-    return state if isinstance(state, tuple) else (state,)
+    """The tensors of a state, which may be a tuple that contains tuples."""
+    if not isinstance(state, tuple):
+        return (state,)
+    return tuple(part for parts in state for part in _parts(parts))
 
 
 def _content(tensor: Tensor) -> int | Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import nn
 
-from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -106,7 +106,8 @@ def recurrent_modules(
     """The recurrent modules of a model whose states can be recorded.
 
     These are nn.RNN, nn.GRU and nn.LSTM, the cells nn.RNNCell, nn.GRUCell and nn.LSTMCell, and
-    modules registered with ``register_recurrent``. The names leave out ``_orig_mod``, which
+    modules registered with ``register_recurrent`` or ``register_recurrent_stack``. Of the latter,
+    the cells are not listed by themselves. The names leave out ``_orig_mod``, which
     torch.compile puts into them.
 
     Args:
@@ -135,11 +136,13 @@ def recurrent_modules(
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.RNNBase | nn.RNNCellBase) or adapter_of(module) is not None
     }
+    stacked = {id(cell) for module in known.values() for cell in cells_of(module) or ()}
+    known = {name: module for name, module in known.items() if id(module) not in stacked}
     if not known:
         raise ValueError(
             f"model: {owner} has no recurrent module; it takes a model with an nn.RNN, nn.GRU, "
             "nn.LSTM or one of their cells in it, or a module of a kind registered with "
-            "register_recurrent"
+            f"register_recurrent{_hint(model)}"
         )
     if modules is None:
         first_names = {id(module): name for name, module in reversed(known.items())}
@@ -162,8 +165,14 @@ def all_modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
 def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:
     """Number of units of each state of one recurrent module, by key."""
     adapter = adapter_of(module)
+    cells = cells_of(module)
     units: dict[StateKey, int] = {}
-    if adapter is not None:
+    if cells is not None:
+        _check_cells(name, module, cells)
+        for layer, cell in enumerate(cells):
+            of_cell = state_units(name, cell)
+            units |= {replace(key, layer=layer): own for key, own in of_cell.items()}
+    elif isinstance(adapter, RecurrentAdapter):
         units[StateKey(name)] = adapter.units(module)
         if adapter.cell is not None:
             units[StateKey(name, cell=True)] = (adapter.cell_units or adapter.units)(module)
@@ -178,6 +187,29 @@ def state_units(name: str, module: nn.Module) -> dict[StateKey, int]:
         if isinstance(module, nn.LSTMCell):
             units[StateKey(name, cell=True)] = module.hidden_size
     return units
+
+
+def _hint(model: nn.Module) -> str:
+    """What to call first if a model has modules of torchrecurrent, which are not registered."""
+    for name, module in model.named_modules():
+        if type(module).__module__.partition(".")[0] == "torchrecurrent":
+            return f". For {name!r} ({type(module).__name__}) call register_torchrecurrent() first"
+    return ""
+
+
+def _check_cells(name: str, module: nn.Module, cells: Sequence[nn.Module]) -> None:
+    """Raise a ValueError unless a stack has a cell of its own for each layer."""
+    if len(set(map(id, cells))) == len(cells) > 0 and all(
+        isinstance(cell, nn.RNNCellBase) or isinstance(adapter_of(cell), RecurrentAdapter)
+        for cell in cells
+    ):
+        return
+    kinds = ", ".join(type(cell).__name__ for cell in cells) or "no cell"
+    raise ValueError(
+        f"modules: the adapter of {name!r} ({type(module).__name__}) gave {kinds}; it takes a "
+        "different cell for each layer: an nn.RNNCell, nn.GRUCell, nn.LSTMCell or one of a class "
+        "registered with register_recurrent"
+    )
 
 
 def hidden_units(module: nn.RNNBase) -> int:

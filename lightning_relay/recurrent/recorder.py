@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of, cells_of
 from lightning_relay.recurrent.calls import Call, read_call
 from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import (
@@ -28,6 +28,7 @@ from lightning_relay.recurrent.layers import (
     wanted_keys,
 )
 from lightning_relay.recurrent.replay import runs_pytorch_forward
+from lightning_relay.recurrent.stacks import StackSteps
 from lightning_relay.recurrent.states import HiddenStates
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ class HiddenStateRecorder:
     The recorder takes nn.RNN, nn.GRU and nn.LSTM with any number of layers, directions and
     projections, on batches, packed sequences and single sequences. It also takes nn.RNNCell,
     nn.GRUCell and nn.LSTMCell called in a loop, and modules registered with
-    ``register_recurrent``. nn.RNN, nn.GRU and nn.LSTM do not return inner layers and cell states.
-    These are replayed from the inputs and weights of the call when ``states`` is read, and
-    compared with the final states that the module returned.
+    ``register_recurrent`` or ``register_recurrent_stack``. nn.RNN, nn.GRU and nn.LSTM do not return
+    inner layers and cell states. These are replayed from the inputs and weights of the call when
+    ``states`` is read, and compared with the final states that the module returned.
 
     Each call of nn.RNN, nn.GRU or nn.LSTM gives a new batch of sequences, unless it is given the
     very state that the call before returned, not changed since: then it continues the same
@@ -98,7 +99,9 @@ class HiddenStateRecorder:
             )
         self._model = model
         self._modules = found
-        self._recordings = {name: _Recording(name, wanted) for name, wanted in keys.items()}
+        self._recordings = {
+            name: _Recording(name, found[name], wanted) for name, wanted in keys.items()
+        }
         self._handles: list[RemovableHandle] = []
         self._errors: HookErrors | None = None
 
@@ -137,6 +140,10 @@ class HiddenStateRecorder:
                 self._handles.append(
                     module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
                 )
+            if recording.stack is not None:
+                for cell, add in recording.stack.hooks():
+                    step = FunctionHook(add, compiled, self._errors)
+                    self._handles.append(cell.register_forward_hook(step, with_kwargs=True))
             after = FunctionHook(recording.add, compiled, self._errors)
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
@@ -209,24 +216,34 @@ class HiddenStateRecorder:
 class _Recording:
     """Calls of one module: a list for each batch of sequences, of calls one after the other."""
 
-    def __init__(self, name: str, keys: tuple[StateKey, ...]) -> None:
+    def __init__(self, name: str, module: nn.Module, keys: tuple[StateKey, ...]) -> None:
         self.name = name
         self.keys = keys
+        cells = cells_of(module)
+        self.stack = None if cells is None else StackSteps(name, module, cells, keys)
         self.batches: list[list[Call]] = []
         self.continuation = Continuation()
         self._step_goes_on = False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at the state that a step of a cell is given."""
+        if self.stack is not None:
+            self.stack.begin()
+            return
+        adapter = adapter_of(module)
+        kept_inside = isinstance(adapter, RecurrentAdapter) and adapter.keeps_state
         self._step_goes_on = self.continuation.step_goes_on(
-            given_state(args, kwargs), kept_inside=adapter_of(module) is not None
+            given_state(args, kwargs), kept_inside=kept_inside
         )
 
     def add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
         """Record a call."""
-        call = read_call(self.name, module, self.keys, args, kwargs, output)
+        if self.stack is not None:
+            call = self.stack.end()
+        else:
+            call = read_call(self.name, module, self.keys, args, kwargs, output)
         if self._goes_on(call, args, kwargs):
             expected = self.batches[-1][0].sequences
             if call.sequences != expected:
@@ -266,6 +283,8 @@ def _state_of(module: nn.Module, call: Call, output: Any) -> Any:
     """The returned state from which the next call can continue, or None."""
     if call.one_step:
         return output
+    if cells_of(module) is not None:
+        return output[1] if isinstance(output, tuple) and len(output) == 2 else None
     is_single = isinstance(module, nn.RNNBase) and not module.bidirectional and call.valid is None
     return output[1] if is_single and adapter_of(module) is None else None
 
