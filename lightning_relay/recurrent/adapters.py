@@ -54,8 +54,9 @@ def register_recurrent(
 
     The states are read after each call. Their shape tells how the module is called. A module that
     takes whole sequences gives states ``(batch, step, unit)`` or a packed sequence. A module that
-    is called once for every step gives states ``(batch, unit)``. A subclass of a PyTorch module
-    needs an adapter only if its ``forward`` computes or returns something else.
+    is called once for every step gives states ``(batch, unit)``, or ``(unit,)`` for a single
+    sequence. A subclass of a PyTorch module needs an adapter only if its ``forward`` computes or
+    returns something else.
 
     Args:
         kind: Class of the module. Its subclasses are recurrent too. Registering a class again

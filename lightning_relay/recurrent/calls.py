@@ -186,7 +186,11 @@ def _adapted(
         size = adapter.units(module)
         if key.cell and adapter.cell_units is not None:
             size = adapter.cell_units(module)
-        if not isinstance(values, Tensor) or values.dim() not in (2, 3) or values.shape[-1] != size:
+        if (
+            not isinstance(values, Tensor)
+            or values.dim() not in (1, 2, 3)
+            or values.shape[-1] != size
+        ):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
                 f"modules: the adapter of {name!r} ({type(module).__name__}) gave {got} for "
@@ -194,7 +198,7 @@ def _adapted(
                 "module that is called once for every step"
             )
         dimensions.add(values.dim())
-        states[key] = _one_step(values) if values.dim() == 2 else values.detach().clone()
+        states[key] = values.detach().clone() if values.dim() == 3 else _one_step(values)
     if len(dimensions) > 1:
         raise ValueError(
             f"modules: the adapter of {name!r} ({type(module).__name__}) gave hidden and cell "
@@ -202,7 +206,7 @@ def _adapted(
             "(batch, unit) for both"
         )
     sequences = len(next(iter(states.values())))
-    return Call(states, sequences, dimensions == {2}, valid, presorted)
+    return Call(states, sequences, dimensions != {3}, valid, presorted)
 
 
 def _misread(name: str, module: nn.Module, returned: str) -> ValueError:

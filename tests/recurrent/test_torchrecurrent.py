@@ -138,6 +138,24 @@ def test_cells_have_the_states_of_the_loop_they_are_called_in(name: str, as_keyw
         assert torch.equal(found.values, torch.cat(loops))
 
 
+@pytest.mark.parametrize("name", CELLS)
+@torch.no_grad()
+def test_a_single_sequence_is_a_batch_of_one(name: str) -> None:
+    cell = made(name)
+    inputs = torch.randn(STEPS, 1, cell.input_size, dtype=torch.double)
+    with HiddenStateRecorder(cell, states=("hidden", "cell")) as recorder:
+        found = []
+        for sequence in (inputs, inputs[:, 0]):
+            recorder.clear()
+            state = None
+            for x in sequence:
+                _, state = stepped(cell, x, state)
+            found.append(recorder.states)
+    for key, states in found[0].items():
+        assert found[1][key].values.shape == (1, STEPS, UNITS)
+        torch.testing.assert_close(found[1][key].values, states.values)
+
+
 @pytest.mark.parametrize("name", ["MGU", "TGRU", "PeepholeLSTM", "MCLSTM", "IntersectionRNN"])
 @torch.no_grad()
 def test_layers_continue_sequences_from_the_state_that_they_returned(name: str) -> None:
@@ -155,7 +173,7 @@ def test_layers_continue_sequences_from_the_state_that_they_returned(name: str) 
     assert recorder.states["l1"].values.shape == (2 * SEQUENCES, STEPS, UNITS)
 
 
-class Own(torchrecurrent.base.SingleStateCellBase):  # type: ignore[misc, name-defined]
+class Own(torchrecurrent.base.SingleStateCellBase):
     def forward(self, inp: Tensor, state: Tensor) -> Tensor:
         return torch.tanh(inp + state)
 
