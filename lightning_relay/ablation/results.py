@@ -22,6 +22,7 @@ from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, Score
 from lightning_relay.ablation.selection import RandomOrders, RandomSets
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.concepts import JOINT, Concepts, concept_codes
+from lightning_relay.recurrent.layers import StateKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -258,6 +259,8 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
         steps = relay.layers[layer]
         weights = steps.samples * steps.inputs_ended
         held = report.sets[next(iter(places.values()))].steps
+        if held is not None and StateKey.parse(layer).module in relay.calls:
+            continue  # they are held at these steps of every call
         if held is not None and len(held) == 1 and held[0] in (-1, *steps.time_steps):
             weights = np.eye(len(steps.time_steps))[steps.place(held[0])]
         for concept in report.concepts:

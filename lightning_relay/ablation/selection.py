@@ -192,6 +192,8 @@ class _Following(_AtSteps):
 
     def sets(self, layers: Mapping[str, int], known: Known, seed: int) -> Sets:
         """Sets of units to knock out."""
+        if self.steps is not None and known.relay is not None:
+            self._check_calls(layers, known.relay)
         found = self._choose(
             known.relay,
             layers,
@@ -202,6 +204,19 @@ class _Following(_AtSteps):
         )
         check_known(known.concepts, found)
         return found
+
+    def _check_calls(self, layers: Mapping[str, int], relay: RelayReport) -> None:
+        """Refuse steps of modules whose calls were not all analysed as they are held."""
+        name = type(self).__name__
+        for layer in layers:
+            calls = relay.calls.get(StateKey.parse(layer).module)
+            if calls is not None and layer in relay.layers:
+                raise ValueError(
+                    f"steps: got {self.steps!r}, which {name} counts in every call of {layer!r}, "
+                    f"and the relay report is of other steps (calls in a step: {calls}). Take "
+                    f"{name}(steps=None), which holds units in all steps of all calls, or select "
+                    f"other modules with {name}(modules=…)"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     runs use a twin of the module that shares its parameters; what they log, draw and store is
     discarded. So the model, its training, its random streams, metrics and logs are what they are
     without the callback. The step must not carry state between batches; a step whose two unchanged
-    runs differ is refused.
+    runs differ is refused. Units of a module that the step calls several times are held in all
+    calls.
 
     Damage is the accuracy without knock-out minus that with it, of all samples, of each class and
     of each concept, with 95 % intervals. ``AlongOrder`` and ``TopUnits`` rank units by their relay

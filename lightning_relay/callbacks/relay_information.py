@@ -27,6 +27,7 @@ from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.reading.concepts import check_concepts
 from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
+from lightning_relay.recurrent.chosen import Calls, check_calls
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
 from lightning_relay.recurrent.layers import (
     Layers,
@@ -122,6 +123,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
             of the batch. Needed for sequences that are padded at their end and not packed; padded
             steps never count. The lengths of packed sequences are checked against it.
+        calls: Which calls are analysed of a module that a step calls several times: the
+            ``"first"``, the ``"last"``, that of an index such as 1 or -2, or ``"joined"``: all
+            calls, one after the other, are one sequence. Calls that each continue from the state
+            that the call before returned count as one, and so do the steps of a cell. A mapping
+            gives the choice by module name. Default: several calls are an error.
         concepts: What is asked of the class label: ``"joint"`` (which class it is), ``"per_class"``
             (for each class, whether it is this one), or a mapping from names to functions of the
             class label, an int.
@@ -181,6 +187,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         prediction: Prediction | None = None,
         label_step: int | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
+        calls: Calls | Mapping[str, Calls] | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
         inputs_end: int | Mapping[str, int] | None = None,
         measure: RelayMeasure | None = None,
@@ -198,6 +205,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         check_states(states)
         check_prediction(prediction)
         check_label_step(label_step)
+        check_calls(calls)
         check_concepts(concepts)
         for name, option, kind in (
             ("measure", measure, RelayMeasure),
@@ -220,6 +228,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self.prediction = prediction
         self.label_step = label_step
         self.lengths = lengths
+        self.calls = calls
         self.concepts = concepts
         self.inputs_end = inputs_end
         self.measure = measure or RelayMeasure()
@@ -230,6 +239,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             modules=modules,
             layers=layers,
             states=self.states,
+            calls=calls,
             concepts=concepts if isinstance(concepts, str) else list(concepts),
             measure=self.measure,
         )
@@ -270,6 +280,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             target=self.target,
             prediction=self.prediction,
             lengths=self.lengths,
+            calls=self.calls,
             new_buffer=partial(SequenceBuffer, self.sample, self.measure),
             num_batches=num_batches,
             label_step=self.label_step,
@@ -288,6 +299,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 states=self.states,
                 sample=self.sample,
                 measure=self.latent,
+                calls=self.calls,
             )
             self._latent = latent.__enter__()
 
@@ -360,12 +372,21 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             samples_seen=buffer.seen + capture.unlabelled[dataloader],
             latent=None if latent is None else latent.structures(dataloader, self.inputs_end),
         )
-        return dataclasses.replace(report, x_in=x_in_source, x_out=x_out_source)
+        return dataclasses.replace(
+            report, x_in=x_in_source, x_out=x_out_source, calls=capture.calls[dataloader]
+        )
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
-        """Say once in a run where X_in and X_out were found, and warn of what is doubtful."""
+        """Say once in a run what was found and which calls count, and warn of what is doubtful."""
         for x_in, x_out in capture.sources.values():
             self._say(f"Relay information: X_in is {x_in}, X_out is {x_out}.", rank_zero_info)
+        for calls in capture.calls.values():
+            for name, own in calls.items():
+                self._say(
+                    f"Relay information: {name!r} is called several times in a step; analysed: "
+                    f"{own}.",
+                    rank_zero_info,
+                )
         for buffer in capture.buffers.values():
             self._say(
                 f"Relay information: the states of up to {buffer.expected} sequences take up to "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from lightning_relay.latent.analysis import maps_of, structures
 from lightning_relay.latent.inputs import MeanInputs
 from lightning_relay.latent.module_map import ModuleMap, why_no_map
+from lightning_relay.recurrent.chosen import ChosenCalls, calls_by_module
 from lightning_relay.recurrent.hooks import HookErrors
 from lightning_relay.recurrent.layers import recurrent_modules, state_units, wanted_keys
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
@@ -53,6 +54,7 @@ class LatentCapture:
         states: Sequence[State],
         sample: SequenceSample,
         measure: LatentMeasure,
+        calls: ChosenCalls = None,
     ) -> None:
         self._modules = recurrent_modules(model, modules)
         asked = {
@@ -63,9 +65,14 @@ class LatentCapture:
         whole = [name for name, module in self._modules.items() if not why_no_map(module)]
         if not measure.n_starts:
             whole = []
-        self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
+        self._calls = calls_by_module(calls, self._modules)
+        self._recorder = HiddenStateRecorder(
+            model, modules, layers=layers, states=states, calls=calls
+        )
         self._others = {
-            name: HiddenStateRecorder(model, [name], layers="all", states=("hidden", "cell"))
+            name: HiddenStateRecorder(
+                model, [name], layers="all", states=("hidden", "cell"), calls=self._calls[name]
+            )
             for name in whole
             if any(str(key) not in asked[name] for key in state_units(name, self._modules[name]))
         }
@@ -102,7 +109,7 @@ class LatentCapture:
             errors.clear()
         for recorder in (self._recorder, *self._others.values()):
             recorder.clear()
-        self._inputs.lengths, self._inputs.dataloader = lengths, dataloader
+        self._inputs.begin(lengths, dataloader)
 
     def after_step(
         self, labels: Tensor, lengths: Tensor | None, dataloader: int, expected: int | None = None
@@ -111,6 +118,7 @@ class LatentCapture:
         self._errors[None].check()
         if not self._maps:
             self._maps = maps_of(self._modules)
+        self._leave_out_other_means()
         self._keep(self._recorder, (dataloader, None), labels, lengths, expected)
         for name, recorder in self._others.items():
             if isinstance(self._maps[name], str):
@@ -122,6 +130,16 @@ class LatentCapture:
                 self._maps[name] = str(why)
             finally:
                 recorder.clear()
+
+    def _leave_out_other_means(self) -> None:
+        """Iterate no module under the mean input of all calls, of which one is analysed."""
+        for name, shapes in self._recorder.shapes.items():
+            of_all = self._calls[name] == "joined" or len(shapes) == 1
+            if self._measure.inputs == "mean" and not of_all:
+                self._maps[name] = (
+                    f"the mean input of {name!r} is that of all {len(shapes)} calls in a step, and "
+                    "one of them is analysed; LatentMeasure(inputs='zero') needs no mean"
+                )
 
     def _keep(
         self,

@@ -21,19 +21,15 @@ if TYPE_CHECKING:
 class MeanInputs:
     """Context manager that sums the inputs of modules over calls, sequences and steps.
 
-    Errors of its hooks are kept in ``errors``.
-
-    Attributes:
-        lengths: Lengths of the padded sequences of the batch, int64 ``(batch,)``; None if nothing
-            is padded.
-        dataloader: Dataloader of the batch; each has means of its own.
+    Call ``begin`` before each batch. Errors of its hooks are kept in ``errors``.
     """
 
     def __init__(
         self, modules: Mapping[str, nn.Module], model: nn.Module, errors: HookErrors
     ) -> None:
-        self.lengths: Tensor | None = None
-        self.dataloader = 0
+        self._lengths: Tensor | None = None
+        self._dataloader = 0
+        self._steps: dict[str, int] = {}  # of the batch so far
         self._modules = modules
         self._compiled = is_compiled(model)
         self._errors = errors
@@ -51,6 +47,16 @@ class MeanInputs:
         while self._handles:
             self._handles.pop().remove()
 
+    def begin(self, lengths: Tensor | None, dataloader: int) -> None:
+        """Begin a batch.
+
+        Args:
+            lengths: Lengths of its padded sequences, int64 ``(batch,)``; None if nothing is padded.
+            dataloader: Its dataloader; each has means of its own.
+        """
+        self._lengths, self._dataloader = lengths, dataloader
+        self._steps.clear()
+
     def means(self, dataloader: int) -> dict[str, Tensor]:
         """Mean input ``(channel,)`` of each module that was called, float64 on the CPU."""
         return {
@@ -66,13 +72,24 @@ class MeanInputs:
         inputs: Tensor | PackedSequence = args[0] if args else kwargs["input"]
         if isinstance(inputs, PackedSequence):
             rows = inputs.data
-        elif isinstance(module, nn.RNNBase) and inputs.dim() == 3 and self.lengths is not None:
-            by_sequence = inputs if module.batch_first else inputs.transpose(0, 1)
-            lengths = self.lengths.to(inputs.device)
-            rows = by_sequence[prefix_mask(lengths, by_sequence.shape[1])]
         else:
-            rows = inputs.reshape(-1, inputs.shape[-1])
+            by_sequence = _by_sequence(module, inputs)
+            sequences, steps, _ = by_sequence.shape
+            rows, before = by_sequence.flatten(0, 1), self._steps.get(name, 0)
+            if self._lengths is not None and len(self._lengths) == sequences:
+                left = self._lengths.to(inputs.device) - before
+                rows = by_sequence[prefix_mask(left, steps)]
+            self._steps[name] = before + steps
         total = rows.sum(0, dtype=torch.float64)
-        place = self.dataloader, name
+        place = self._dataloader, name
         self._sums[place] = self._sums[place] + total if place in self._sums else total
         self._counts[place] = self._counts.get(place, 0) + len(rows)
+
+
+def _by_sequence(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Inputs ``(batch, step, channel)`` of a module or, with one step, of a cell."""
+    if not isinstance(module, nn.RNNBase):
+        return inputs.reshape(-1, 1, inputs.shape[-1])
+    if inputs.dim() == 2:
+        return inputs.unsqueeze(0)
+    return inputs if module.batch_first else inputs.transpose(0, 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a recurrent module.
+    """One call of a recurrent module on ``sequences`` sequences of up to ``steps`` steps.
 
     ``presorted`` is True for packed sequences of different lengths that had been sorted before they
     were packed, False for other packed sequences, and None for tensors.
@@ -31,6 +31,7 @@ class Call:
 
     known: dict[StateKey, Tensor]  # states (batch, step, unit) that need no replay
     sequences: int
+    steps: int = 1
     one_step: bool = False  # whether it was given one step instead of whole sequences
     valid: Tensor | None = None  # steps that are no padding, bool (batch, step); None for all
     presorted: bool | None = None
@@ -103,7 +104,8 @@ def _fused(
     if missing:
         check_replayable(name, module, missing)
         pending = (_fused_call(name, module, args, kwargs, final, values, valid), missing)
-    return Call(states, len(values), valid=valid, presorted=presorted, pending=pending)
+    sequences, steps, _ = values.shape
+    return Call(states, sequences, steps, valid=valid, presorted=presorted, pending=pending)
 
 
 def _fused_call(
@@ -205,8 +207,8 @@ def _adapted(
             "states of different numbers of dimensions; it takes (batch, step, unit) for both, or "
             "(batch, unit) for both"
         )
-    sequences = len(next(iter(states.values())))
-    return Call(states, sequences, dimensions != {3}, valid, presorted)
+    sequences, steps, _ = next(iter(states.values())).shape
+    return Call(states, sequences, steps, dimensions != {3}, valid, presorted)
 
 
 def _misread(name: str, module: nn.Module, returned: str) -> ValueError:

@@ -9,6 +9,14 @@ from torch import nn
 
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of, cells_of
 from lightning_relay.recurrent.calls import Call, read_call
+from lightning_relay.recurrent.chosen import (
+    Calls,
+    ChosenCalls,
+    calls_by_module,
+    check_calls,
+    check_joinable,
+    index_of,
+)
 from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.hooks import (
     HOOK_GUARDS,
@@ -62,9 +70,14 @@ class HiddenStateRecorder:
         modules: Dotted names of the recurrent modules to record; default: all in the model.
         layers: Which layers of each module to record: ``"last"`` or ``"all"``.
         states: Which states to record: ``"hidden"``, ``"cell"`` (of LSTMs), or both, as a list.
+        calls: Which batches of sequences ``states`` gives: the ``"first"`` or ``"last"`` since
+            ``clear``, that of an index such as 1 or -2, or ``"joined"``: all batches are one batch
+            whose sequences go on from call to call. A mapping gives the choice by module name.
+            Default: all batches.
 
     Raises:
-        TypeError: If ``model`` is no module, or ``modules`` or ``states`` no list.
+        TypeError: If ``model`` is no module, ``modules`` or ``states`` no list, or ``calls`` no
+            choice.
         ValueError: If the model has no recurrent module, a name or choice is unknown, or only cell
             states are asked for of a module without any.
         RuntimeError: On entering the block, if the recorder is recording already, or compiled code
@@ -87,9 +100,11 @@ class HiddenStateRecorder:
         *,
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
+        calls: ChosenCalls = None,
     ) -> None:
         check_layers(layers)
         check_states(states)
+        check_calls(calls)
         found = recurrent_modules(model, modules)
         keys = {name: wanted_keys(name, module, layers, states) for name, module in found.items()}
         for name in [name for name, wanted in keys.items() if not wanted]:
@@ -100,7 +115,8 @@ class HiddenStateRecorder:
         self._model = model
         self._modules = found
         self._recordings = {
-            name: _Recording(name, found[name], wanted) for name, wanted in keys.items()
+            name: _Recording(name, found[name], keys[name], own)
+            for name, own in calls_by_module(calls, found).items()
         }
         self._handles: list[RemovableHandle] = []
         self._errors: HookErrors | None = None
@@ -164,11 +180,13 @@ class HiddenStateRecorder:
     def states(self) -> dict[str, HiddenStates]:
         """States recorded since the last ``clear``, by layer key such as ``"rnn.l0"``.
 
-        Batches of sequences follow each other in the batch dimension, padded to the longest.
+        Batches of sequences follow each other in the batch dimension, padded to the longest, unless
+        ``calls`` chooses or joins some.
 
         Raises:
             RuntimeError: If nothing was recorded of a module; says which.
-            ValueError: If inner layers or cell states cannot be replayed; says why.
+            ValueError: If inner layers or cell states cannot be replayed, or the chosen calls do
+                not exist or are no one sequence; says why.
         """
         silent = [repr(name) for name, found in self._recordings.items() if not found.batches]
         if silent:
@@ -192,6 +210,11 @@ class HiddenStateRecorder:
         }
 
     @property
+    def shapes(self) -> dict[str, list[tuple[int, int]]]:
+        """Numbers of sequences and steps of each batch since ``clear``, by module name."""
+        return {name: recording.shapes for name, recording in self._recordings.items()}
+
+    @property
     def packed(self) -> dict[str, bool]:
         """Whether packed sequences were sorted before packing, by layer key, since ``clear``.
 
@@ -201,7 +224,7 @@ class HiddenStateRecorder:
         """
         found: dict[str, bool] = {}
         for recording in self._recordings.values():
-            calls = [call for batch in recording.batches for call in batch]
+            calls = [call for batch in recording.chosen for call in batch]
             presorted = [call.presorted for call in calls if call.presorted is not None]
             if presorted:
                 found.update((str(key), any(presorted)) for key in recording.keys)
@@ -216,9 +239,12 @@ class HiddenStateRecorder:
 class _Recording:
     """Calls of one module: a list for each batch of sequences, of calls one after the other."""
 
-    def __init__(self, name: str, module: nn.Module, keys: tuple[StateKey, ...]) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, keys: tuple[StateKey, ...], calls: Calls | None
+    ) -> None:
         self.name = name
         self.keys = keys
+        self.calls = calls
         cells = cells_of(module)
         self.stack = None if cells is None else StackSteps(name, module, cells, keys)
         self.batches: list[list[Call]] = []
@@ -258,10 +284,32 @@ class _Recording:
             self.batches.append([call])
         self.continuation.remember(_state_of(module, call, output))
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Numbers of sequences and steps of each batch."""
+        return [(batch[0].sequences, sum(call.steps for call in batch)) for batch in self.batches]
+
+    @property
+    def chosen(self) -> list[list[Call]]:
+        """The batches that were asked for."""
+        if self.calls is None or not self.batches:
+            return self.batches
+        index = index_of(self.calls, self.name, self.shapes)
+        return self.batches if index is None else [self.batches[index]]
+
     def states(self) -> dict[str, HiddenStates]:
-        """States of all batches, by layer key."""
+        """States of the chosen batches, by layer key."""
+        put_together = HiddenStates.concatenate
+        if self.calls == "joined":
+            check_joinable(
+                self.name,
+                self.shapes,
+                bidirectional=any(key.reverse for key in self.keys),
+                packed=[batch[0].presorted is not None for batch in self.batches],
+            )
+            put_together = HiddenStates.joined
         found: dict[str, list[HiddenStates]] = {str(key): [] for key in self.keys}
-        for batch in self.batches:
+        for batch in self.chosen:
             calls = [call.states() for call in batch]
             for key in self.keys:
                 values = torch.cat([states[key] for states in calls], dim=1)
@@ -269,7 +317,7 @@ class _Recording:
                 if valid is None:
                     valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
                 found[str(key)].append(HiddenStates(values, valid))
-        return {key: HiddenStates.concatenate(parts) for key, parts in found.items()}
+        return {key: put_together(parts) for key, parts in found.items()}
 
     def _goes_on(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         if not self.batches:

@@ -112,6 +112,23 @@ class HiddenStates:
             torch.cat([pad(part.valid, (0, more)) for part, more in missing]),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[HiddenStates]) -> HiddenStates:
+        """The sequences of the first part, which go on in the parts after it.
+
+        Valid steps follow each other; padding moves to the end. All parts have one number of
+        sequences.
+        """
+        values = torch.cat([part.values for part in parts], 1)
+        valid = torch.cat([part.valid for part in parts], 1)
+        if bool(valid.all()):
+            return cls(values, valid)
+        order = torch.sort(valid.byte(), dim=1, descending=True, stable=True).indices
+        values = values.gather(1, order.unsqueeze(-1).expand_as(values))
+        lengths = valid.sum(1)
+        steps = int(lengths.max())
+        return cls(values[:, :steps], prefix_mask(lengths, steps))
+
     def __len__(self) -> int:
         return len(self.values)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.labels import BatchEntry, Labels, read_entry
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Question
+from lightning_relay.recurrent.chosen import ChosenCalls, calls_by_module, check_one, in_words
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
@@ -61,6 +62,7 @@ class EvaluationCapture:
         new_buffer: Callable[[], SequenceBuffer],
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
+        calls: ChosenCalls = None,
         num_batches: Sequence[float] | None = None,
         label_step: int | None = None,
     ) -> None:
@@ -70,7 +72,11 @@ class EvaluationCapture:
         self.presorted: set[str] = set()
         self.steps: dict[str, set[int]] = {}
         self._model = model
-        self._recorder = HiddenStateRecorder(model, modules, layers=layers, states=states)
+        self._recorder = HiddenStateRecorder(
+            model, modules, layers=layers, states=states, calls=calls
+        )
+        self._chosen = calls_by_module(calls, self._recorder.shapes)
+        self._numbers: dict[int, dict[str, set[int]]] = {}
         self._new_question = partial(Question, target, prediction, label_step)
         self.unlabelled: Counter[int] = Counter()
         self._questions: dict[int, Question] = {}
@@ -102,6 +108,18 @@ class EvaluationCapture:
         traceback: TracebackType | None,
     ) -> None:
         self._hooks.close()
+
+    @property
+    def calls(self) -> dict[int, dict[str, str]]:
+        """Which calls were taken, in words, by dataloader and name of the modules with several."""
+        return {
+            dataloader: {
+                name: in_words(chosen, numbers[name])
+                for name, chosen in self._chosen.items()
+                if chosen is not None and max(numbers[name]) > 1
+            }
+            for dataloader, numbers in self._numbers.items()
+        }
 
     def before_step(self, batch: Any, dataloader: int = 0) -> None:
         """Read labels and lengths from a batch before the step can change it."""
@@ -139,6 +157,9 @@ class EvaluationCapture:
             _check_sequences(layer, len(own), {len(answer.labels)})
         self.num_classes[self._dataloader] = answer.num_classes
         self.sources[self._dataloader] = (answer.x_in, answer.x_out)
+        seen = self._numbers.setdefault(self._dataloader, {})
+        for name, shapes in self._recorder.shapes.items():
+            seen.setdefault(name, set()).add(len(shapes))
         if self._dataloader not in self.buffers:
             self.buffers[self._dataloader] = self._new_buffer()
         expected = self._expected(len(answer.labels))
@@ -186,14 +207,9 @@ class EvaluationCapture:
                     "every step calls"
                     f"{compiled if is_compiled(self._model) else ''}"
                 )
-            if batches > 1:
-                raise ValueError(
-                    f"modules: layer {layer!r} was given {batches} batches of sequences in one "
-                    "step; it takes one: a call with whole sequences, calls that each continue "
-                    "from the state that the call before returned, or a cell called once for every "
-                    "step. Name only such modules. A callback that calls the model must stand "
-                    "after the relay callback"
-                )
+        for name, shapes in self._recorder.shapes.items():
+            if self._chosen[name] is None:
+                check_one(name, shapes)
         states = self._recorder.states
         for layer, layer_states in states.items():
             _check_sequences(layer, len(layer_states), sizes)

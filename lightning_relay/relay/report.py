@@ -379,6 +379,8 @@ class RelayReport:
             of the counted labels of all steps.
         x_in: Where X_in was found, in words; None outside a Trainer.
         x_out: Where X_out was found, in words; None outside a Trainer.
+        calls: Which calls were analysed, in words, by name of the modules that a step called
+            several times.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
         epoch: The Trainer's epoch, from 0.
         global_step: The Trainer's number of optimizer steps.
@@ -396,6 +398,7 @@ class RelayReport:
     ignored: int | None = None
     x_in: str | None = None
     x_out: str | None = None
+    calls: Mapping[str, str] = field(default_factory=dict)
     stage: str | None = None
     epoch: int | None = None
     global_step: int | None = None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_relay.recurrent.layers import StateKey
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,7 +27,7 @@ def summary(report: RelayReport) -> str:
     left = sum(len(layer.concepts) for layer in report.layers.values())
     for key, layer in report.layers.items():
         for number, concept in enumerate(layer.concepts):
-            block = [] if number else _opening(key, layer)
+            block = [] if number else _opening(report, key, layer)
             relayed, *more = _three(report, layer, concept)
             block += [f"  {concept}: {relayed}", *(f"    {line}" for line in more if line)]
             if len(lines) + len(block) > MOST_LINES - (left > 1):
@@ -72,12 +74,15 @@ def headline(report: RelayReport) -> str:
     return ": ".join(["Relay report", "; ".join([*where, many])])
 
 
-def _opening(key: str, layer: LayerRelay) -> list[str]:
+def _opening(report: RelayReport, key: str, layer: LayerRelay) -> list[str]:
     """Lines about a layer before those about its concepts."""
+    calls = report.calls.get(StateKey.parse(key).module)
     latent = layer.latent
     words = [] if latent is None else [latent.in_words()]
     if latent is not None and latent.attractors is not None:
         words.append(latent.attractors.in_words())
+    if calls is not None:
+        words.insert(0, f"calls in a step: {calls}")
     return [about_layer(key, layer), *(f"  {line}" for line in words)]
 
 

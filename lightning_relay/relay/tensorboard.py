@@ -264,7 +264,8 @@ def _intervals(report: RelayReport, relay: ConceptRelay) -> str:
 def _sources(report: RelayReport) -> str:
     if report.x_in is None:
         return ""
-    return f"X_in: {report.x_in}. X_out: {report.x_out}. "
+    calls = "".join(f"Calls of {name!r}: {own}. " for name, own in report.calls.items())
+    return f"X_in: {report.x_in}. X_out: {report.x_out}. {calls}"
 
 
 def _thresholds(report: RelayReport, layer: str) -> str:

@@ -305,7 +305,7 @@ def a_header_of_another(random: Random, data: bytes, other: bytes) -> bytes:
 
 @case
 def a_header_that_is_none(random: Random, data: bytes, other: bytes) -> bytes:
-    texts = ["", "{", "[]", "1", "[" * 9999, '{"format": 8}', '{"format": 5, "kind": "knock-out"}']
+    texts = ["", "{", "[]", "1", "[" * 9999, '{"format": 9}', '{"format": 5, "kind": "knock-out"}']
     header = one(random, [npy(one(random, texts)), npy(np.zeros(2)), npy(b"{}"), noise(random)])
     return zipped(members_of(data) | {"header.npy": header})
 
@@ -321,8 +321,8 @@ def a_foreign_file(random: Random, data: bytes, other: bytes) -> bytes:
         lambda: zipped({}),
         lambda: zipped({"a.txt": noise(random)}),
         lambda: zipped({"header.npy": npy(1.0), "checksum.npy": noise(random)}),
-        lambda: zipped({"header.npy": pickle.dumps({"format": 8})}),
-        lambda: zipped({"header.npy": npy(np.array({"format": 8}, object), allow_pickle=True)}),
+        lambda: zipped({"header.npy": pickle.dumps({"format": 9})}),
+        lambda: zipped({"header.npy": npy(np.array({"format": 9}, object), allow_pickle=True)}),
         lambda: npy(np.zeros(3)),
         lambda: pickle.dumps(header_of(data)),
         lambda: zlib.compress(data),
@@ -397,7 +397,7 @@ EDITS: list[tuple[Any, str, Any, str]] = [
     (RelayReport, "layers", {}, "nothing is known of the array"),
     (RelayReport, "layers", 3, "damaged relay report"),
     (RelayReport, "unheard_of", 3, "unexpected keyword argument 'unheard_of'"),
-    (RelayReport, "format", 7, "is of another format than 8"),
+    (RelayReport, "format", 8, "is of another format than 9"),
     (RelayReport, "kind", "knock-out", "no relay report but a knock-out report"),
     (KnockoutReport, "value", None, "report.value: got None; it takes str"),
     (KnockoutReport, "concepts", ["a"], ".baseline: got shape (3,); it takes (concept) with 1"),
@@ -520,7 +520,7 @@ def test_a_header_that_is_parsed_stays_within_the_bound(tmp_path: Path) -> None:
     bound = 100 * path.stat().st_size + MEBIBYTE
 
     def load() -> None:
-        with pytest.raises(ReportFileError, match="of another format than 8"):
+        with pytest.raises(ReportFileError, match="of another format than 9"):
             RelayReport.load(path)
 
     assert bound / 4 < peak_of(load) < 2 * bound

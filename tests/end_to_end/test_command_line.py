@@ -35,6 +35,7 @@ trainer:
         target: 1
         prediction: readout
         lengths: tests.end_to_end.test_command_line.full_lengths
+        calls: {rnn: -1}
         concepts: per_class
         inputs_end: 1
         measure: {estimator: grassberger, n_orders: 4}
@@ -93,6 +94,7 @@ def test_a_configuration_file_runs_the_analysis(
     assert relay.measure == RelayMeasure(estimator="grassberger", n_orders=4)
     assert relays.latent == LatentMeasure(n_starts=16, inputs="mean")
     assert relays.on_error == "raise"
+    assert relays.calls == {"rnn": -1}
     latent = relay["rnn.l0"].latent
     assert latent is not None
     assert latent.attractors is not None
@@ -108,3 +110,22 @@ def test_a_configuration_file_runs_the_analysis(
     assert len(each.reports[0].sets) == 3
     assert list(each.reports[0].metrics) == ["val_loss"]
     assert each.reports[0].value == "mean of the states of the first 64 sequences"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("written", "calls"), [("joined", "joined"), ("1", 1), ("null", None)])
+def test_calls_are_chosen_on_the_command_line(written: str, calls: Any) -> None:
+    cli = LightningCLI(
+        RecurrentClassifier,
+        MemoryTask,
+        args=[
+            *("--model.cell=gru", "--model.input_size=1", "--model.num_classes=4"),
+            *("--trainer.callbacks=lightning_relay.RelayInformationCallback",),
+            f"--trainer.callbacks.calls={written}",
+        ],
+        run=False,
+        save_config_callback=None,
+    )
+    (relays,) = (c for c in cli.trainer.callbacks if isinstance(c, RelayInformationCallback))
+    assert relays.calls == calls
+    assert type(relays.calls) is type(calls)

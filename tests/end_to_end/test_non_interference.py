@@ -29,6 +29,9 @@ from tests.support.models import (
     CompiledInPlace,
     CompiledLoop,
     CompiledRNN,
+    Decoder,
+    Siamese,
+    SiameseCell,
     Stacked,
     Stepped,
     TwoModules,
@@ -71,6 +74,20 @@ def test_training_with_knock_outs_is_bit_identical(
     assert len(callback.reports) == 3
     assert callback.reports[-1].samples == 32
     torch.testing.assert_close(with_callback, without, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("calls", ["first", -1, "joined"])
+@pytest.mark.parametrize("kind", [Siamese, SiameseCell, Decoder])
+def test_chosen_calls_leave_training_bit_identical(kind: type[Classifier], calls: Any) -> None:
+    relay = RelayInformationCallback(
+        calls=calls,
+        states=("hidden", "cell"),
+        latent=LatentMeasure(inputs="mean", n_starts=32, n_steps=64),
+    )
+    with_callbacks = trained(kind, {}, relay, KnockoutCallback(EveryUnit(max_sets=4)))
+    without = trained_alone(kind)
+    assert len(relay.reports) == 3
+    torch.testing.assert_close(with_callbacks, without, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -48,6 +48,45 @@ def test_calls_stand_one_after_the_other_until_cleared() -> None:
         recorder.states  # noqa: B018
 
 
+def test_batches_are_chosen_or_joined() -> None:
+    model = nn.ModuleDict({"a": nn.LSTM(2, 3, num_layers=2), "b": nn.GRU(2, 3)}).eval()
+    inputs = torch.randn(4, 5, 2)
+    calls = {"a": "joined"}
+    options: dict[str, Any] = {"layers": "all", "states": ("hidden", "cell")}
+    parts = []
+    with (
+        torch.no_grad(),
+        HiddenStateRecorder(model, **options, calls=calls) as joined,
+        HiddenStateRecorder(model, **options) as single,
+    ):
+        for part in (inputs, inputs[:3]):
+            single.clear()
+            model["a"](part)
+            model["b"](part)
+            parts.append(single.states)
+    assert joined.shapes == {"a": [(5, 4), (5, 3)], "b": [(5, 4), (5, 3)]}
+    for key, states in joined.states.items():
+        values = [own[key].values for own in parts]
+        if key == "b.l0":  # without a choice, batches follow each other in the batch
+            values[1] = nn.functional.pad(values[1], (0, 0, 0, 1))
+        assert torch.equal(states.values, torch.cat(values, dim=0 if key == "b.l0" else 1))
+
+
+def test_only_what_is_chosen_is_replayed_and_told_to_be_sorted() -> None:
+    sequences = [torch.zeros(length, 2) for length in (3, 2)]
+    model = nn.LSTM(2, 3)
+    with torch.no_grad(), HiddenStateRecorder(model, states=("cell",), calls="last") as recorder:
+        model(pack_sequence(sequences))
+        model.weight_hh_l0.add_(1)
+        model(torch.zeros(4, 1, 2))
+    assert recorder.packed == {}
+    assert recorder.states["l0.cell"].values.shape == (1, 4, 3)
+    recorder.clear()
+    assert recorder.packed == {}
+    with pytest.raises(RuntimeError, match="recorder: nothing was recorded"):
+        recorder.states  # noqa: B018
+
+
 def test_states_recorded_in_inference_mode_can_enter_autograd() -> None:
     model = nn.RNN(2, 3)
     with torch.inference_mode(), HiddenStateRecorder(model) as recorder:
@@ -384,6 +423,8 @@ def test_single_sequences_are_batches_of_one() -> None:
         ({"model": "abc"}, TypeError, r"model: got str; it takes a torch.nn.Module$"),
         ({"modules": 3}, TypeError, "modules: got 3; it takes a list of module names, or None$"),
         ({"layers": "first"}, ValueError, "layers: got 'first'; it takes 'last', 'all'$"),
+        ({"calls": "both"}, ValueError, "calls: got 'both'; it takes 'first', 'last', 'joined' "),
+        ({"calls": {"a": 1}}, ValueError, "calls: no recorded module 'a'; it takes '0'$"),
         (
             {"states": "cell"},
             TypeError,

@@ -123,3 +123,17 @@ def test_different_steps_may_be_wanted(steps: Any) -> None:
 def test_other_time_steps_are_refused(steps: Any, words: str) -> None:
     with pytest.raises(ValueError, match=rf"^time_steps: got .*; {words}$"):
         check_time_steps(steps)
+
+
+def test_joined_sequences_go_on_without_the_padding_between() -> None:
+    values = torch.arange(1.0, 15.0).reshape(2, 7, 1)
+    parts = [
+        HiddenStates.of_lengths(values[:, :4], torch.tensor([4, 2])),
+        HiddenStates.of_lengths(values[:, 4:], torch.tensor([1, 3])),
+    ]
+    joined = HiddenStates.joined(parts)
+    assert joined.lengths.tolist() == [5, 5]
+    assert joined.values[..., 0].tolist() == [[1, 2, 3, 4, 5], [8, 9, 12, 13, 14]]
+    shorter = HiddenStates.joined([parts[0], HiddenStates.of_lengths(values, torch.tensor([1, 1]))])
+    assert shorter.lengths.tolist() == [5, 3]
+    assert shorter.values[1, :3, 0].tolist() == [8, 9, 8]

@@ -168,6 +168,41 @@ class InPieces(Classifier):
         return scores
 
 
+class Siamese(Classifier):
+    """One encoder for the sequence and for the sequence from its end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (one, _), (other, _) = self.rnn(x), self.rnn(x.flip(1))
+        scores: Tensor = self.head(self.dropout(one[:, -1] + other[:, -1]))
+        return scores
+
+
+class Decoder(Classifier):
+    """An LSTM called once for every step, whose state the model changes in between."""
+
+    cell = nn.LSTM
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for inputs in x.split(1, dim=1):
+            output, (h, c) = self.rnn(inputs, state)
+            state = h + 0.1 * inputs.mean(), c
+        scores: Tensor = self.head(output[:, -1])
+        return scores
+
+
+class SiameseCell(Classifier):
+    """A cell that goes through the sequence, and through its first half again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = CellLoop(nn.GRUCell(1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.rnn(x) + self.rnn(x[:, : STEPS // 2]))
+        return scores
+
+
 class TwoModules(Classifier):
     """Two recurrent modules, one of them under two names."""
 
