@@ -431,6 +431,9 @@ def test_knock_outs_at_other_steps_than_those_analysed_are_refused(
     relay = RelayInformationCallback(calls=calls)
     with pytest.raises(ValueError, match=message):
         quiet_trainer(relay, KnockoutCallback(which)).fit(kind(), loader(), loader())
+    given = KnockoutCallback(which, relay=validated(kind(), calls=calls))
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(given).fit(kind(), loader(), loader())
 
 
 def test_knock_outs_at_all_steps_of_all_calls_follow_the_report() -> None:
