@@ -62,7 +62,8 @@ class StackSteps:
         for layer, keys in self._keys.items():
             calls = [call.states() for call in steps[layer]]
             states |= {key: torch.cat([own[key] for own in calls], dim=1) for key in keys}
-        return Call(states, len(next(iter(states.values()))))
+        sequences, steps, _ = next(iter(states.values())).shape
+        return Call(states, sequences, steps)
 
     def _add(
         self,
