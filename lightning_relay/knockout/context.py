@@ -116,4 +116,5 @@ def hold(
         calls = [held.calls for held in entered]
         yield entered
         for held, before in zip(entered, calls, strict=True):
+            held.check_passed_on()
             held.check_was_called(before)

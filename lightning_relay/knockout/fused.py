@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_relay.knockout.calls import ModuleCall, Result, as_call, in_layout
 from lightning_relay.knockout.held import Held, HeldAlways
-from lightning_relay.knockout.holding import HoldingModule, check_evaluated
+from lightning_relay.knockout.holding import HoldingModule, check_evaluated, check_passed_on
 from lightning_relay.knockout.running import Holds, run_clamped
 from lightning_relay.recurrent.continuation import Continuation
+from lightning_relay.recurrent.forwards import OwnCall, may_pass_on
 from lightning_relay.recurrent.hooks import TransientForward
 
 if TYPE_CHECKING:
@@ -97,7 +98,11 @@ def _alike(lanes: Sequence[Clamps]) -> bool:
 
 
 class FusedForward(HoldingModule, TransientForward):
-    """Stands on an nn.RNN, nn.GRU or nn.LSTM in place of its forward, and holds states."""
+    """Stands on an nn.RNN, nn.GRU or nn.LSTM in place of its forward, and holds states.
+
+    A subclass with a forward of its own still runs it, once in each call as without knock-outs.
+    What it returns is compared with what PyTorch's forward gives, and replaced by held states.
+    """
 
     module: nn.RNNBase
 
@@ -106,13 +111,41 @@ class FusedForward(HoldingModule, TransientForward):
         self.clamps = Clamps(())
         self.continuation = Continuation()
         self._position = 0
+        self._may_pass_on = may_pass_on(module)
+        self._error: ValueError | None = None
 
-    def __call__(
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Output and final state, as the module's own forward returns them."""
+        if not self._may_pass_on:
+            return self._held(*args, **kwargs)
+        check_evaluated(self.name, self.module)
+        call = OwnCall(self.module, args, kwargs)
+        result = self._run_own(call, args, kwargs)
+        if as_call(self.module, call.inputs, call.state) is None:
+            return result
+        return self._held(call.inputs, call.state)
+
+    def check_passed_on(self) -> None:
+        """Raise the ValueError that a call has raised before, where the model kept it."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _run_own(self, call: OwnCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the module's own forward, and compare what it gives with PyTorch's."""
+        result = type(self.module).forward(self.module, *args, **kwargs)
+        try:
+            check_passed_on(self.name, call, result)
+        except ValueError as error:
+            self._error = error
+            raise
+        return result
+
+    def _held(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | tuple[Tensor, Tensor] | None = None,
     ) -> Any:
-        """Output and final state, as the module's own forward returns them."""
         module = self.module
         call = as_call(module, input, hx)
         if call is None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from lightning_relay.knockout.clamps import check_within
 from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.forwards import may_pass_on, runs_pytorch_forward
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks, own_forward
-from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning_relay.knockout.clamps import Clamp
+    from lightning_relay.recurrent.forwards import OwnCall
 
 _CELL_FORWARDS = (nn.RNNCell.forward, nn.GRUCell.forward, nn.LSTMCell.forward)
 
@@ -38,6 +39,9 @@ class HoldingModule:
                 "torch.compiler.reset()"
             )
 
+    def check_passed_on(self) -> None:
+        """Raise the error of a call whose forward does not pass on, where the model kept it."""
+
     def check_steps_were_reached(self, clamps: Sequence[Clamp]) -> None:
         """Raise a StepError if a clamp names a step that no sequence had."""
         for clamp in clamps:
@@ -58,7 +62,7 @@ def check_can_be_held(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def check_kind(name: str, module: nn.Module) -> None:
-    """Raise a ValueError unless the forward of a module is one of PyTorch's own."""
+    """Raise a ValueError unless the forward of a module is PyTorch's, or may pass on to it."""
     kind = type(module).__name__
     if adapter_of(module) is not None:
         raise ValueError(
@@ -67,10 +71,22 @@ def check_kind(name: str, module: nn.Module) -> None:
         )
     own = own_forward(module)
     is_cell = type(module).forward in _CELL_FORWARDS and own is None
-    if not (is_cell or isinstance(own, HoldingModule) or runs_pytorch_forward(module)):
+    is_fused = runs_pytorch_forward(module) or may_pass_on(module)
+    if not (is_cell or is_fused or isinstance(own, HoldingModule)):
         raise ValueError(
             f"units: {name!r} ({kind}) has a forward of its own, and what happens in it is not "
-            "known; knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells with PyTorch's forward"
+            "known; knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells with PyTorch's "
+            "forward, and subclasses of nn.RNN, nn.GRU and nn.LSTM that give the same"
+        )
+
+
+def check_passed_on(name: str, call: OwnCall, result: Any) -> None:
+    """Raise a ValueError if a forward of its own gave something else than PyTorch's forward."""
+    if why := call.difference(result):
+        raise ValueError(
+            f"units: {name!r} ({type(call.module).__name__}) has a forward of its own, {why}. So "
+            "what happens in it is not known; knock-outs take nn.RNN, nn.GRU and nn.LSTM, and "
+            "subclasses whose forward gives the same. Leave its units out"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -23,13 +23,15 @@ from lightning_relay.knockout.fused import Clamps, FusedForward, held_in_lanes
 from lightning_relay.knockout.holding import check_can_be_held
 from lightning_relay.knockout.running import run_clamped
 from lightning_relay.knockout.side_by_side import lanes_at_once, run_lanes
+from lightning_relay.recurrent.forwards import may_pass_on, runs_pytorch_forward
 from lightning_relay.recurrent.layers import all_modules
-from lightning_relay.recurrent.replay import runs_pytorch_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+    from lightning_relay.recurrent.forwards import OwnCall
 
 _STATES = 2**22
 """Approximate maximum number of states of lanes that are run together."""
@@ -54,7 +56,8 @@ class KnockoutLanes:
             own = [[clamp for clamp in clamps if clamp.key.module == name] for clamps in sets]
             if any(own):
                 check_can_be_held(model, name, module)
-            if isinstance(module, nn.RNNBase) and runs_pytorch_forward(module):
+            shares = runs_pytorch_forward(module) or (any(own) and may_pass_on(module))
+            if isinstance(module, nn.RNNBase) and shares:
                 self._forwards.append(_SharedForward(name, module, own, drawn))
             else:
                 for others, clamps in zip(self._others, own, strict=True):
@@ -114,7 +117,7 @@ class KnockoutLanes:
                     for number, one in own.items()
                 }
             given = {number: Result(one[0], one[1:]) for number, one in own.items()}
-            forward.begin(None, given)
+            forward.begin(None, given, mapped=place is None)
         yield
 
     @contextmanager
@@ -132,16 +135,23 @@ class KnockoutLanes:
                     for name, module in self._counted.items()
                 ]
                 yield
+            self._check_passed_on()
             self._longest |= {cell.name: cell.longest for cell in cells}
             return
         if not self._others[number]:
             yield
+            self._check_passed_on()
             return
         clamps = [self._from_start(clamp) for clamp in self._others[number]]
         with hold(self._model, clamps, self._drawn) as entered:
             yield
+        self._check_passed_on()
         for held in entered:
             self._longest[held.name] = max(held.longest, self._longest.get(held.name, 0))
+
+    def _check_passed_on(self) -> None:
+        for forward in self._forwards:
+            forward.check_passed_on()
 
     def _from_start(self, clamp: Clamp) -> Clamp:
         """The clamp with its steps counted from the start, for cells called once for every step."""
@@ -179,18 +189,30 @@ class _SharedForward(FusedForward):
         self._sets = [Clamps([_begun(clamp, -drawn) for clamp in clamps]) for clamps in sets]
         self._lane: int | None = None
         self._given: Mapping[int, Result] | None = None
+        self._mapped = False
         self._number = 0
 
-    def begin(self, lane: int | None, given: Mapping[int, Result] | None = None) -> None:
+    def begin(
+        self,
+        lane: int | None,
+        given: Mapping[int, Result] | None = None,
+        *,
+        mapped: bool = False,
+    ) -> None:
         """The next calls are those of a lane, or without knock-out for None.
 
-        Calls for which results are ``given`` give these.
+        Calls for which results are ``given`` give these; they are ``mapped`` by ``vmap``.
         """
         self._given = given
+        self._mapped = mapped
         self.clamps = Clamps(()) if lane is None else self._sets[lane]
         self._lane = lane if self.clamps.all else None
         self._number = 0
         self.continuation.remember(None)
+
+    def _run_own(self, call: OwnCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # A mapped run has no values to compare. Its calls are those that were compared before.
+        return None if self._mapped else super()._run_own(call, args, kwargs)
 
     def _run(self, call: ModuleCall, offset: int) -> Result:
         number, self._number = self._number, self._number + 1

@@ -110,9 +110,14 @@ def latent_structure(
     return structures(states, x_in, maps, inputs_end, measure)
 
 
-def maps_of(modules: Mapping[str, nn.Module]) -> dict[str, ModuleMap | str]:
-    """The map of each module, or why it has none, by module name."""
-    return {name: ModuleMap.of(name, module) for name, module in modules.items()}
+def maps_of(
+    modules: Mapping[str, nn.Module], *, compared: bool = False
+) -> dict[str, ModuleMap | str]:
+    """The map of each module, or why it has none, by module name.
+
+    ``compared``: calls of forwards of their own are compared with PyTorch's.
+    """
+    return {name: ModuleMap.of(name, module, compared=compared) for name, module in modules.items()}
 
 
 def structures(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from lightning_relay.latent.analysis import maps_of, structures
+from lightning_relay.latent.forwards import ComparedForwards
 from lightning_relay.latent.inputs import MeanInputs
 from lightning_relay.latent.module_map import ModuleMap, why_no_map
 from lightning_relay.recurrent.chosen import ChosenCalls, calls_by_module
@@ -62,7 +63,9 @@ class LatentCapture:
             for name, module in self._modules.items()
         }
         self._wanted = [key for keys in asked.values() for key in keys]
-        whole = [name for name, module in self._modules.items() if not why_no_map(module)]
+        whole = [
+            name for name, module in self._modules.items() if not why_no_map(module, compared=True)
+        ]
         if not measure.n_starts:
             whole = []
         self._calls = calls_by_module(calls, self._modules)
@@ -83,6 +86,7 @@ class LatentCapture:
         self._inputs = MeanInputs(
             {name: self._modules[name] for name in whole}, model, self._errors[None]
         )
+        self._compared = ComparedForwards({name: self._modules[name] for name in whole}, model)
         self._sample = replace(
             sample, max_samples=measure.max_samples, storage="states", seed=measure.seed
         )
@@ -95,6 +99,7 @@ class LatentCapture:
         with ExitStack() as hooks:
             for recorder in (self._recorder, *self._others.values()):
                 hooks.enter_context(recorder)
+            hooks.enter_context(self._compared)
             if self._measure.inputs == "mean":
                 hooks.enter_context(self._inputs)
             self._hooks = hooks.pop_all()
@@ -117,7 +122,8 @@ class LatentCapture:
         """Keep the sequences of a batch; ``expected`` are those of the whole dataloader."""
         self._errors[None].check()
         if not self._maps:
-            self._maps = maps_of(self._modules)
+            self._maps = maps_of(self._modules, compared=True)
+        self._maps |= self._compared.differences
         self._leave_out_other_means()
         self._keep(self._recorder, (dataloader, None), labels, lengths, expected)
         for name, recorder in self._others.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lightning_relay.recurrent.forwards import given_arguments
 from lightning_relay.recurrent.hooks import FunctionHook, HookErrors, is_compiled
 from lightning_relay.recurrent.states import prefix_mask
 
@@ -69,7 +70,7 @@ class MeanInputs:
     def _add(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        inputs: Tensor | PackedSequence = args[0] if args else kwargs["input"]
+        inputs: Tensor | PackedSequence = given_arguments(module, args, kwargs)[0]
         if isinstance(inputs, PackedSequence):
             rows = inputs.data
         else:

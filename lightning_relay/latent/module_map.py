@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.forwards import may_pass_on, runs_pytorch_forward
 from lightning_relay.recurrent.layers import StateKey, state_units
-from lightning_relay.recurrent.replay import runs_pytorch_forward
 from lightning_relay.recurrent.weights import LayerWeights, next_states
 
 _FORWARDS = (nn.RNNCell.forward, nn.GRUCell.forward, nn.LSTMCell.forward)
@@ -34,9 +34,12 @@ class ModuleMap:
     kind: str = "zero"
 
     @classmethod
-    def of(cls, name: str, module: nn.Module) -> Self | str:
-        """That of a module as it is now, without input; or why it has none."""
-        if why_not := why_no_map(module):
+    def of(cls, name: str, module: nn.Module, *, compared: bool = False) -> Self | str:
+        """That of a module as it is now, without input; or why it has none.
+
+        ``compared``: calls of a forward of its own are compared with PyTorch's.
+        """
+        if why_not := why_no_map(module, compared=compared):
             return why_not
         assert isinstance(module, nn.RNNBase | nn.RNNCellBase)
         with torch.inference_mode(False), torch.no_grad():
@@ -82,11 +85,14 @@ class ModuleMap:
         return found
 
 
-def why_no_map(module: nn.Module) -> str:
-    """Why a module is no map from states to states; empty if it is one."""
+def why_no_map(module: nn.Module, *, compared: bool = False) -> str:
+    """Why a module is no map from states to states; empty if it is one.
+
+    ``compared``: calls of a forward of its own are compared with PyTorch's.
+    """
     kind = type(module).__name__
-    own_forward = not runs_pytorch_forward(module) and type(module).forward not in _FORWARDS
-    if own_forward or adapter_of(module) is not None:
+    known = runs_pytorch_forward(module) or type(module).forward in _FORWARDS
+    if not (known or (compared and may_pass_on(module))) or adapter_of(module) is not None:
         return f"{kind} computes its states in a way of its own"
     if isinstance(module, nn.RNNBase) and module.bidirectional:
         return f"{kind} is bidirectional: one direction begins where the other ends"

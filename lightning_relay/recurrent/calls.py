@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of
-from lightning_relay.recurrent.continuation import given_state
+from lightning_relay.recurrent.forwards import given_arguments
 from lightning_relay.recurrent.layers import hidden_units
 from lightning_relay.recurrent.replay import FusedCall, check_replayable, replay, versions_of
 from lightning_relay.recurrent.states import prefix_mask
@@ -102,8 +102,9 @@ def _fused(
     pending = None
     missing = [key for key in keys if key not in states]
     if missing:
-        check_replayable(name, module, missing)
-        pending = (_fused_call(name, module, args, kwargs, final, values, valid), missing)
+        inputs, initial = given_arguments(module, args, kwargs)
+        check_replayable(name, module, missing, inputs, initial, result)
+        pending = (_fused_call(name, module, inputs, initial, final, values, valid), missing)
     sequences, steps, _ = values.shape
     return Call(states, sequences, steps, valid=valid, presorted=presorted, pending=pending)
 
@@ -111,13 +112,12 @@ def _fused(
 def _fused_call(
     name: str,
     module: nn.RNNBase,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    inputs: Any,
+    initial: Any,
     final: Any,
     hidden: Tensor,
     valid: Tensor | None,
 ) -> FusedCall:
-    inputs = args[0] if args else kwargs["input"]
     device = hidden.device
     if isinstance(inputs, PackedSequence):
         inputs = inputs._replace(data=inputs.data.detach().clone())
@@ -125,7 +125,6 @@ def _fused_call(
     else:
         inputs = _batch_first(module, inputs).detach().clone()
         dtype = inputs.dtype
-    initial = given_state(args, kwargs)
     if initial is None:
         sizes = [hidden_units(module)]
         sizes += [module.hidden_size] * (module.mode == "LSTM")

@@ -18,6 +18,7 @@ from lightning_relay.recurrent.chosen import (
     index_of,
 )
 from lightning_relay.recurrent.continuation import Continuation, given_state
+from lightning_relay.recurrent.forwards import given_arguments, runs_pytorch_forward
 from lightning_relay.recurrent.hooks import (
     HOOK_GUARDS,
     FunctionHook,
@@ -35,7 +36,6 @@ from lightning_relay.recurrent.layers import (
     recurrent_modules,
     wanted_keys,
 )
-from lightning_relay.recurrent.replay import runs_pytorch_forward
 from lightning_relay.recurrent.stacks import StackSteps
 from lightning_relay.recurrent.states import HiddenStates
 
@@ -270,7 +270,7 @@ class _Recording:
             call = self.stack.end()
         else:
             call = read_call(self.name, module, self.keys, args, kwargs, output)
-        if self._goes_on(call, args, kwargs):
+        if self._goes_on(call, given_arguments(module, args, kwargs)[1]):
             expected = self.batches[-1][0].sequences
             if call.sequences != expected:
                 raise ValueError(
@@ -319,12 +319,12 @@ class _Recording:
                 found[str(key)].append(HiddenStates(values, valid))
         return {key: put_together(parts) for key, parts in found.items()}
 
-    def _goes_on(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def _goes_on(self, call: Call, given: Any) -> bool:
         if not self.batches:
             return False
         if call.one_step:
             return self.batches[-1][-1].one_step and self._step_goes_on
-        return self.continuation.goes_on(given_state(args, kwargs))
+        return self.continuation.goes_on(given)
 
 
 def _state_of(module: nn.Module, call: Call, output: Any) -> Any:

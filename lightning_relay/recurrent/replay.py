@@ -9,13 +9,18 @@ gates of all steps and a scan over time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from lightning_relay.recurrent.hooks import own_forward
+from lightning_relay.recurrent.forwards import (
+    difference,
+    distance,
+    may_pass_on,
+    runs_pytorch_forward,
+)
 from lightning_relay.recurrent.layers import hidden_units
 
 if TYPE_CHECKING:
@@ -32,16 +37,8 @@ KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "LSTM": torch.lstm,
 }
 
-_FORWARDS = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
-
 _GATES_AT_ONCE = 2**23
 """Approximate number of gate values held at a time."""
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 2e-2}
-"""Largest accepted difference, absolute plus relative, of replayed and returned final states.
-
-Larger differences than rounding, which on accelerators includes TF32 products, mean a wrong replay.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +57,25 @@ class FusedCall:
     versions: tuple[int, ...]  # how often each weight had been changed in place by then
 
 
-def runs_pytorch_forward(module: nn.Module) -> bool:
-    """Whether a call of a module runs the forward of nn.RNN, nn.GRU or nn.LSTM."""
-    return type(module).forward in _FORWARDS and own_forward(module) is None
+def check_replayable(
+    name: str, module: nn.RNNBase, keys: Collection[StateKey], inputs: Any, state: Any, result: Any
+) -> None:
+    """Raise a ValueError if the inner layers and cell states ``keys`` of a call cannot be replayed.
 
-
-def check_replayable(name: str, module: nn.RNNBase, keys: Collection[StateKey]) -> None:
-    """Raise a ValueError if the inner layers and cell states ``keys`` cannot be replayed.
-
-    The forward must be PyTorch's, and no random dropout may come before a replayed layer.
+    The forward must be PyTorch's, or have given what PyTorch's gives, and no random dropout may
+    come before a replayed layer.
     """
     if not runs_pytorch_forward(module):
-        raise ValueError(
-            f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, so "
-            "states that it does not return cannot be replayed (a module whose units are knocked "
-            "out has one, too); record only layers='last' and states=('hidden',), or register an "
-            "adapter for its class with register_recurrent"
-        )
+        why = "which was set on the module itself (a knock-out of its units sets one, too)"
+        if may_pass_on(module):
+            why = difference(module, inputs, state, result)
+        if why:
+            raise ValueError(
+                f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, "
+                f"{why}. So states that it does not return cannot be replayed; record only "
+                "layers='last' and states=('hidden',), or register an adapter for its class with "
+                "register_recurrent"
+            )
     behind_dropout = _layers_to_run(module, keys) > 1 or any(key.cell and key.layer for key in keys)
     if behind_dropout and module.training and module.dropout > 0:
         raise ValueError(
@@ -218,14 +217,10 @@ def _padded(states: Tensor | PackedSequence) -> Tensor:
 
 
 def _check_final(call: FusedCall, replayed: Tensor, returned: Tensor) -> None:
-    tolerance = _TOLERANCE.get(returned.dtype, 5e-3)
-    if not torch.allclose(
-        replayed.double(), returned.double(), rtol=tolerance, atol=tolerance, equal_nan=True
-    ):
-        difference = float((replayed.double() - returned.double()).abs().max())
+    if far := distance(replayed, returned):
         raise ValueError(
             f"layers, states: the replay of {call.name!r} ({type(call.module).__name__}) ends up "
-            f"to {difference:.1e} away from the final states that its forward returned, so its "
+            f"to {far:.1e} away from the final states that its forward returned, so its "
             "inner states cannot be known; record only layers='last' and states=('hidden',), or "
             "register an adapter for its class with register_recurrent. If its weights changed "
             "after the call, read the states before the weights change"

@@ -25,6 +25,7 @@ from lightning_relay import (
 )
 from tests.support.ablation import Untrained, refused_before_training, relay_of, validated
 from tests.support.models import Classifier
+from tests.support.own_forwards import ChangesInput, PassesOn, subclass
 from tests.support.training import quiet_trainer
 
 
@@ -64,24 +65,30 @@ def test_named_sets_are_checked_where_there_is_no_sanity_check() -> None:
     )
 
 
-class OwnForward(nn.GRU):
-    """Does something of its own."""
-
-    def forward(self, *args: Any) -> Any:
-        return super().forward(*args)
-
-
 def test_modules_that_cannot_be_knocked_out() -> None:
     class Own(Untrained):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = OwnForward(1, 6, batch_first=True)
+            self.rnn = subclass(PassesOn, nn.GRUCell)(1, 6)
 
     refused_before_training(
         KnockoutCallback(),
-        r"units: 'rnn' \(OwnForward\) has a forward of its own",
+        r"units: 'rnn' \(PassesOn\) has a forward of its own, and what happens in it is not known.*"
+        r" Select others, such as with EveryUnit\(modules=…\)$",
         kind=Own,
         num_sanity_val_steps=0,
+    )
+
+    class Changed(Untrained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = subclass(ChangesInput, nn.GRU)(1, 6, batch_first=True)
+
+    refused_before_training(
+        KnockoutCallback(),
+        r"units: 'rnn' \(ChangesInput\) has a forward of its own, whose output is up to .* away .*"
+        "subclasses whose forward gives the same",
+        kind=Changed,
     )
 
     class Leaky(nn.Module):

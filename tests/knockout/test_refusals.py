@@ -200,13 +200,18 @@ def test_modules_of_other_makers() -> None:
         def forward(self, *args: Tensor) -> Tensor:
             return super().forward(*args)[0]
 
+    class OwnCell(nn.GRUCell):
+        def forward(self, *args: Tensor) -> Tensor:
+            return super().forward(*args)
+
     model = nn.Sequential(OutputOnly(2, 3)).eval()
     refused(
         ValueError,
-        "units: '0' (OutputOnly) has a forward of its own, and what happens in it is not known; "
-        "knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells with PyTorch's forward",
+        "units: '0' (OwnCell) has a forward of its own, and what happens in it is not known; "
+        "knock-outs take nn.RNN, nn.GRU, nn.LSTM and their cells with PyTorch's forward, and "
+        "subclasses of nn.RNN, nn.GRU and nn.LSTM that give the same",
         {"0.l0": 1},
-        model,
+        nn.Sequential(OwnCell(2, 3)).eval(),
     )
     register_recurrent(
         OutputOnly, units=lambda module: 3, hidden=lambda module, inputs, output: output
