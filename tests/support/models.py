@@ -95,6 +95,32 @@ class Stacked(Classifier):
         return scores
 
 
+class PassingLSTM(nn.LSTM):
+    """Makes the initial state that PyTorch's would make."""
+
+    def forward(self, x: Tensor, state: Any = None) -> Any:
+        if state is None:
+            zeros = x.new_zeros(self.num_layers, len(x), self.hidden_size)
+            state = (zeros, zeros)
+        return super().forward(x, state)
+
+
+class PassingOn(Classifier):
+    """A subclass of nn.LSTM whose forward only passes on."""
+
+    cell = PassingLSTM
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = self.cell(1, 6, num_layers=2, batch_first=True)
+
+
+class PassedTo(PassingOn):
+    """The same without a forward of its own."""
+
+    cell = nn.LSTM
+
+
 class Projected(Classifier):
     """An LSTM with projections, time first."""
 
