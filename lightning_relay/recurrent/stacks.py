@@ -62,8 +62,8 @@ class StackSteps:
         for layer, keys in self._keys.items():
             calls = [call.states() for call in steps[layer]]
             states |= {key: torch.cat([own[key] for own in calls], dim=1) for key in keys}
-        sequences, steps, _ = next(iter(states.values())).shape
-        return Call(states, sequences, steps)
+        sequences, length, _ = next(iter(states.values())).shape
+        return Call(states, sequences, length)
 
     def _add(
         self,
