@@ -14,7 +14,7 @@ from lightning_relay.ablation.selection import Selection, check_count
 from lightning_relay.reading.concepts import check_concepts
 from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 
-_SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step logs"
+_SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step gives"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,19 @@ Value = float | Mean | MeanPerStep | Resample
 
 @dataclass(frozen=True)
 class Logged:
-    """A number that the step itself computes for every batch.
+    """A number that the step itself computes for every batch and logs or returns.
 
     Its value over the evaluation is the mean over batches, weighted by their numbers of samples,
     whatever reduction the step logs it with.
 
     Attributes:
-        name: Name under which the step logs the number, or ``"loss"`` for the returned loss.
+        name: Name of the number. Of a logged one, it is the step's own name or one that Lightning
+            makes of it: ``"val_loss_epoch"``, ``"val_loss_step"`` or
+            ``"val_loss/dataloader_idx_0"``. Of one that is returned and not logged, it is the key
+            in a mapping or the field of a dataclass; keys inside keys are joined by dots, and the
+            last is enough if only one number has it. ``"loss"`` is also a loss that is returned
+            alone. If several dataloaders do not all have the number, only those that have it are
+            measured.
         mode: ``"min"`` if lower is better, ``"max"`` if higher is better.
         n_bootstraps: Number of resamples of the batches for intervals; 0 for no intervals.
     """
@@ -79,6 +85,11 @@ class Logged:
         if self.mode not in ("min", "max"):
             raise ValueError(f"mode: got {self.mode!r}; it takes 'min' or 'max'")
         check_count("n_bootstraps", self.n_bootstraps, 0)
+
+    @property
+    def tag(self) -> str:
+        """Name in reports and tags, which tell dataloaders apart themselves."""
+        return self.name.partition("/dataloader_idx_")[0]
 
 
 @dataclass(frozen=True)

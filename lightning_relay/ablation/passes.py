@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from lightning_relay.ablation.own_step import OwnStep
-from lightning_relay.ablation.runs import EvaluationBatch, KnockoutRuns, Ran
+from lightning_relay.ablation.runs import EvaluationBatch, KnockoutRuns, MissingNumberError, Ran
 from lightning_relay.ablation.selection import Known
 from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
 from lightning_relay.knockout.arguments import checked_steps
@@ -41,13 +41,15 @@ class _OfDataloader:
     """State of one dataloader.
 
     Batches wait, with their recorded states, until these are enough to choose sets and values;
-    ``runs`` exist from then on. ``reference`` counts the sequences that waited.
+    ``runs`` exist from then on. ``reference`` counts the sequences that waited. ``missing`` says
+    that its step does not give the number that is asked for.
     """
 
     question: Question
     samples_seen: int = 0
     batches_seen: int = 0
     runs: KnockoutRuns | None = None
+    missing: MissingNumberError | None = None
     reference: int = 0
     waiting: list[EvaluationBatch] = field(default_factory=list)
     at_steps: list[dict[str, list[HiddenStates]]] = field(default_factory=list)
@@ -60,7 +62,8 @@ class KnockoutPass:
 
     Call ``before_step`` and ``after_step`` for each batch, and ``end`` after the last. ``relays``
     and ``num_batches`` have an entry for each dataloader. ``progress`` is called after every run
-    with the number of sets and the number of batches to run again.
+    with the number of sets and the number of batches to run again. ``untried`` becomes True if the
+    sanity check cannot tell whether a validation gives the number that is asked for.
     """
 
     pl_module: LightningModule
@@ -71,6 +74,7 @@ class KnockoutPass:
     relays: Sequence[RelayReport | None]
     num_batches: Sequence[float]
     progress: Callable[[int, float], None]
+    untried: bool = field(default=False, init=False)
     _dataloaders: dict[int, _OfDataloader] = field(default_factory=dict, init=False)
     _rerun: StepRerun | None = field(default=None, init=False)
     _batch: KeptBatch | None = field(default=None, init=False)
@@ -100,7 +104,7 @@ class KnockoutPass:
                 self._labels = own.question.labels(batch)
         sizes = set() if self._labels is None else self._labels.sizes
         self._size = sizes.pop() if len(sizes) == 1 else extract_batch_size(batch)
-        if own.batches_seen < self._batches_to_run(dataloader):
+        if own.missing is None and own.batches_seen < self._batches_to_run(dataloader):
             self._batch = KeptBatch(batch)
             self._rerun = StepRerun(self.pl_module, self.trainer, self.stage, own.question)
             if self._labels is not None:
@@ -151,13 +155,18 @@ class KnockoutPass:
         self._own.close()
 
     def end(self) -> dict[int, Ran]:
-        """Run the batches that still wait; return what was run, by dataloader."""
+        """Run the batches that still wait; return what was run, by dataloader.
+
+        Several dataloaders may differ in the numbers that their steps give. Those without the
+        number that is asked for are left out; it is an error if no step gives it.
+        """
         found = {}
         for dataloader, own in self._dataloaders.items():
             if own.waiting:
                 with self._surroundings.unchanged():
                     self._run_waiting(own, dataloader)
-            if own.runs is None:  # the evaluation ended inside the first step
+            # There are none if the evaluation ended inside the first step.
+            if own.runs is None or own.missing is not None:
                 continue
             found[dataloader] = Ran(
                 self._as_held(own.runs.sets, own.runs.longest),
@@ -167,7 +176,16 @@ class KnockoutPass:
                 own.batches_seen,
                 _joined(own.at_steps),
             )
+        if not found and not self.untried:
+            for error in self.without_number.values():
+                raise error
         return found
+
+    @property
+    def without_number(self) -> dict[int, MissingNumberError]:
+        """Errors of the dataloaders whose step does not give the number that is asked for."""
+        every = self._dataloaders.items()
+        return {place: own.missing for place, own in every if own.missing is not None}
 
     def _as_held(self, sets: Sets, longest: Mapping[str, int]) -> Sets:
         """Sets with their steps in the longest sequence; refuses modules that were not called."""
@@ -202,7 +220,12 @@ class KnockoutPass:
         while own.waiting:
             batch = own.waiting.pop(0)
             try:
-                own.runs.add(batch, lambda: self.progress(sets, batches))
+                self._add(own.runs, batch, lambda: self.progress(sets, batches))
+            except MissingNumberError as error:
+                own.missing = error
+                own.waiting.clear()
+                if len(self.num_batches) == 1 and not self.untried:
+                    raise
             except TooShortError as error:
                 if self.asked.of_states is None:
                     raise
@@ -212,6 +235,30 @@ class KnockoutPass:
                 ) from error
             finally:
                 batch.batch.put_back()
+
+    def _add(
+        self, runs: KnockoutRuns, batch: EvaluationBatch, progress: Callable[[], None]
+    ) -> None:
+        """Run a batch with every set knocked out.
+
+        In the sanity check a step may leave out a number, or log it under another name. Then it is
+        run as in a validation; if that fails, only a validation can tell.
+        """
+        try:
+            runs.add(batch, progress)
+        except MissingNumberError as error:
+            if not self.trainer.sanity_checking:
+                raise
+            batch.rerun.be_validating()
+            batch.before = None
+            try:
+                batch.run(whole=True)
+            except Exception:
+                self.untried = True
+                raise error from None
+            finally:
+                batch.batch.put_back()
+            runs.add(batch, progress)
 
     def _has_enough_states(self, own: _OfDataloader, dataloader: int) -> bool:
         """Whether enough states are recorded, or no more can come.

@@ -70,7 +70,7 @@ def knockout_report(
     found: dict[str, Damage] = {}
     generator = np.random.default_rng(asked.seed)
     if asked.logged is not None:
-        found[asked.logged.name] = _of_batches(outcomes, asked.logged, generator)
+        found[asked.logged.tag] = _of_batches(outcomes, asked.logged, generator)
     labelled = _labelled(outcomes) if outcomes.labels else None
     if labelled is not None and asked.computed is not None:
         for name, metric in asked.computed.metrics().items():

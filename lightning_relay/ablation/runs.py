@@ -19,7 +19,7 @@ from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_ow
 from lightning_relay.rerun.mapping import CannotMapError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import nn
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from lightning_relay.reading.labels import Labels
     from lightning_relay.recurrent.states import HiddenStates
     from lightning_relay.rerun import KeptBatch, StepRerun
+
+
+class MissingNumberError(ValueError):
+    """The step gives no number of the name that is asked for."""
 
 
 @dataclass(eq=False)
@@ -146,6 +150,9 @@ class KnockoutRuns:
             with lanes.lane(None):
                 results = [batch.run(whole=True)]
             _check_labels(results[0].answer)
+            returned = None
+            if self.asked.logged is not None:
+                _, returned = _number_of(results[0], self.asked.logged.name)
             check_same_as_own(batch.own, batch.before or results[0])
             progress()
             together = self._together and not whole and batch.rerun.ends_early
@@ -163,13 +170,13 @@ class KnockoutRuns:
                 for _ in found:
                     progress()
             if batch.before is not None:
-                check_repeatable(batch.before, results[0])
+                check_repeatable(batch.before, results[0], returned=returned)
                 with lanes.lane(None):
-                    check_repeatable(results[0], batch.run(whole=whole))
+                    check_repeatable(results[0], batch.run(whole=whole), returned=returned)
             for module, steps in lanes.longest.items():
                 self.longest[module] = max(steps, self.longest.get(module, 0))
         if batch.before is None:  # a run without lanes computes everything again
-            check_repeatable(results[0], batch.run(whole=whole))
+            check_repeatable(results[0], batch.run(whole=whole), returned=returned)
         asks = callable(self.asked.prediction) or isinstance(self.asked.prediction, tuple)
         if asks and batch.labels is not None and not self.outcomes.sizes:
             check_reacts(batch, results[0])
@@ -233,7 +240,8 @@ class KnockoutRuns:
             if self.asked.computed is not None and scores:
                 outcomes.scores.append(torch.stack(scores).cpu())
         if self.asked.logged is not None:
-            values = [_value_of(result, self.asked.logged.name) for result in results]
+            name = self.asked.logged.name
+            values = [_number_of(result, name)[0] for result in results]
             outcomes.values.append(torch.tensor(values, dtype=torch.float64))
 
 
@@ -254,21 +262,53 @@ def _check_labels(answer: Answer | None) -> None:
         )
 
 
-def _value_of(result: StepResult, name: str) -> float:
-    value = result.loss if name == "loss" else result.logged.get(name)
-    if value is not None:
-        return value
-    has = ", ".join(map(repr, result.logged)) or "none"
-    if name in result.logged_metrics:
+def _number_of(result: StepResult, name: str) -> tuple[float, str | None]:
+    """The number of a name, and its name among what the step returned, unless it is logged.
+
+    A name is the step's own, or one that Lightning makes of it. What is logged goes before what is
+    returned.
+    """
+    logged = [own for own, names in result.names.items() if name in names]
+    if len(logged) > 1:
         raise ValueError(
-            f"score: {result.step} logs a Metric as {name!r}, whose value spans all batches; give "
-            f"such a Metric as score= instead, or name one of the numbers it logs: {has}"
+            f"score: {name!r} may be any of {_listed(logged)}, which {result.step} logs; have the "
+            "step log them under names that differ"
         )
-    if name == "loss":
+    if logged and logged[0] in result.logged:
+        return result.logged[logged[0]], None
+    if logged and name != "loss":
+        numbers = _listed([*result.logged, *result.returned])
         raise ValueError(
-            f"score: {result.step} returns no loss; return it, or name one of the numbers it logs: "
+            f"score: {result.step} logs a Metric as {logged[0]!r}, whose value spans all batches; "
+            "give such a Metric as score= instead, or name one of the numbers that it logs or "
+            f"returns: {numbers}"
+        )
+    found = [own for own in result.returned if own == name or own.endswith(f".{name}")]
+    if len(found) > 1 and name not in found:
+        raise ValueError(
+            f"score: {name!r} may be any of {_listed(found)}, which {result.step} returns; give "
+            "the whole name of one"
+        )
+    if found:
+        own = name if name in found else found[0]
+        return result.returned[own], own
+    has = f"it logs: {_listed(result.logged)}; it returns: {_listed(result.returned)}"
+    has += _hint(result, name)
+    if name == "loss":
+        raise MissingNumberError(
+            f"score: {result.step} returns no loss; return it, or name another number. Of numbers "
             f"{has}"
         )
-    step_name = name.removesuffix("_epoch").removesuffix("_step")
-    hint = f". The step itself calls it {step_name!r}" if step_name in result.logged else ""
-    raise ValueError(f"score: {result.step} logs no number {name!r}; it logs: {has}{hint}")
+    raise MissingNumberError(
+        f"score: {result.step} neither logs nor returns a number {name!r}; {has}"
+    )
+
+
+def _hint(result: StepResult, name: str) -> str:
+    """What the step itself calls a number, where Lightning makes no such name of it."""
+    own = name.partition("/dataloader_idx_")[0].removesuffix("_epoch").removesuffix("_step")
+    return f". The step itself calls it {own!r}" if own != name and own in result.logged else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"

@@ -89,7 +89,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             ``Resample()`` of recorded states.
         score: A torchmetrics.Metric or MetricCollection of class scores and labels, measured
             beside the accuracies; ``Computed()`` sets its number of resamples. Or
-            ``Logged("val_loss")``, a number that the step computes, measured instead of the
+            ``Logged("val_loss")``, a number that the step logs or returns, measured instead of the
             accuracies unless ``target``, ``prediction`` or ``concepts`` is given.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
             a function of it. Default: that of the RelayInformationCallback in the Trainer, or else
@@ -319,8 +319,10 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         with naming_the_sanity_check(trainer):
             found = run.end()
         self._stop()
-        if not found:
+        if not found and not run.untried:
             raise_empty(stage)
+        for dataloader, why in run.without_number.items() if not trainer.sanity_checking else ():
+            self._say(f"Knock-outs: no report of dataloader {dataloader}: {why}.", rank_zero_info)
         for dataloader, ran in found.items():
             follows = self.asked.which.follows
             relay = self._followed[dataloader] if follows else self._newest_relay(dataloader)

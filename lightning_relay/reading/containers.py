@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, MutableMapping, MutableSequence
 from dataclasses import fields, is_dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -31,6 +34,23 @@ def leaves_in(value: Any) -> Iterator[Any]:
             yield from leaves_in(part)
     else:
         yield value
+
+
+def numbers_in(value: Any, *, _inside: tuple[int, ...] = ()) -> Iterator[tuple[str, float]]:
+    """Single numbers in mappings, dataclasses and named tuples, each with its keys joined by dots.
+
+    Tensors and arrays with one number count as numbers. A container inside itself is left out.
+    """
+    if isinstance(value, Tensor | np.ndarray | np.bool):
+        number = value.item() if math.prod(value.shape) == 1 else None
+        if isinstance(number, Real):
+            yield "", float(number)
+    elif isinstance(value, Real):
+        yield "", float(value)
+    elif id(value) not in _inside:
+        for key, part in _named_parts(value):
+            for path, number in numbers_in(part, _inside=(*_inside, id(value))):
+                yield f"{key}.{path}" if path else key, number
 
 
 def rebuilt(value: Any, of: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
@@ -66,6 +86,17 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         return [(f"[{place}]", part) for place, part in enumerate(value)]
     if _is_record(value):
         return [(f".{field.name}", getattr(value, field.name)) for field in fields(value)]
+    return []
+
+
+def _named_parts(value: Any) -> list[tuple[str, Any]]:
+    """The parts of a mapping, dataclass or named tuple, each with its key."""
+    if isinstance(value, Mapping):
+        return [(str(key), part) for key, part in value.items()]
+    if _is_record(value):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, tuple) and not isinstance(value, PackedSequence):
+        return list(zip(getattr(value, "_fields", ()), value, strict=False))
     return []
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lightning_relay.reading.answers import Answer
 
@@ -28,8 +28,9 @@ class StepResult:
         whole: Whether the step ran to its end; if not, the attributes below are empty.
         logged: Tensors and numbers that the step logged, by their names; the last under each name.
         logged_metrics: Names under which the step logged metrics.
-        loss: What the step returned, or its entry ``"loss"``; None unless that is a tensor with a
-            single number.
+        returned: Numbers that the step returned, by name: keys of mappings and fields of
+            dataclasses, joined by dots. A number returned alone is the ``"loss"``.
+        names: All names of what the step logged, by its own: those that Lightning makes of it, too.
     """
 
     step: str
@@ -37,7 +38,13 @@ class StepResult:
     whole: bool
     logged: Mapping[str, float]
     logged_metrics: frozenset[str]
-    loss: float | None
+    returned: Mapping[str, float]
+    names: Mapping[str, Sequence[str]]
+
+    @property
+    def loss(self) -> float | None:
+        """What the step returned, or its ``"loss"``; None unless that is a single number."""
+        return self.returned.get("loss")
 
     @property
     def classes(self) -> Tensor | None:
@@ -57,11 +64,12 @@ def same_scores(first: StepResult, again: StepResult) -> bool:
     return _close(first.scores, again.scores)
 
 
-def check_repeatable(first: StepResult, again: StepResult) -> None:
+def check_repeatable(first: StepResult, again: StepResult, *, returned: str | None = None) -> None:
     """Raise a ValueError unless two runs of a step under the same conditions gave the same.
 
-    Class scores, losses and logged numbers may differ by a millionth of the largest. Whatever only
-    one of the runs has is not compared.
+    Class scores, losses, logged numbers and the returned number of a name may differ by a millionth
+    of the largest. Whatever only one of the runs has is not compared. Other returned numbers are
+    not compared either: nothing is made of them, and they may be times.
     """
     pairs = [
         *_pairs(first.answer, again.answer),
@@ -72,6 +80,10 @@ def check_repeatable(first: StepResult, again: StepResult) -> None:
         for name, number in first.logged.items()
         if name in again.logged
     ]
+    if returned is not None:
+        numbers = [result.returned.get(returned) for result in (first, again)]
+        one, other = map(_tensor, numbers)
+        pairs.append((f"returned numbers {returned!r}", one, other))
     for what, one, other in pairs:
         if one is not None and other is not None and not _close(one, other):
             raise ValueError(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import weakref
 from abc import ABCMeta
+from copy import copy
+from dataclasses import dataclass
+from inspect import signature
 from numbers import Number
 from operator import attrgetter
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -21,6 +25,34 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 _METRICS = ("callback_metrics", "logged_metrics", "progress_bar_metrics")
+
+_LOG = signature(LightningModule.log)
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A number or metric that a step logged.
+
+    Attributes:
+        value: Tensor with one number, number, or metric.
+        on_step: Whether it is logged for every batch.
+        on_epoch: Whether it is reduced over the epoch.
+        of_dataloader: Whether Lightning adds the dataloader to its name.
+    """
+
+    value: Any
+    on_step: bool
+    on_epoch: bool
+    of_dataloader: bool
+
+    def names(self, name: str, dataloader: int | None) -> list[str]:
+        """Names under which it may be known; ``dataloader`` is None if there is only one."""
+        found = [name]
+        if self.on_step and self.on_epoch:
+            found += [f"{name}_step", f"{name}_epoch"]
+        if self.of_dataloader and dataloader is not None:
+            found += [f"{own}/dataloader_idx_{dataloader}" for own in found]
+        return found
 
 
 class QuietLogger(DummyLogger):
@@ -48,7 +80,8 @@ class QuietTrainer:
     """Trainer as a module sees it, for a twin of the module that must not be heard.
 
     It tells what the Trainer tells. Its loggers are quiet and its metrics are copies. What is set
-    on it stays with it, and it saves no checkpoint.
+    on it stays with it, and it saves no checkpoint. After ``be_validating`` it tells that the
+    sanity check is over.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -69,6 +102,12 @@ class QuietTrainer:
 
     model = lightning_module
 
+    def be_validating(self) -> None:
+        """Tell of a validation where the Trainer is in its sanity check."""
+        self.state = copy(self._trainer.state)
+        self.state.stage = RunningStage.VALIDATING
+        self.sanity_checking, self.validating = False, True
+
     def save_checkpoint(self, *_: Any, **__: Any) -> None:
         """Save nothing."""
 
@@ -84,7 +123,7 @@ class QuietTrainer:
         return dict(value) if name in _METRICS else value
 
 
-def silence(module: LightningModule, heard: MutableMapping[str, Any]) -> None:
+def silence(module: LightningModule, heard: MutableMapping[str, Heard]) -> None:
     """Have a twin print nothing and log tensors, numbers and metrics into a mapping, by name.
 
     The twin's class becomes one derived from its own. So a ``log`` of the user's is still called,
@@ -104,12 +143,19 @@ class _Unannounced:
 class _Silenced(LightningModule):
     """Comes in the order of base classes just before LightningModule."""
 
-    def log(self, name: str, value: Any, *_: Any, **__: Any) -> None:
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Remember a tensor, number or metric by name."""
         if isinstance(value, Tensor) and value.numel() == 1:
-            vars(self)["_heard_in_rerun"][name] = value.detach().clone()
-        elif isinstance(value, Number | Metric):
-            vars(self)["_heard_in_rerun"][name] = value
+            value = value.detach().clone()
+        elif not isinstance(value, Number | Metric):
+            return
+        given = _LOG.bind(self, name, value, *args, **kwargs).arguments
+        vars(self)["_heard_in_rerun"][name] = Heard(
+            value,
+            on_step=bool(given.get("on_step")),
+            on_epoch=given.get("on_epoch") is not False,
+            of_dataloader=bool(given.get("add_dataloader_idx", True)),
+        )
 
     def print(self, *_: Any, **__: Any) -> None:
         """Print nothing."""

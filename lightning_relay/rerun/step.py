@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_relay.reading.containers import numbers_in
 from lightning_relay.reading.predictions import PredictionReader, Question
 from lightning_relay.recurrent.hooks import TransientHook
 from lightning_relay.reports.stage import STEP_OF, Stage
@@ -19,15 +18,16 @@ from lightning_relay.rerun.batches import KeptBatch
 from lightning_relay.rerun.holdings import Holdings
 from lightning_relay.rerun.mapping import in_lanes
 from lightning_relay.rerun.result import StepResult, same_scores
-from lightning_relay.rerun.silence import INSTEAD, QuietTrainer, silence
+from lightning_relay.rerun.silence import INSTEAD, Heard, QuietTrainer, silence
 from lightning_relay.rerun.traces import PROCESS, RandomStreams, eager, untouched
 from lightning_relay.rerun.twin import Memo, OwnDefaults, twin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, MutableMapping, Sequence
     from contextlib import AbstractContextManager
 
     from lightning.pytorch import Trainer
+    from torch import Tensor
 
     from lightning_relay.reading.answers import Answer
     from lightning_relay.reading.labels import Labels
@@ -83,9 +83,10 @@ class StepRerun:
         self._stage = stage
         self._trainer = trainer
         self._parameters = dict(pl_module.named_parameters())
-        self._heard: dict[str, Any] = {}
+        self._heard: dict[str, Heard] = {}
         self._streams = RandomStreams.now(pl_module.device)
-        self.twin, memo = _silent_twin(pl_module, trainer, self._heard)
+        self._quiet = QuietTrainer(trainer)
+        self.twin, memo = _silent_twin(pl_module, trainer, self._quiet, self._heard)
         self._defaults = OwnDefaults(pl_module, memo)
         self._referents = memo.referents  # to which the twin has weak references only
         self._question = question or Question()
@@ -129,7 +130,11 @@ class StepRerun:
             answer = None if labels is None else reader.read(outputs, labels, arguments[0])
         if known is None and answer is not None:
             self._scores_module = answer.module
-        return self._result(answer, None if stops else outputs, whole=not stops)
+        return self._result(answer, None if stops else outputs, dataloader_idx, whole=not stops)
+
+    def be_validating(self) -> None:
+        """In the sanity check, have the Trainer tell the twin from now on that it is over."""
+        self._quiet.be_validating()
 
     @property
     def ends_early(self) -> bool:
@@ -185,7 +190,9 @@ class StepRerun:
         assert found.scores is not None
         lanes = zip(found.classes.unbind(), found.scores.unbind(), strict=True)
         results = [
-            self._result(replace(found, classes=classes, scores=own), None, whole=False)
+            self._result(
+                replace(found, classes=classes, scores=own), None, dataloader_idx, whole=False
+            )
             for classes, own in lanes
         ]
         for place, one in zip(compared, alone, strict=True):
@@ -207,20 +214,29 @@ class StepRerun:
             except _ScoresKnown:
                 return None
 
-    def _result(self, answer: Answer | None, outputs: Any, *, whole: bool) -> StepResult:
+    def _result(
+        self, answer: Answer | None, outputs: Any, dataloader_idx: int, *, whole: bool
+    ) -> StepResult:
         if answer is not None and answer.scores is not None:
             answer = replace(answer, scores=answer.scores.clone())
         heard = self._heard if whole else {}
-        metrics = frozenset(name for name, value in heard.items() if isinstance(value, Metric))
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        metrics = frozenset(name for name, own in heard.items() if isinstance(own.value, Metric))
+        dataloader = dataloader_idx if len(self._num_batches) > 1 else None
         return StepResult(
             step=self._step,
             answer=answer,
             whole=whole,
-            logged={name: float(value) for name, value in heard.items() if name not in metrics},
+            logged={name: float(own.value) for name, own in heard.items() if name not in metrics},
             logged_metrics=metrics,
-            loss=float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None,
+            returned={path or "loss": number for path, number in numbers_in(outputs)},
+            names={name: own.names(name, dataloader) for name, own in heard.items()},
         )
+
+    @property
+    def _num_batches(self) -> Sequence[float]:
+        """Number of batches of each dataloader."""
+        trainer = self._trainer
+        return trainer.num_val_batches if self._stage == "validate" else trainer.num_test_batches
 
     def _arguments(self, batch: Any, batch_idx: int, dataloader_idx: int) -> list[Any]:
         """What Lightning gives the step."""
@@ -228,9 +244,7 @@ class StepRerun:
         arguments = [batch]
         if is_param_in_hook_signature(step, "batch_idx", min_args=2):
             arguments.append(batch_idx)
-        trainer = self._trainer
-        batches = trainer.num_val_batches if self._stage == "validate" else trainer.num_test_batches
-        if len(batches) > 1 and is_param_in_hook_signature(step, "dataloader_idx"):
+        if len(self._num_batches) > 1 and is_param_in_hook_signature(step, "dataloader_idx"):
             arguments.append(dataloader_idx)
         return arguments
 
@@ -242,9 +256,11 @@ class StepRerun:
 
 
 def _silent_twin(
-    pl_module: LightningModule, trainer: Trainer, heard: MutableMapping[str, Any]
+    pl_module: LightningModule,
+    trainer: Trainer,
+    quiet: QuietTrainer,
+    heard: MutableMapping[str, Heard],
 ) -> tuple[LightningModule, Memo]:
-    quiet = QuietTrainer(trainer)
     memo = Memo(pl_module, _stand_ins(pl_module, trainer, quiet), INSTEAD)
     twin = twin_of(pl_module, memo)
     if twin is pl_module or not isinstance(twin, LightningModule):

@@ -147,11 +147,12 @@ def test_where_the_scores_come_from_can_be_named(source: Any) -> None:
 def test_numbers_that_are_not_there() -> None:
     refused_before_training(
         KnockoutCallback(score=Logged("val_los")),
-        r"score: validation_step logs no number 'val_los'; it logs: 'val_loss'",
+        r"score: validation_step neither logs nor returns a number 'val_los'; it logs: 'val_loss'; "
+        r"it returns: none$",
     )
     refused_before_training(
         KnockoutCallback(score=Logged("loss")),
-        r"score: validation_step returns no loss; return it, or name .* it logs: 'val_loss'",
+        r"score: validation_step returns no loss; return it, or name .* it logs: 'val_loss'; it re",
     )
     refused_before_training(
         KnockoutCallback(score=MulticlassF1Score(CLASSES, average="none")),
@@ -175,7 +176,7 @@ def test_errors_about_metrics_say_what_to_do() -> None:
     )
     refused_before_training(
         KnockoutCallback(score=Logged("val_loss_epoch")),
-        r"number 'val_loss_epoch'; it logs: 'val_loss'. The step itself calls it 'val_loss'",
+        r"number 'val_loss_epoch'; it logs: 'val_loss'; .*The step itself calls it 'val_loss'",
     )
     refused_before_training(
         KnockoutCallback(score=MulticlassAccuracy(CLASSES + 3)),

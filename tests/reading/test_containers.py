@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from lightning_relay.reading.containers import rebuilt, tensors_in
+from lightning_relay.reading.containers import numbers_in, rebuilt, tensors_in
 
 Pair = namedtuple("Pair", "first second")
 ONE, TWO = torch.ones(1), torch.ones(2)
@@ -54,3 +55,29 @@ def test_what_is_no_container_is_left_as_it_is() -> None:
     for value in (packed, ONE, "word", MappingProxyType({"x": ONE}), Record, None):
         assert rebuilt(value) is value
     assert list(tensors_in([packed, Record, "word"])) == []
+
+
+def test_numbers_have_their_keys() -> None:
+    inside: dict[str, Any] = {
+        "a": torch.tensor([[2.0]]),
+        "b": np.float32(0.5),
+        "c": np.ones((1, 1)),
+    }
+    inside["itself"] = inside
+    value = {
+        "one": 1,
+        2: inside,
+        "no": [None, "text", torch.ones(2), np.ones(2), torch.tensor(1j), 1j, np.array("x")],
+        "flags": {"torch": torch.tensor(True), "numpy": np.True_, "python": False},
+    }
+    assert dict(numbers_in(value)) == {
+        "one": 1.0,
+        "2.a": 2.0,
+        "2.b": 0.5,
+        "2.c": 1.0,
+        "flags.torch": 1.0,
+        "flags.numpy": 1.0,
+        "flags.python": 0.0,
+    }
+    assert list(numbers_in(3)) == [("", 3.0)]
+    assert list(numbers_in((1, 2))) == list(numbers_in(pack_sequence([torch.ones(1)]))) == []

@@ -136,12 +136,18 @@ def test_what_counts_as_repeatable() -> None:
     def with_scores(scores: Tensor) -> StepResult:
         return replace(first, answer=replace(answer, scores=scores))
 
-    first = StepResult("test_step", answer, True, {"a": 2.0}, frozenset(), 0.5)
+    first = StepResult(
+        "test_step", answer, True, {"a": 2.0}, frozenset(), {"loss": 0.5, "time": 1}, {}
+    )
     check_repeatable(first, with_scores(scores + 5e-5))
     check_repeatable(first, replace(first, logged={"a": 2.0 + 1e-7, "b": 0.0}))
     with pytest.raises(ValueError, match="gave other numbers to log as 'a' when it was run again"):
         check_repeatable(first, replace(first, logged={"a": 2.001}))
-    check_repeatable(first, replace(first, answer=None, loss=None))
+    check_repeatable(first, replace(first, answer=None, returned={}))
+    other = replace(first, returned={"loss": 0.5, "time": 2})
+    check_repeatable(first, other)
+    with pytest.raises(ValueError, match="gave other returned numbers 'time' when it was run agai"):
+        check_repeatable(first, other, returned="time")
     with pytest.raises(ValueError, match="test_step gave other class scores"):
         check_repeatable(first, with_scores(scores + 2e-4))
     with pytest.raises(ValueError, match="other class scores"):
@@ -149,7 +155,7 @@ def test_what_counts_as_repeatable() -> None:
     with pytest.raises(ValueError, match="other predicted classes"):
         check_repeatable(first, replace(first, answer=replace(answer, classes=1 - answer.classes)))
     with pytest.raises(ValueError, match="other losses"):
-        check_repeatable(first, replace(first, loss=0.50001))
+        check_repeatable(first, replace(first, returned={"loss": 0.50001}))
 
 
 class Wrapped:
