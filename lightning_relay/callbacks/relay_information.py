@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -39,12 +39,14 @@ from lightning_relay.recurrent.layers import (
 from lightning_relay.relay.analysis import relay_report
 from lightning_relay.relay.capture import EvaluationCapture
 from lightning_relay.relay.report import RelayReport
-from lightning_relay.relay.scalars import relay_scalars
+from lightning_relay.relay.scalars import early_notes, relay_scalars
 from lightning_relay.relay.tensorboard import write_relay_report
 from lightning_relay.reports.stage import Stage
 from lightning_relay.sampling.buffer import SequenceBuffer, megabytes
 from lightning_relay.sampling.kept import KeptStates
 from lightning_relay.sampling.sample import SequenceSample
+
+_ENDS = "it takes a step index, a mapping from module names to step indices, or 'auto'"
 
 
 class RelayInformationCallback(ReportingCallback[RelayReport]):
@@ -133,7 +135,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             class label, an int.
         inputs_end: Step at which the last input was presented. A negative step counts back from
             each sequence's own end. A mapping from module names to steps, if modules have steps of
-            their own, such as a decoder. Earlier steps are marked and left out of the means.
+            their own, such as a decoder. ``"auto"``: where the inputs of a module are constant from
+            some step on in every sequence, for at least two steps, the last step before that.
+            Earlier steps are marked and left out of the means. Default: no step is marked.
         measure: How relay information is measured. Default: ``RelayMeasure()``.
         sample: Which sequences and steps are analysed. Default: ``SequenceSample()``.
         latent: Whether to measure the geometry of the states, and where the dynamics settle if the
@@ -189,7 +193,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         lengths: Callable[[Any], Tensor] | int | str | None = None,
         calls: Calls | Mapping[str, Calls] | None = None,
         concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
-        inputs_end: int | Mapping[str, int] | None = None,
+        inputs_end: int | Mapping[str, int] | Literal["auto"] | None = None,
         measure: RelayMeasure | None = None,
         sample: SequenceSample | None = None,
         latent: LatentMeasure | bool = False,
@@ -215,12 +219,12 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 raise TypeError(f"{name}: got {option!r}; it takes {kind.__name__}(…)")
         if not isinstance(latent, LatentMeasure | bool):
             raise TypeError(f"latent: got {latent!r}; it takes True, False or LatentMeasure(…)")
-        ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end or 0]
-        if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
-            raise TypeError(
-                f"inputs_end: got {inputs_end!r}; it takes a step index, or a mapping from module "
-                "names to step indices"
-            )
+        if isinstance(inputs_end, str) and inputs_end != "auto":
+            raise ValueError(f"inputs_end: got {inputs_end!r}; {_ENDS}")
+        if inputs_end is not None and not isinstance(inputs_end, str):
+            ends = inputs_end.values() if isinstance(inputs_end, Mapping) else [inputs_end]
+            if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
+                raise TypeError(f"inputs_end: got {inputs_end!r}; {_ENDS}")
         self.modules = modules
         self.layers = layers
         self.states = tuple(states)
@@ -284,6 +288,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             new_buffer=partial(SequenceBuffer, self.sample, self.measure),
             num_batches=num_batches,
             label_step=self.label_step,
+            find_inputs_end=self.inputs_end in ("auto", None),
         )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -350,6 +355,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 self.tried.append(report)
                 continue
             suffix = suffix_of(trainer, stage, dataloader)
+            self._say_what_inputs_end_changes(report)
             self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
 
     def _analysed(
@@ -361,6 +367,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     ) -> RelayReport:
         x_in_source, x_out_source = capture.sources[dataloader]
         buffer = capture.buffers[dataloader]
+        found = capture.inputs_end(dataloader)
+        inputs_end = found if self.inputs_end == "auto" else self.inputs_end
         report = relay_report(
             states,
             buffer.x_in,
@@ -368,18 +376,42 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             concepts=self.concepts,
             num_classes=capture.num_classes[dataloader],
             measure=self.measure,
-            inputs_end=self.inputs_end,
+            inputs_end=inputs_end,
             samples_seen=buffer.seen + capture.unlabelled[dataloader],
-            latent=None if latent is None else latent.structures(dataloader, self.inputs_end),
+            latent=None if latent is None else latent.structures(dataloader, inputs_end),
         )
         return dataclasses.replace(
-            report, x_in=x_in_source, x_out=x_out_source, calls=capture.calls[dataloader]
+            report,
+            x_in=x_in_source,
+            x_out=x_out_source,
+            calls=capture.calls[dataloader],
+            found_inputs_end=found,
         )
+
+    def _say_what_inputs_end_changes(self, report: RelayReport) -> None:
+        """Say once in a run where the mean over the steps tells something else than the last."""
+        notes = early_notes(report)
+        if notes:
+            (layer, concept), note = next(iter(notes.items()))
+            self._say(
+                f"Relay information: {layer!r}, {concept}: {note}.",
+                rank_zero_info,
+                about="inputs_end",
+            )
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
         """Say once in a run what was found and which calls count, and warn of what is doubtful."""
-        for x_in, x_out in capture.sources.values():
-            self._say(f"Relay information: X_in is {x_in}, X_out is {x_out}.", rank_zero_info)
+        for dataloader, (x_in, x_out) in capture.sources.items():
+            ends = ""
+            if self.inputs_end == "auto":
+                where = "" if len(capture.sources) == 1 else f" of dataloader {dataloader}"
+                found = capture.inputs_end(dataloader)
+                words = [
+                    f"{name!r} at step {found[name]}" if name in found else f"{name!r} not found"
+                    for name in capture.constant[dataloader]
+                ]
+                ends = f" The end of the inputs{where} (inputs_end='auto'): {', '.join(words)}."
+            self._say(f"Relay information: X_in is {x_in}, X_out is {x_out}.{ends}", rank_zero_info)
         for calls in capture.calls.values():
             for name, own in calls.items():
                 self._say(

@@ -36,6 +36,7 @@ class Call:
     valid: Tensor | None = None  # steps that are no padding, bool (batch, step); None for all
     presorted: bool | None = None
     pending: tuple[FusedCall, Collection[StateKey]] | None = None  # what to replay
+    inputs: Tensor | None = None  # (batch, step, channel), where they are asked for and read
 
     def states(self) -> Mapping[StateKey, Tensor]:
         """All states ``(batch, step, unit)``, by key."""

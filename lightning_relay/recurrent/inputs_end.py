@@ -22,7 +22,12 @@ InputsEnd = int | Mapping[str, int]
 
 
 def check_inputs_end(inputs_end: InputsEnd | None, states: Mapping[str, LayerStates]) -> None:
-    """Raise a ValueError if a module is named that has no states."""
+    """Raise a ValueError if a module is named that has no states, or none could be found."""
+    if isinstance(inputs_end, str):
+        raise ValueError(
+            f"inputs_end: got {inputs_end!r}, but the inputs of the modules are not known here; "
+            "record them with HiddenStateRecorder(model, inputs=True) and give its inputs_end"
+        )
     modules = sorted({StateKey.parse(layer).module for layer in states})
     named = sorted(inputs_end) if isinstance(inputs_end, Mapping) else []
     if unknown := ", ".join(repr(name) for name in named if name not in modules):

@@ -17,6 +17,7 @@ from lightning_relay.recurrent.chosen import (
     check_joinable,
     index_of,
 )
+from lightning_relay.recurrent.constant_inputs import ConstantInputs, inputs_of
 from lightning_relay.recurrent.continuation import Continuation, given_state
 from lightning_relay.recurrent.forwards import given_arguments, runs_pytorch_forward
 from lightning_relay.recurrent.hooks import (
@@ -40,7 +41,7 @@ from lightning_relay.recurrent.stacks import StackSteps
 from lightning_relay.recurrent.states import HiddenStates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch.utils.hooks import RemovableHandle
 
@@ -74,6 +75,8 @@ class HiddenStateRecorder:
             ``clear``, that of an index such as 1 or -2, or ``"joined"``: all batches are one batch
             whose sequences go on from call to call. A mapping gives the choice by module name.
             Default: all batches.
+        inputs: Whether to record the inputs of the modules, too, so that ``inputs_end`` can be
+            read.
 
     Raises:
         TypeError: If ``model`` is no module, ``modules`` or ``states`` no list, or ``calls`` no
@@ -101,6 +104,7 @@ class HiddenStateRecorder:
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
         calls: ChosenCalls = None,
+        inputs: bool = False,
     ) -> None:
         check_layers(layers)
         check_states(states)
@@ -115,11 +119,16 @@ class HiddenStateRecorder:
         self._model = model
         self._modules = found
         self._recordings = {
-            name: _Recording(name, found[name], keys[name], own)
+            name: _Recording(name, found[name], keys[name], own, inputs)
             for name, own in calls_by_module(calls, found).items()
         }
         self._handles: list[RemovableHandle] = []
         self._errors: HookErrors | None = None
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the recorded modules."""
+        return list(self._modules)
 
     def keep_errors(self, errors: HookErrors) -> None:
         """From the next block on, keep errors of the hooks here; else the forward pass raises."""
@@ -230,8 +239,47 @@ class HiddenStateRecorder:
                 found.update((str(key), any(presorted)) for key in recording.keys)
         return found
 
+    @property
+    def inputs_end(self) -> dict[str, int]:
+        """Step at which the inputs of modules end, by module name, as ``relay_report`` takes it.
+
+        A module is listed if the inputs of every sequence recorded since the last ``clear`` are
+        constant from some step on, for at least two steps. They end at the last step whose input
+        differs from those at the end; if sequences end with different inputs, one step later.
+
+        Raises:
+            RuntimeError: If inputs are not recorded.
+        """
+        found = {}
+        for name, recording in self._recordings.items():
+            if not recording.keeps_inputs:
+                raise RuntimeError("recorder: inputs are not recorded; set inputs=True")
+            constant = ConstantInputs()
+            for inputs in recording.inputs():
+                constant.add(inputs)
+            if constant.end is not None:
+                found[name] = constant.end
+        return found
+
+    def keep_inputs(self, modules: Collection[str]) -> None:
+        """From the next call on, record the inputs of these modules and of no others."""
+        for name, recording in self._recordings.items():
+            recording.keeps_inputs = name in modules
+
+    @property
+    def inputs(self) -> dict[str, list[HiddenStates | None]]:
+        """Inputs ``(batch, step, channel)`` of each batch of sequences, by module name.
+
+        Only modules whose inputs are recorded. None where they could not be read.
+        """
+        return {
+            name: recording.inputs()
+            for name, recording in self._recordings.items()
+            if recording.keeps_inputs
+        }
+
     def clear(self) -> None:
-        """Forget all recorded states."""
+        """Forget all recorded states and inputs."""
         for recording in self._recordings.values():
             recording.batches.clear()
 
@@ -240,11 +288,17 @@ class _Recording:
     """Calls of one module: a list for each batch of sequences, of calls one after the other."""
 
     def __init__(
-        self, name: str, module: nn.Module, keys: tuple[StateKey, ...], calls: Calls | None
+        self,
+        name: str,
+        module: nn.Module,
+        keys: tuple[StateKey, ...],
+        calls: Calls | None,
+        keeps_inputs: bool,
     ) -> None:
         self.name = name
         self.keys = keys
         self.calls = calls
+        self.keeps_inputs = keeps_inputs
         cells = cells_of(module)
         self.stack = None if cells is None else StackSteps(name, module, cells, keys)
         self.batches: list[list[Call]] = []
@@ -270,6 +324,8 @@ class _Recording:
             call = self.stack.end()
         else:
             call = read_call(self.name, module, self.keys, args, kwargs, output)
+        if self.keeps_inputs:
+            call.inputs = inputs_of(module, args, kwargs, (call.sequences, call.steps))
         if self._goes_on(call, given_arguments(module, args, kwargs)[1]):
             expected = self.batches[-1][0].sequences
             if call.sequences != expected:
@@ -318,6 +374,20 @@ class _Recording:
                     valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
                 found[str(key)].append(HiddenStates(values, valid))
         return {key: put_together(parts) for key, parts in found.items()}
+
+    def inputs(self) -> list[HiddenStates | None]:
+        """Inputs of each batch of sequences; None where they were not read."""
+        found: list[HiddenStates | None] = []
+        for batch in self.batches:
+            parts = [call.inputs for call in batch if call.inputs is not None]
+            if len(parts) < len(batch) or len({part.shape[2] for part in parts}) > 1:
+                found.append(None)
+                continue
+            values, valid = torch.cat(parts, dim=1), batch[0].valid
+            if valid is None:
+                valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            found.append(HiddenStates(values, valid))
+        return found
 
     def _goes_on(self, call: Call, given: Any) -> bool:
         if not self.batches:

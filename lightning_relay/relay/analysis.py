@@ -96,7 +96,8 @@ def relay_report(
             their own, such as a decoder; modules that are not named are not marked. A step is
             marked in the report if the states of some sequence had not seen all input, because
             X_out then depends on more than the states. The backward direction of a first layer has
-            seen all input at step 0 only.
+            seen all input at step 0 only. ``HiddenStateRecorder(model, inputs=True).inputs_end``
+            finds the steps where inputs are constant at the end. Default: no step is marked.
         samples_seen: Number of sequences seen before some were left out. Default: the number of
             labels.
         latent: Geometry of the states by layer key, from ``latent_structure``, to keep with the

@@ -15,6 +15,7 @@ from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.labels import BatchEntry, Labels, read_entry
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Question
 from lightning_relay.recurrent.chosen import ChosenCalls, calls_by_module, check_one, in_words
+from lightning_relay.recurrent.constant_inputs import ConstantInputs
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
@@ -45,6 +46,8 @@ class EvaluationCapture:
             not be checked because ``lengths`` is not named.
         labels: Class labels of the newest batch, int64 ``(batch,)``; None before the first.
         unlabelled: Numbers of sequences that have no label at ``label_step``, by dataloader.
+        constant: What tells where the inputs end, by dataloader and module name, if it is asked
+            for.
         steps: Numbers of steps of the batches with unknown lengths, by layer key. Lengths are
             unknown if sequences are not packed and ``lengths`` is not named.
         lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
@@ -65,12 +68,14 @@ class EvaluationCapture:
         calls: ChosenCalls = None,
         num_batches: Sequence[float] | None = None,
         label_step: int | None = None,
+        find_inputs_end: bool = False,
     ) -> None:
         self.buffers: dict[int, SequenceBuffer] = {}
         self.num_classes: dict[int, int | None] = {}
         self.sources: dict[int, tuple[str, str]] = {}
         self.presorted: set[str] = set()
         self.steps: dict[str, set[int]] = {}
+        self.constant: dict[int, dict[str, ConstantInputs]] = {}
         self._model = model
         self._recorder = HiddenStateRecorder(
             model, modules, layers=layers, states=states, calls=calls
@@ -87,6 +92,7 @@ class EvaluationCapture:
         self._lengths_entry = lengths
         self._new_buffer = new_buffer
         self._num_batches = num_batches
+        self._find_inputs_end = find_inputs_end
         self._hooks = ExitStack()
         self._dataloader: int | None = None
         self._batch: Any = None
@@ -130,6 +136,11 @@ class EvaluationCapture:
             self._dataloader = dataloader
             question = self._questions.setdefault(dataloader, self._new_question())
             self._reader.restart(question)
+        if self._find_inputs_end:
+            constant = self.constant.setdefault(
+                dataloader, {name: ConstantInputs() for name in self._recorder.modules}
+            )
+            self._recorder.keep_inputs([name for name, own in constant.items() if own.possible])
         self._could_be = self._questions[dataloader].labels(batch)
         self._batch = batch
         self.lengths = None
@@ -153,6 +164,7 @@ class EvaluationCapture:
         states = self._step_states(self._could_be.sizes)
         answer = self._reader.read(outputs, self._could_be, self._batch)
         self.labels = answer.labels
+        self._look_at_inputs(self._dataloader)
         for layer, own in states.items():
             _check_sequences(layer, len(own), {len(answer.labels)})
         self.num_classes[self._dataloader] = answer.num_classes
@@ -187,6 +199,18 @@ class EvaluationCapture:
                     "are compared with the labels of their own step. Name modules= that have the "
                     "steps of the labels, or give label_step= to take the labels of one step"
                 )
+
+    def inputs_end(self, dataloader: int) -> dict[str, int]:
+        """Steps at which the inputs of modules end, of those that have such a step."""
+        ends = {name: own.end for name, own in self.constant.get(dataloader, {}).items()}
+        return {name: end for name, end in ends.items() if end is not None}
+
+    def _look_at_inputs(self, dataloader: int) -> None:
+        for name, found in self._recorder.inputs.items():
+            inputs = found[0] if len(found) == 1 else None
+            if inputs is not None and self.lengths is not None:
+                inputs = HiddenStates.of_lengths(inputs.values, self.lengths)
+            self.constant[dataloader][name].add(inputs)
 
     def _expected(self, sequences: int) -> int | None:
         """Number of sequences of the whole dataloader if all batches have this size."""

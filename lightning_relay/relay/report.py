@@ -372,8 +372,10 @@ class RelayReport:
         beyond_thresholds: Number of sequences with a step that has no thresholds because too few
             of the first sequences have it, by layer key. These steps are left out.
         measure: How relay information was measured.
-        inputs_end: Step at which the last input was presented, or these steps by module name; None
-            if it was not given.
+        inputs_end: Step at which the last input was presented, or these steps by module name, as
+            given or found; None if it was not given.
+        found_inputs_end: Steps at which the inputs of modules were found to end, by module name.
+            Empty if none was found or looked for.
         ignored: Number of labels of steps that are not counted, -100; None if each sequence has
             one label. If steps have labels, ``mutual_information`` and ``input_entropy`` are those
             of the counted labels of all steps.
@@ -406,6 +408,7 @@ class RelayReport:
     threshold_agreement: Mapping[str, float] = field(default_factory=dict)
     expected_agreement: Mapping[str, float] = field(default_factory=dict)
     beyond_thresholds: Mapping[str, int] = field(default_factory=dict)
+    found_inputs_end: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, layer: str) -> LayerRelay:
         """Results of a layer; a KeyError lists the known ones."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import StepError
 from lightning_relay.reports.steps import place_of
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lightning_relay.latent.structure import LatentStructure
-    from lightning_relay.relay.report import ConceptRelay, RelayReport
+    from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
+
+_NOTED = 0.1
+"""Smaller values, in bits, are not compared in notes."""
 
 
 def relay_scalars(report: RelayReport) -> dict[str, float]:
@@ -26,13 +30,9 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
         f"{concept}/mutual_information": bits for concept, bits in report.mutual_information.items()
     }
     for key, layer in report.layers.items():
-        ended = layer.inputs_ended
-        if not ended.any():
+        if not layer.inputs_ended.any():
             _raise_all_early(report, key, layer.backward)
-        weights = layer.samples * ended
-        forward = weights * (layer.time_steps >= 0)
-        if forward.any():
-            weights = forward  # A step counted from the end is one of these already.
+        weights = _weights(layer)
         last = layer.place()
         for concept, relay in layer.concepts.items():
             means = _means(relay, report.full_condition)
@@ -51,6 +51,40 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
     for key, agreement in report.threshold_agreement.items():
         scalars[f"{key}/threshold_agreement"] = agreement
     return scalars
+
+
+def early_notes(report: RelayReport) -> dict[tuple[str, str], str]:
+    """Notes on layers and concepts whose mean may tell of steps before the last input.
+
+    They are made where each sequence has one label, the end of the inputs is not given, and the mean over the steps and the last
+    step differ by more than half of the larger, if that is more than noise.
+    """
+    notes: dict[tuple[str, str], str] = {}
+    if report.inputs_end is not None or report.ignored is not None:
+        return notes
+    for key, layer in report.layers.items():
+        place = layer.place()
+        found = report.found_inputs_end.get(StateKey.parse(key).module)
+        auto = "" if found is None else f", or inputs_end='auto', which finds step {found}"
+        for name, relay in layer.concepts.items():
+            last = float(relay.information[place, 0])
+            mean = float(np.average(relay.information[:, 0], weights=_weights(layer)))
+            larger = max(abs(mean), abs(last))
+            if larger >= _NOTED and abs(mean - last) > larger / 2:
+                notes[key, name] = (
+                    f"{mean:.2f} bits as the mean over the steps, {last:.2f} bits at the last; if "
+                    f"early steps have inputs still to come, name the last input with inputs_end="
+                    f"{auto}"
+                )
+    return notes
+
+
+def _weights(layer: LayerRelay) -> NDArray[np.float64]:
+    """Weights of the steps in means, ``(step,)``; all 0 if no step has seen all inputs."""
+    weights = layer.samples * layer.inputs_ended
+    forward = weights * (layer.time_steps >= 0)
+    # A step counted from the end is one of these already.
+    return (forward if forward.any() else weights).astype(np.float64)
 
 
 def _of_states(latent: LatentStructure) -> dict[str, float]:

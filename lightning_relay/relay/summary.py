@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.relay.scalars import early_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ def summary(report: RelayReport) -> str:
     for key, layer in report.layers.items():
         for number, concept in enumerate(layer.concepts):
             block = [] if number else _opening(report, key, layer)
-            relayed, *more = _three(report, layer, concept)
+            relayed, *more = _three(report, key, concept)
             block += [f"  {concept}: {relayed}", *(f"    {line}" for line in more if line)]
             if len(lines) + len(block) > MOST_LINES - (left > 1):
                 break
@@ -46,7 +47,7 @@ def html_summary(report: RelayReport) -> str:
     """The summary as a table with a row for each layer and concept."""
     names = ["layer", "step", "concept", "what the units relay", "units", "notes"]
     rows = [
-        [key, str(layer.time_steps[layer.place()]), concept, *_three(report, layer, concept)]
+        [key, str(layer.time_steps[layer.place()]), concept, *_three(report, key, concept)]
         for key, layer in report.layers.items()
         for concept in layer.concepts
     ]
@@ -96,8 +97,9 @@ def about_layer(key: str, layer: LayerRelay) -> str:
     return f"{key}, {units} units, at {named} ({layer.samples[place]} sequences){early}:"
 
 
-def _three(report: RelayReport, layer: LayerRelay, concept: str) -> tuple[str, str, str]:
+def _three(report: RelayReport, key: str, concept: str) -> tuple[str, str, str]:
     """What a layer relays of a concept at its last step; its units; notes. Two can be empty."""
+    layer = report[key]
     relay = layer[concept]
     place = relay.place()
     relayed = (
@@ -112,7 +114,10 @@ def _three(report: RelayReport, layer: LayerRelay, concept: str) -> tuple[str, s
             relayed += ", or others as good"
         if not relay.telling_resolved[place, smallest].all():
             relayed += " (too few sequences to be sure)"
-    return relayed, _shares(relay, place), "; ".join(_notes(layer, relay, place))
+    notes = [*_notes(layer, relay, place)]
+    if (key, concept) in (early := early_notes(report)):
+        notes.append(early[key, concept])
+    return relayed, _shares(relay, place), "; ".join(notes)
 
 
 def _shares(relay: ConceptRelay, place: int) -> str:

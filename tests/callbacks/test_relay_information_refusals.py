@@ -102,6 +102,18 @@ from tests.support.training import INPUTS, LABELS, batch_of, quiet_trainer
             TypeError,
             "got 1.5; it takes a step index",
         ),
+        (
+            RelayInformationCallback,
+            {"inputs_end": {"rnn": "auto"}},
+            TypeError,
+            "got {'rnn': 'auto'}; it takes a step index, a mapping from module",
+        ),
+        (
+            RelayInformationCallback,
+            {"inputs_end": "last"},
+            ValueError,
+            "inputs_end: got 'last'; it takes a step index, a mapping from module .*, or 'auto'",
+        ),
     ],
 )
 def test_options_are_checked_where_they_are_made(

@@ -20,7 +20,7 @@ from lightning_relay.tasks import MemoryTask, RecurrentClassifier
 CONFIGURATION = """
 seed_everything: 1
 model: {cell: gru, input_size: 1, num_classes: 4}
-data: {bits: 2, delay: 1, train_size: 64, val_size: 64, test_size: 64}
+data: {bits: 2, delay: 2, noise: 0, train_size: 64, val_size: 64, test_size: 64}
 trainer:
   logger: false
   max_epochs: 1
@@ -37,7 +37,7 @@ trainer:
         lengths: tests.end_to_end.test_command_line.full_lengths
         calls: {rnn: -1}
         concepts: per_class
-        inputs_end: 1
+        inputs_end: auto
         measure: {estimator: grassberger, n_orders: 4}
         sample: {time_steps: [0, -1], max_samples: 60}
         latent: {n_starts: 16, inputs: mean}
@@ -95,6 +95,7 @@ def test_a_configuration_file_runs_the_analysis(
     assert relays.latent == LatentMeasure(n_starts=16, inputs="mean")
     assert relays.on_error == "raise"
     assert relays.calls == {"rnn": -1}
+    assert (relays.inputs_end, relay.inputs_end) == ("auto", {"rnn": 1})
     latent = relay["rnn.l0"].latent
     assert latent is not None
     assert latent.attractors is not None
