@@ -73,7 +73,7 @@ def inputs_of(
     inputs = args[0] if args else kwargs.get("input")
     if isinstance(inputs, PackedSequence):
         inputs, _ = pad_packed_sequence(inputs, batch_first=True)
-    elif not isinstance(inputs, Tensor):
+    elif not isinstance(inputs, Tensor) or inputs.is_nested or inputs.layout != torch.strided:
         return None
     elif adapter_of(module) is not None:
         inputs = _adapted(inputs, shape)

@@ -174,6 +174,8 @@ def test_modules_that_are_registered() -> None:
         ("packed", packed, 2),
         ("packed", PULSE[0, 0], None),
         ("packed", "none", None),
+        ("packed", torch.nested.nested_tensor([*PULSE], layout=torch.jagged), None),
+        ("packed", PULSE.to_sparse(), None),
         ("batch first", PULSE[:, :3].repeat(1, 1, 2), None),  # which is the batch?
     ):
         found = called(Own(order), lambda model, inputs=inputs: model(inputs))
