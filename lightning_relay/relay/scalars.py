@@ -56,8 +56,9 @@ def relay_scalars(report: RelayReport) -> dict[str, float]:
 def early_notes(report: RelayReport) -> dict[tuple[str, str], str]:
     """Notes on layers and concepts whose mean may tell of steps before the last input.
 
-    They are made where each sequence has one label, the end of the inputs is not given, and the mean over the steps and the last
-    step differ by more than half of the larger, if that is more than noise.
+    They are made where each sequence has one label, the end of the inputs is not given, and the
+    mean over the steps and the last step differ by more than half of the larger, if that is more
+    than noise.
     """
     notes: dict[tuple[str, str], str] = {}
     if report.inputs_end is not None or report.ignored is not None:
