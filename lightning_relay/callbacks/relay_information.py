@@ -384,6 +384,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             report,
             x_in=x_in_source,
             x_out=x_out_source,
+            label_step=self.label_step,
             calls=capture.calls[dataloader],
             found_inputs_end=found,
         )

@@ -376,6 +376,8 @@ class RelayReport:
             given or found; None if it was not given.
         found_inputs_end: Steps at which the inputs of modules were found to end, by module name.
             Empty if none was found or looked for.
+        label_step: Step whose labels and answers the states were compared with, where each step has
+            some; else None.
         ignored: Number of labels of steps that are not counted, -100; None if each sequence has
             one label. If steps have labels, ``mutual_information`` and ``input_entropy`` are those
             of the counted labels of all steps.
@@ -397,6 +399,7 @@ class RelayReport:
     samples_fitted: int
     measure: RelayMeasure
     inputs_end: int | Mapping[str, int] | None = None
+    label_step: int | None = None
     ignored: int | None = None
     x_in: str | None = None
     x_out: str | None = None

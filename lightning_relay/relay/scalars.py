@@ -61,7 +61,8 @@ def early_notes(report: RelayReport) -> dict[tuple[str, str], str]:
     than noise.
     """
     notes: dict[tuple[str, str], str] = {}
-    if report.inputs_end is not None or report.ignored is not None:
+    of_steps = report.ignored is not None or report.label_step is not None
+    if report.inputs_end is not None or of_steps:
         return notes
     for key, layer in report.layers.items():
         place = layer.place()

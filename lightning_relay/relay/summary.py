@@ -72,6 +72,8 @@ def headline(report: RelayReport) -> str:
         many += f" sequences with labels of each step{left_out}"
     else:
         many += " sequences"
+        if report.label_step is not None:
+            many += f" with labels of step {report.label_step}"
     return ": ".join(["Relay report", "; ".join([*where, many])])
 
 

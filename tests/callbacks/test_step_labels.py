@@ -159,6 +159,9 @@ def test_labels_of_one_step(step: int) -> None:
     assert (report.samples, report.samples_seen) == (int(counted.sum()), SAMPLES)
     assert report.ignored is None
     assert report.x_in == f"target=2 at step {step}"
+    assert report.label_step == step
+    assert f"sequences with labels of step {step}" in str(report)
+    assert "inputs_end" not in str(report)
 
 
 @pytest.mark.parametrize("which", [EveryUnit(), RandomSets(n=8)], ids=["units", "sets"])
