@@ -249,6 +249,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         )
         self._capture: EvaluationCapture | None = None
         self._latent: LatentCapture | None = None
+        # Only the first evaluation looks for them where they are not asked for.
+        self._looks_for_ends = inputs_end is None
+        self._ends: dict[int, dict[str, int]] = {}
         self.tried: list[RelayReport] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -260,6 +263,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 f"once you set {HOOK_GUARDS} before training"
             )
         self.tried.clear()
+        self._looks_for_ends = self.inputs_end is None
+        self._ends.clear()
         with self._new_capture(pl_module, None):
             pass
 
@@ -288,7 +293,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             new_buffer=partial(SequenceBuffer, self.sample, self.measure),
             num_batches=num_batches,
             label_step=self.label_step,
-            find_inputs_end=self.inputs_end in ("auto", None),
+            find_inputs_end=self.inputs_end == "auto" or self._looks_for_ends,
         )
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -357,6 +362,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             suffix = suffix_of(trainer, stage, dataloader)
             self._say_what_inputs_end_changes(report)
             self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
+        self._looks_for_ends &= trainer.sanity_checking
 
     def _analysed(
         self,
@@ -368,6 +374,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         x_in_source, x_out_source = capture.sources[dataloader]
         buffer = capture.buffers[dataloader]
         found = capture.inputs_end(dataloader)
+        if self._looks_for_ends:
+            self._ends[dataloader] = found
         inputs_end = found if self.inputs_end == "auto" else self.inputs_end
         report = relay_report(
             states,
@@ -386,7 +394,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             x_out=x_out_source,
             label_step=self.label_step,
             calls=capture.calls[dataloader],
-            found_inputs_end=found,
+            found_inputs_end=self._ends.get(dataloader, found),
         )
 
     def _say_what_inputs_end_changes(self, report: RelayReport) -> None:
