@@ -429,6 +429,60 @@ class Memory(Model):
         return functional.cross_entropy(scores, y), y, scores.argmax(1)
 
 
+class Siamese(Model):
+    """One encoder, called on two series: do they have the same label?"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.GRU(FEATURES, 6, batch_first=True)
+        self.head = nn.Linear(6, 1)
+        self.loss = nn.BCEWithLogitsLoss()
+
+    def forward(self, one: Tensor, other: Tensor) -> Any:
+        states = [self.encoder(x)[1][-1] for x in (one, other)]
+        return self.head((states[0] - states[1]).abs())
+
+    def loss_and_answer(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        logit = self(batch["one"], batch["other"])
+        return self.loss(logit, batch["same"]), batch["same"], logit > 0
+
+
+class Decoder(Model):
+    """A decoder that is called for one step after the other, with a state changed in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(FEATURES, 6)
+        self.decoder = nn.GRU(6, 6, batch_first=True)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Any:
+        inputs = self.encoder(x)
+        context = inputs.mean(1).unsqueeze(0)
+        state = context
+        for step in range(STEPS):
+            output, state = self.decoder(inputs[:, step : step + 1], state + context)
+        return self.head(output[:, -1])
+
+    loss_and_answer = LastState.loss_and_answer
+
+
+class OwnLSTM(nn.LSTM):
+    """Makes its initial state, and passes on to PyTorch's forward."""
+
+    def forward(self, x: Tensor, hx: Any = None) -> Any:  # type: ignore[override]
+        zeros = x.new_zeros(1, len(x), self.hidden_size)
+        return super().forward(x, (zeros, zeros) if hx is None else hx)
+
+
+class PassingOn(LastState):
+    """A subclass of nn.LSTM with a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = OwnLSTM(FEATURES, 6, batch_first=True)
+
+
 class Sample(NamedTuple):
     x: Tensor
     y: Tensor
@@ -540,6 +594,17 @@ COLLECTION = [
         *(Memory, batches(SERIES, TAGS % 3), "batch[1]"),
         f"argmax of {OWN}, 3 classes at each step",
     ),
+    Entry(
+        Siamese,
+        batches(
+            *(SERIES, SERIES.flip(0), (YES.flip(0) == YES)[:, None].float()),
+            of=lambda one, other, same: {"one": one, "other": other, "same": same},
+        ),
+        *("batch['same']", f"sign of {OWN}"),
+        {"calls": "first"},
+    ),
+    Entry(Decoder, batches(SERIES, LABELS), "batch[1]", ARGMAX, {"calls": "joined"}),
+    Entry(PassingOn, batches(SERIES, LABELS), "batch[1]", ARGMAX),
     Entry(Records, batches(SERIES, LABELS, of=Record), "batch.label", ARGMAX),
     Entry(
         Wrapped, batches(SERIES, LABELS, of=Sample), "batch[1]", "argmax of 'net.top', 4 classes"
