@@ -475,6 +475,7 @@ CASE = st.builds(
 )
 
 
+@pytest.mark.timeout(3600)  # for as many cases as are asked for
 def test_generated_steps_are_refused_or_right(request: pytest.FixtureRequest) -> None:
     refused = []
 
