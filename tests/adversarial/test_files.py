@@ -550,6 +550,8 @@ def lying(members: Members, name: str, size: int) -> bytes:
     """A file with a member that inflates to more than the directory says."""
     small = len(members[name])
     data = bytearray(zipped(members | {name: members[name] + bytes(size)}))
-    for at in (m.start() for m in re.finditer(struct.pack("<I", small + size), bytes(data))):
+    for at in (
+        m.start() for m in re.finditer(re.escape(struct.pack("<I", small + size)), bytes(data))
+    ):
         data[at : at + 4] = struct.pack("<I", small)
     return bytes(data)
