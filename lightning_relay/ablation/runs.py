@@ -149,7 +149,7 @@ class KnockoutRuns:
         with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
             with lanes.lane(None):
                 results = [batch.run(whole=True)]
-            _check_labels(results[0].answer)
+            _check_labels(results[0].answer, self.asked.label_step)
             returned = None
             if self.asked.logged is not None:
                 _, returned = _number_of(results[0], self.asked.logged.name)
@@ -245,7 +245,7 @@ class KnockoutRuns:
             outcomes.values.append(torch.tensor(values, dtype=torch.float64))
 
 
-def _check_labels(answer: Answer | None) -> None:
+def _check_labels(answer: Answer | None, label_step: int | None) -> None:
     """Refuse labels of all steps, and sequences without a label."""
     if answer is None:
         return
@@ -255,10 +255,10 @@ def _check_labels(answer: Answer | None) -> None:
             "of one step; name it, such as label_step=-1, the last of each sequence"
         )
     missing = int((answer.labels == IGNORED).sum())
-    if missing and "at step" in answer.x_in:
+    if missing and label_step is not None:
         raise NoReadingError(
-            f"label_step: {missing} sequences have no label there, or {IGNORED}; name a step at "
-            "which every sequence has a label"
+            f"label_step: got {label_step}; {missing} sequences have no label there, or {IGNORED}; "
+            "name a step at which every sequence has a label"
         )
 
 

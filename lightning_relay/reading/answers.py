@@ -221,10 +221,10 @@ def _ways(entry: Entry, output: Output, *, named: bool) -> list[tuple[Kind, int 
         return []
     # By default, bool is taken for a mask, and real numbers are taken for something to predict.
     doubtful = entry.values.dtype == torch.bool or _is_real(entry.values)
-    if entry.values.dim() == 2 and not (doubtful and not named):
-        found = _of_steps(entry, output)
-        if found:
-            return found
+    if entry.values.dim() == 2 and (
+        found := _of_steps(entry, output, numbers=named or not doubtful)
+    ):
+        return found
     column = without_last(values)
     if values.dim() == 2 and values.shape[1] > 1 and values.is_floating_point():
         taken = named or entry.column.dim() == 2 or not doubtful
@@ -239,16 +239,19 @@ def _ways(entry: Entry, output: Output, *, named: bool) -> list[tuple[Kind, int 
     return [(kind, None) for kind in _yes_or_no(output)]
 
 
-def _of_steps(entry: Entry, output: Output) -> list[tuple[Kind, int | None]]:
-    """What an output can be if an entry ``(batch, step)`` holds a label for each step."""
+def _of_steps(entry: Entry, output: Output, *, numbers: bool) -> list[tuple[Kind, int | None]]:
+    """What an output can be if an entry ``(batch, step)`` holds a label for each step.
+
+    ``numbers``: whether the entry may hold class numbers, and not only yes or no.
+    """
     values, shape = output.values, entry.values.shape
     if not values.is_floating_point():
         fits = values.shape == shape and _step_numbers(entry.values, None) is not None
-        return [("classes", 0)] if fits else []
+        return [("classes", 0)] if fits and numbers else []
     found: list[tuple[Kind, int | None]] = []
     for axis in (2, 1) if values.dim() == 3 else ():
         classes = values.shape[axis]
-        if values.select(axis, 0).shape != shape:
+        if values.select(axis, 0).shape != shape or (classes > 1 and not numbers):
             continue
         if _step_numbers(entry.values, max(classes, 2)) is not None:
             kinds: list[Kind] = ["scores"] if classes > 1 else _yes_or_no(output)

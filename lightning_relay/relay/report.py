@@ -375,7 +375,8 @@ class RelayReport:
         inputs_end: Step at which the last input was presented, or these steps by module name, as
             given or found; None if it was not given.
         found_inputs_end: Steps at which the inputs of modules were found to end, by module name.
-            Empty if none was found or looked for.
+            Empty if none was found or looked for. If ``inputs_end`` is left out, only the first
+            evaluation of a fit looks for them.
         label_step: Step whose labels and answers the states were compared with, where each step has
             some; else None.
         ignored: Number of labels of steps that are not counted, -100; None if each sequence has

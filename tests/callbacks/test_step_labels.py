@@ -132,7 +132,8 @@ def test_states_are_compared_with_labels_and_answers_of_their_own_step() -> None
 
 def test_one_logit_at_each_step() -> None:
     yes, model = (LABELS > 1).float(), made(FlipFlop)
-    report = relay_report_of(model, yes, target=1)
+    report = relay_report_of(model, yes)
+    assert report.x_in == "batch[1]"
     classes = (model.eval()(INPUTS).squeeze(2) > 0).long()
     assert_of_steps(report, yes.long(), classes)
     assert report.x_out == "sign of the model's own forward at each step"
@@ -194,7 +195,7 @@ def test_knock_outs_take_the_step_of_the_relay_callback() -> None:
         (KnockoutCallback(), Tagger, (LABELS,), "label_step: batch.1. holds a label for each step"),
         (
             *(KnockoutCallback(target=2, label_step=3), PackedTagger, (LENGTHS, PADDED)),
-            r"label_step: \d+ sequences have no label there",
+            r"label_step: got 3; \d+ sequences have no label there",
         ),
         (
             *(RelayInformationCallback(label_step=6), Tagger, (LABELS,)),
