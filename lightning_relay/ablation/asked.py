@@ -11,7 +11,9 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.ablation.selection import Selection, check_count
+from lightning_relay.reading.bins import Bins, check_bins
 from lightning_relay.reading.concepts import check_concepts
+from lightning_relay.reading.labels import check_entry
 from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 
 _SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step gives"
@@ -34,6 +36,7 @@ class _OfStates:
 
     def __post_init__(self) -> None:
         check_count("reference_samples", self.reference_samples, 2)
+        check_entry("lengths", self.lengths)
 
 
 class Mean(_OfStates):
@@ -98,7 +101,7 @@ class Computed:
 
     Attributes:
         metric: Metric or collection of metrics, each with ``higher_is_better``.
-        n_bootstraps: Number of resamples of the samples for intervals; 0 for no intervals. Each
+        n_bootstraps: Number of resamples of the sequences for intervals; 0 for no intervals. Each
             metric is computed once for each resample and set; the class scores stay in memory.
     """
 
@@ -133,7 +136,9 @@ class Ablation:
     target: Callable[[Any], Tensor] | int | str | None = None
     prediction: Prediction | None = None
     label_step: int | None = None
-    concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None
+    bins: Bins | None = None
+    lengths: Callable[[Any], Tensor] | int | str | None = None
+    concepts: str | Mapping[str, Callable[[Any], Hashable]] | None = None
     max_batches: int | None = None
     seed: int = 0
 
@@ -155,13 +160,15 @@ class Ablation:
         if self.which.measured_at and not self.labelled:
             raise ValueError(
                 f"score: got {self.score!r} alone with {type(self.which).__name__}, which compares "
-                "information with accuracies; name target=, prediction= or concepts= to measure "
-                "these, too"
+                "information with accuracies; name target=, prediction=, label_step=, bins= or "
+                "concepts= to measure these, too"
             )
+        check_entry("target", self.target)
+        check_entry("lengths", self.lengths)
         check_prediction(self.prediction)
         check_label_step(self.label_step)
-        if self.concepts is not None:
-            check_concepts(self.concepts)
+        check_bins(self.bins)
+        check_concepts(self.concepts)
         if self.max_batches is not None:
             check_count("max_batches", self.max_batches, 1)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -173,7 +180,7 @@ class Ablation:
 
         A logged number needs neither; they are read beside it only where an argument names one.
         """
-        named = (self.target, self.prediction, self.label_step, self.concepts)
+        named = (self.target, self.prediction, self.label_step, self.bins, self.concepts)
         return self.logged is None or any(part is not None for part in named)
 
     @property

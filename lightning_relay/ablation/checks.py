@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _REPORT = {
     **dict.fromkeys(["classes", "class_samples"], ("class",)),
+    "step_samples": ("step",),
     "confusion": ("set + 1", "class", "class"),
     "predictions_changed": ("set",),
 }
@@ -36,6 +37,7 @@ def check_report(report: KnockoutReport) -> None:
     check_shapes(report, _REPORT, sizes, "report")
     _check_damage(report.accuracy, (), sizes, "accuracy")
     _check_damage(report.class_accuracy, ("class",), sizes, "class_accuracy")
+    _check_damage(report.step_accuracy, ("step",), sizes, "step_accuracy")
     _check_damage(report.concept_accuracy, ("concept",), sizes, "concept_accuracy")
     for name, damage in report.metrics.items():
         _check_damage(damage, (), sizes, f"metrics/{name}")

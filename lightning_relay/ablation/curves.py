@@ -37,6 +37,7 @@ _TOP = 42
 _HEIGHT = 180
 _BOTTOM = _TOP + _HEIGHT
 _AXIS = 34
+_BETWEEN_TICKS = 24
 """Height of the labels of the horizontal axis, pixels."""
 
 _COLOURS = {
@@ -149,8 +150,12 @@ def agreement_image(
     return np.asarray(image)
 
 
-def prediction_image(found: DamagePrediction, title: str) -> NDArray[np.uint8]:
+def prediction_image(
+    found: DamagePrediction, title: str, *, of_step: bool = False
+) -> NDArray[np.uint8]:
     """Picture ``(height, 350, 3)``, RGB, of the damage by random sets over their information.
+
+    ``of_step``: whether the damage is that to the labels of the step.
 
     Each set is a point, the darker the more units it has. If all damages are equal, a sentence
     replaces the points.
@@ -160,7 +165,8 @@ def prediction_image(found: DamagePrediction, title: str) -> NDArray[np.uint8]:
         words = f"each of {len(damage)} random sets does the same damage to {found.concept}"
         return lines_of_text(title, f"{words}: {damage[0]:.3g}")
     name = f"relay information at step {found.step}, bits"
-    image = _panel(title, f"damage to {found.concept}, fraction of 1", name, 4)
+    where = f" at step {found.step}" if of_step else ""
+    image = _panel(title, f"damage to {found.concept}{where}, fraction of 1", name, 4)
     draw = ImageDraw.Draw(image)
     low, high = _range(damage)
     y_of = _y_of(low, high)
@@ -194,13 +200,15 @@ def _with_ends(found: DamagePrediction, field: int) -> str:
 
 def _x_of(draw: ImageDraw.ImageDraw, values: NDArray[np.float64]) -> Callable[[float], int]:
     """Draw a horizontal axis that holds the values and 0; gives the function to pixels."""
-    least, most = _range(values)
+    least, most = _range(values.round(9))
 
     def x_of(value: float) -> int:
         return LEFT + 4 + round((value - least) / (most - least) * (PANEL_WIDTH - 8))
 
     for value in sorted({least, 0.0, most}):
         x = x_of(value)
+        if value == least < 0 and x_of(0.0) - x < _BETWEEN_TICKS:
+            continue
         draw.line((x, _BOTTOM, x, _BOTTOM + 2), INK)
         draw.text((x, _BOTTOM + 9), f"{value:.2g}", INK, FONT, anchor="mm")
     return x_of

@@ -52,13 +52,19 @@ class Damage:
 
 
 def paired_accuracy(
-    right_before: ArrayLike, broken: ArrayLike, mended: ArrayLike, samples: ArrayLike
+    right_before: ArrayLike,
+    broken: ArrayLike,
+    mended: ArrayLike,
+    samples: ArrayLike,
+    *,
+    design_effect: ArrayLike = 1.0,
 ) -> Damage:
     """Damage to an accuracy, from counts of the same samples without and with knock-outs.
 
     ``right_before`` and ``samples``, ``(…)``, count all samples right without knock-out and all
     samples; ``broken`` and ``mended``, ``(set, …)``, count those that become wrong and right. Where
-    ``samples`` is 0, results are NaN.
+    ``samples`` is 0, results are NaN. For the intervals, all counts are divided by the
+    ``design_effect``, ``(set, …)``, of samples that are not independent.
 
     ``damage = (broken − mended) / samples``. The interval combines two score intervals: with d₁, d₂
     the distances of the two accuracies from the ends of their Wilson intervals towards, or away
@@ -76,9 +82,12 @@ def paired_accuracy(
     after = before - lost + won
     baseline, knocked_out = _fraction(before, total), _fraction(after, total)
     damage = _fraction(lost - won, total)
-    phi = _correlation(before - lost, lost, won, total)
-    before_lower, before_upper = wilson_interval(before, total)
-    after_lower, after_upper = wilson_interval(after, total)
+    effect = np.asarray(design_effect, np.float64)
+    if not (effect >= 1).all():
+        raise ValueError(f"design_effect: got {effect.min()}; it takes 1 or more")
+    phi = _correlation(*(part / effect for part in (before - lost, lost, won, total)))
+    before_lower, before_upper = wilson_interval(before / effect, total / effect)
+    after_lower, after_upper = wilson_interval(after / effect, total / effect)
     below = _distance(baseline - before_lower, after_upper - knocked_out, phi)
     above = _distance(before_upper - baseline, knocked_out - after_lower, phi)
     ends = np.asarray(damage - below), np.asarray(damage + above)

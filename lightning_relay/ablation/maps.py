@@ -43,6 +43,7 @@ _BETWEEN = 5
 """Pixels between groups of rows or columns."""
 _ROWS_HEIGHT = 448
 _MOST_ROWS = 64
+_MOST_STEPS = 100
 _GAP = 8
 _LONE_COLUMN = 8
 """Least width of the column of an only measure in its group, pixels."""
@@ -72,16 +73,25 @@ class _Columns:
     def of_sets(self, places: list[int]) -> _Columns:
         return replace(self, damage=self.damage[places], beyond_zero=self.beyond_zero[places])
 
+    def of_columns(self, places: range) -> _Columns:
+        return replace(
+            self,
+            names=[self.names[place] for place in places],
+            damage=self.damage[:, list(places)],
+            beyond_zero=self.beyond_zero[:, list(places)],
+        )
+
 
 def damage_image(report: KnockoutReport, title: str) -> NDArray[np.uint8]:
     """Picture ``(height, width, 3)``, RGB: damage by each set (row) to each measure (column).
 
-    Columns are the accuracy, that of each concept if there are several, and that of each class;
-    without labels, the metrics, each with its own scale. Cells run from white (0) to dark red (the
-    largest absolute damage), or dark blue (better); stripes: no samples; a dot: the 95 % interval
-    excludes 0. Only sets that change a measure are drawn, at most the 64 most damaging. If no
-    interval excludes 0, a sentence names the largest damage instead. Up to 200 columns the picture
-    is 350 pixels wide, which TensorBoard shows unscaled.
+    Columns are the accuracy, that of each concept if there are several, that of each class, and
+    that of the labels of each step, or of every n-th if there are more than 100; without labels,
+    the metrics, each with its own scale. Cells run from white (0) to dark red (the largest absolute
+    damage), or dark blue (better); stripes: no samples; a dot: the 95 % interval excludes 0. Only
+    sets that change a measure are drawn, at most the 64 most damaging. If no interval excludes 0, a
+    sentence names the largest damage instead. Up to 200 columns the picture is 350 pixels wide,
+    which TensorBoard shows unscaled.
     """
     groups = _columns(report)
     if not groups or not report.sets:
@@ -209,6 +219,11 @@ def _columns(report: KnockoutReport) -> list[_Columns]:
     if report.class_accuracy is not None and len(report.classes):
         names = [f"class {label}" for label in report.classes]
         groups.append(_group(names, [report.class_accuracy]))
+    if report.step_accuracy is not None:
+        steps = len(report.step_samples)
+        shown = range(0, steps, -(-steps // _MOST_STEPS))
+        of_steps = _group([f"step {step}" for step in range(steps)], [report.step_accuracy])
+        groups.append(of_steps.of_columns(shown))
     if not groups and report.metrics:
         groups.append(_group(list(report.metrics), list(report.metrics.values()), apart=True))
     return groups

@@ -17,7 +17,7 @@ from lightning_relay.ablation.selection import Known
 from lightning_relay.ablation.sets import at_steps, counting_all, keys_of
 from lightning_relay.knockout.arguments import checked_steps
 from lightning_relay.knockout.clamps import check_within
-from lightning_relay.reading.labels import Labels, NoReadingError, read_entry
+from lightning_relay.reading.labels import Labels, NoReadingError, read_lengths
 from lightning_relay.reading.predictions import Question
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
 
     from lightning_relay.ablation.asked import Ablation
     from lightning_relay.ablation.sets import Sets
@@ -53,6 +54,7 @@ class _OfDataloader:
     reference: int = 0
     waiting: list[EvaluationBatch] = field(default_factory=list)
     at_steps: list[dict[str, list[HiddenStates]]] = field(default_factory=list)
+    lengths: list[dict[str, Tensor]] = field(default_factory=list)
     recorded: list[dict[str, HiddenStates]] = field(default_factory=list)
 
 
@@ -70,7 +72,7 @@ class KnockoutPass:
     trainer: Trainer
     stage: Stage
     asked: Ablation
-    concepts: Concepts
+    concepts: Concepts | None
     relays: Sequence[RelayReport | None]
     num_batches: Sequence[float]
     progress: Callable[[int, float], None]
@@ -95,7 +97,14 @@ class KnockoutPass:
         asked = self.asked
         if dataloader not in self._dataloaders:
             self._dataloaders[dataloader] = _OfDataloader(
-                Question(asked.target, asked.prediction, asked.label_step)
+                Question(
+                    asked.target,
+                    asked.prediction,
+                    asked.label_step,
+                    asked.bins,
+                    asked.lengths,
+                    concepts_named=asked.concepts is not None,
+                )
             )
         own = self._dataloaders[dataloader]
         self._rerun = self._labels = self._batch = None
@@ -144,6 +153,7 @@ class KnockoutPass:
                     for layer, part in states.items()
                 }
             )
+            own.lengths.append({layer: part.lengths.cpu() for layer, part in states.items()})
         if waits:
             own.recorded.append(self._of_lengths(states, own.waiting[-1].batch.contents))
             if not self._has_enough_states(own, dataloader):
@@ -175,6 +185,10 @@ class KnockoutPass:
                 own.samples_seen,
                 own.batches_seen,
                 _joined(own.at_steps),
+                {
+                    layer: torch.cat([batch[layer] for batch in own.lengths])
+                    for layer in (own.lengths[0] if own.lengths else ())
+                },
             )
         if not found and not self.untried:
             for error in self.without_number.values():
@@ -328,7 +342,7 @@ class KnockoutPass:
         """The states without padding, where the value tells the lengths of the sequences."""
         if self.asked.of_states is None or self.asked.of_states.lengths is None:
             return states
-        lengths = read_entry(batch, self.asked.of_states.lengths, "lengths")
+        lengths = read_lengths(batch, self.asked.of_states.lengths)
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }

@@ -13,10 +13,11 @@ from lightning_relay.ablation.report import STATISTICS, DamagePrediction
 from lightning_relay.ablation.sets import together
 from lightning_relay.ablation.shapley import set_weights, shapley_of_orders, shapley_of_sets
 from lightning_relay.information import discretize, relay_information, relay_share
+from lightning_relay.reading.labels import TooFewLabelsError
 from lightning_relay.recurrent.states import StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -38,19 +39,20 @@ class Answers:
 
     ``x_in`` and ``x_out``: codes of labels and of classes predicted without knock-out, int64
     ``(sample,)``, by concept. ``right``: whether the answer was right, bool ``(set + 1, sample)``,
-    by concept; entry 0 is without knock-out.
+    by concept; entry 0 is without knock-out. ``counted``: which have a label, bool ``(sample,)``.
     """
 
     x_in: Mapping[str, Tensor]
     x_out: Mapping[str, Tensor]
     right: Mapping[str, Tensor]
+    counted: Tensor
 
 
 def predictions(
     sets: Sequence[KnockoutSet],
     states: Mapping[str, Sequence[HiddenStates]],
     steps: Sequence[int],
-    answers: Answers,
+    answers_at: Callable[[str, int], Answers],
     measure: RelayMeasure,
     n_bootstraps: int,
     seed: int,
@@ -59,6 +61,7 @@ def predictions(
 ) -> list[DamagePrediction]:
     """Predictions of all layers, steps and concepts; ``states`` at each step, by layer key.
 
+    ``answers_at`` gives those of a layer and step.
     ``in_orders``: whether the random sets follow orders, as ``random_orders`` lists them.
     """
     found = []
@@ -66,9 +69,15 @@ def predictions(
         for step, at_step in zip(steps, states[keys[-1]], strict=True):
             places = _places(sets, "random", keys, step)
             (of_all,) = _places(sets, "all", keys, step)
+            answers = answers_at(keys[-1], step)
             valid = at_step.valid[:, 0].cpu()
             if not valid.any():
                 raise StepError(f"step: got {step}; no sequence of {keys[0]!r} has it")
+            valid &= answers.counted
+            if not valid.any():
+                raise TooFewLabelsError(
+                    f"step: got {step}; no sequence of {keys[0]!r} has a label there"
+                )
             runs = [0, *(place + 1 for place in (*places, of_all))]
             own = _OfStep(
                 np.array(places),

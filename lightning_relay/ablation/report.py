@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
 
-FORMAT = 5
+FORMAT = 6
 """Version of the file format; files of other versions are refused."""
 
 ACCURACY = "accuracy"
@@ -32,7 +32,7 @@ ORDERS = ("most_first", "least_first", "random_first")
 STATISTICS = ("r2_size", "r2", "partial_r2", "within_size", "specificity")
 """Fields of ``DamagePrediction``, in the order of its intervals."""
 
-_PARTS = ("accuracy", "class_accuracy", "concept_accuracy")
+_PARTS = ("accuracy", "class_accuracy", "concept_accuracy", "step_accuracy")
 
 
 @dataclass(frozen=True)
@@ -215,14 +215,22 @@ class KnockoutReport:
 
     Attributes:
         sets: Sets of units that were knocked out, in the order of every axis ``set``.
-        accuracy: Damage to the accuracy of the predicted class, ``(set,)``; None without labels.
+        accuracy: Damage to the accuracy of the predicted class, or of all labels of a sample
+            together, ``(set,)``; None without labels.
         class_accuracy: Damage to the accuracy on the samples of each class, ``(set, class)``; NaN
-            for a class without samples; None without labels.
+            for a class without samples; None without labels, and if samples have several.
         concept_accuracy: Damage to the accuracy of each concept, ``(set, concept)``: the fraction
             of samples whose predicted class has the same value of the concept as the true class;
             None without labels.
-        classes: Class labels, int64 ``(class,)``; empty without labels.
+        step_accuracy: Damage to the accuracy on the labels of each step, ``(set, step)``; None
+            unless each step has a label. The other accuracies are those of all labels then. Their
+            intervals allow for labels of one sequence being alike: counts are divided by the design
+            effect (Rao and Scott, Biometrics 48:577, 1992).
+        classes: Class labels, int64 ``(class,)``; empty without labels, and if samples have
+            several.
         class_samples: Number of samples of each class, int64 ``(class,)``.
+        step_samples: Number of labels that count at each step, int64 ``(step,)``; empty unless each
+            step has a label.
         concepts: Names of the concepts.
         confusion: Number of samples of each class (row) with each predicted class (column), int64
             ``(set + 1, class, predicted class)``; entry 0 is without knock-out.
@@ -240,6 +248,11 @@ class KnockoutReport:
         agreement: How well relay shares, or unit scores, predict the damage of single units.
         predictions: How well relay information predicts the damage of random sets, by layer, step
             and concept; with ``RandomSets`` and ``RandomOrders``.
+        ignored: Number of labels that are not counted, -100 or NaN, or sequences without one at
+            ``label_step``; None if each sequence has one label that counts.
+        edges: Inner edges of the bins of real labels and answers, in their unit, or of their
+            differences (``bins=("up/down", entry)``): bin k is class k, and edge k its upper end.
+            None without bins.
         x_in: Source of X_in, in words.
         x_out: Source of X_out, in words.
         stage: ``"validate"`` or ``"test"``; None outside a Trainer.
@@ -265,10 +278,14 @@ class KnockoutReport:
     batches: int
     batches_seen: int
     sets_left_out: int = 0
+    step_accuracy: Damage | None = None
+    step_samples: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     metrics: Mapping[str, Damage] = field(default_factory=dict)
     curves: tuple[DeletionCurve, ...] = ()
     agreement: tuple[ScoreAgreement, ...] = ()
     predictions: tuple[DamagePrediction, ...] = ()
+    ignored: int | None = None
+    edges: tuple[float, ...] | None = None
     x_in: str | None = None
     x_out: str | None = None
     stage: str | None = None
@@ -409,6 +426,7 @@ class KnockoutReport:
             header |= {name: _damage(file, name) for name in _PARTS if f"{name}/damage" in file}
             header["sets"] = tuple(_set(some) for some in header["sets"])
             header["concepts"] = tuple(header["concepts"])
+            header["edges"] = None if header["edges"] is None else tuple(header["edges"])
             header["metrics"] = {
                 name: _damage(file, f"metrics/{safe(name)}") for name in header["metrics"]
             }

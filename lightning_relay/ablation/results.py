@@ -17,11 +17,13 @@ from lightning_relay.ablation.damage import (
     rank_correlation,
     wilson_interval,
 )
+from lightning_relay.ablation.design_effect import design_effect
+from lightning_relay.ablation.labelled import Labelled
 from lightning_relay.ablation.prediction import Answers, predictions
 from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, ScoreAgreement
 from lightning_relay.ablation.selection import RandomOrders, RandomSets
 from lightning_relay.information.options import RelayMeasure
-from lightning_relay.reading.concepts import JOINT, Concepts, concept_codes
+from lightning_relay.reading.answers import has_label
 from lightning_relay.recurrent.layers import StateKey
 
 if TYPE_CHECKING:
@@ -32,32 +34,21 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.report import DamagePrediction
     from lightning_relay.ablation.runs import Outcomes, Ran
     from lightning_relay.ablation.sets import Deletion
+    from lightning_relay.reading.concepts import Concepts
     from lightning_relay.relay.report import RelayReport
 
 _DECIMALS = 9
 """Shares and scores are rounded to this many decimals, so that rounding errors are ties."""
 
-_MOST_PAIRS = 2**31
-"""Maximum number of counts in the confusions of a report, 16 GiB."""
-
 _TAILS = (0.025, 0.975)
 """Quantiles of the resamples that are the ends of a 95 % interval."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    """Labels ``(sample,)`` and predicted classes ``(set + 1, sample)``; entry 0: no knock-out."""
-
-    labels: Tensor
-    classes: Tensor
-    num_classes: int
 
 
 def knockout_report(
     ran: Ran,
     asked: Ablation,
     *,
-    concepts: Concepts = JOINT,
+    concepts: Concepts | None = None,
     relay: RelayReport | None = None,
     measure: RelayMeasure | None = None,
 ) -> KnockoutReport:
@@ -71,10 +62,12 @@ def knockout_report(
     generator = np.random.default_rng(asked.seed)
     if asked.logged is not None:
         found[asked.logged.tag] = _of_batches(outcomes, asked.logged, generator)
-    labelled = _labelled(outcomes) if outcomes.labels else None
+    edges = None if relay is None else relay.edges
+    labelled = Labelled.of(outcomes, asked.bins, edges) if outcomes.labels else None
     if labelled is not None and asked.computed is not None:
+        answers = _ForMetrics.of(outcomes)
         for name, metric in asked.computed.metrics().items():
-            found[name] = _of_metric(name, metric, outcomes, asked.computed.n_bootstraps, generator)
+            found[name] = _of_metric(name, metric, answers, asked.computed.n_bootstraps, generator)
     report = KnockoutReport(
         sets=sets.sets,
         accuracy=None,
@@ -102,8 +95,8 @@ def knockout_report(
     report = _with_accuracies(report, labelled, concepts)
     return replace(
         report,
-        curves=tuple(_curve(report, labelled, concepts, deletion) for deletion in sets.deletions),
-        agreement=() if relay is None else tuple(_agreement(report, relay)),
+        curves=tuple(_curve(labelled, concepts, deletion) for deletion in sets.deletions),
+        agreement=() if relay is None else tuple(_agreement(report, relay, labelled, concepts)),
         predictions=tuple(
             _predictions(
                 ran,
@@ -117,22 +110,20 @@ def knockout_report(
 
 
 def _predictions(
-    ran: Ran, labelled: _Labelled, asked: Ablation, concepts: Concepts, measure: RelayMeasure
+    ran: Ran,
+    labelled: Labelled,
+    asked: Ablation,
+    concepts: Concepts | None,
+    measure: RelayMeasure,
 ) -> list[DamagePrediction]:
     """What the relay information of random sets predicts."""
     if not isinstance(asked.which, RandomSets | RandomOrders):
         return []
-    tables = _codes(labelled, concepts)
-    answers = Answers(
-        {name: codes[labelled.labels] for name, codes in tables.items()},
-        {name: codes[labelled.classes[0]] for name, codes in tables.items()},
-        {name: _concept_right(labelled, codes) for name, codes in tables.items()},
-    )
     return predictions(
         ran.sets.sets,
         ran.at_steps,
         asked.which.measured_at,
-        answers,
+        lambda layer, step: _answers(labelled, concepts, step, ran.lengths[layer]),
         measure,
         asked.which.n_bootstraps,
         asked.seed,
@@ -140,72 +131,77 @@ def _predictions(
     )
 
 
-def _labelled(outcomes: Outcomes) -> _Labelled:
-    labels, classes = torch.cat(outcomes.labels), torch.cat(outcomes.classes, 1)
-    number = outcomes.num_classes
-    if number is None:
-        lowest = int(min(labels.min(), classes.min()))
-        if lowest < 0:
-            raise ValueError(
-                f"target: got labels or predicted classes from {lowest}; without class scores they "
-                "take numbers from 0. Give target= and prediction=, functions that give these"
-            )
-        number = int(max(labels.max(), classes.max())) + 1
-    if number**2 * len(classes) > _MOST_PAIRS:
-        raise ValueError(
-            f"target: got {number} classes; a report counts all {number} × {number} pairs of label "
-            f"and prediction for {len(classes)} runs, and takes at most {_MOST_PAIRS} counts. "
-            "Number the classes that occur from 0, with target= and prediction=, or take fewer sets"
-        )
-    return _Labelled(labels, classes, number)
+def _answers(labelled: Labelled, concepts: Concepts | None, step: int, lengths: Tensor) -> Answers:
+    """What every sequence was and was answered at a step, where it has a label."""
+    own = labelled.at_step(step, lengths)
+    counted = torch.zeros(own.shape[0], dtype=torch.bool).index_fill(0, own.sequences, True)
+    tables = own.concept_codes(concepts)
 
+    def of_all(values: Tensor) -> Tensor:
+        full = torch.zeros((*values.shape[:-1], len(counted)), dtype=values.dtype)
+        return full.index_copy(-1, own.sequences, values)
 
-def _with_accuracies(
-    report: KnockoutReport, labelled: _Labelled, concepts: Concepts
-) -> KnockoutReport:
-    labels, classes, number = labelled.labels, labelled.classes, labelled.num_classes
-    everything = torch.zeros_like(labels)
-    pairs = labels * number + classes
-    confusion = torch.stack([row.bincount(minlength=number**2) for row in pairs])
-    right = classes == labels
-    by_concept = {
-        name: _damage(_concept_right(labelled, codes), everything, 1)
-        for name, codes in _codes(labelled, concepts).items()
-    }
-    by_field = zip(*map(_arrays, by_concept.values()), strict=True)
-    accuracy = _arrays(_damage(right, everything, 1))
-    return replace(
-        report,
-        accuracy=Damage(*(np.asarray(part[..., 0]) for part in accuracy)),
-        class_accuracy=_damage(right, labels, number),
-        concept_accuracy=Damage(*(np.concatenate(parts, -1) for parts in by_field)),
-        classes=np.arange(number),
-        class_samples=labels.bincount(minlength=number).numpy(),
-        concepts=tuple(by_concept),
-        confusion=confusion.view(-1, number, number).numpy(),
-        predictions_changed=(classes[1:] != classes[0]).double().mean(1).numpy(),
+    return Answers(
+        {name: of_all(codes[own.labels]) for name, codes in tables.items()},
+        {name: of_all(codes[own.classes[0]]) for name, codes in tables.items()},
+        {name: of_all(own.right(codes)) for name, codes in tables.items()},
+        counted,
     )
 
 
-def _codes(labelled: _Labelled, concepts: Concepts) -> dict[str, Tensor]:
-    """Code of every class label by concept, ``(class,)``; -1 for labels that do not occur."""
-    occurring = torch.cat([labelled.labels, labelled.classes.flatten()]).unique()
-    found = concept_codes(concepts, occurring, occurring, num_classes=labelled.num_classes)
-    tables = {}
-    for name, (codes, _) in found.items():
-        tables[name] = torch.full((labelled.num_classes,), -1).index_copy(0, occurring, codes)
-    return tables
+def _with_accuracies(
+    report: KnockoutReport, labelled: Labelled, concepts: Concepts | None
+) -> KnockoutReport:
+    right = labelled.right()
+    by_concept = {
+        name: _damage(labelled, labelled.right(codes))
+        for name, codes in labelled.concept_codes(concepts).items()
+    }
+    by_field = zip(*map(_arrays, by_concept.values()), strict=True)
+    accuracy = _arrays(_damage(labelled, right))
+    report = replace(
+        report,
+        accuracy=Damage(*(np.asarray(part[..., 0]) for part in accuracy)),
+        concept_accuracy=Damage(*(np.concatenate(parts, -1) for parts in by_field)),
+        concepts=tuple(by_concept),
+        predictions_changed=np.array(
+            [float((own != labelled.classes[0]).double().mean()) for own in labelled.classes[1:]]
+        ),
+        ignored=labelled.ignored,
+        edges=labelled.edges,
+    )
+    if labelled.steps is not None:
+        steps = int(labelled.steps.max()) + 1
+        report = replace(
+            report,
+            step_accuracy=_damage(labelled, right, labelled.steps, steps),
+            step_samples=labelled.steps.bincount(minlength=steps).numpy(),
+        )
+    if labelled.num_labels is not None:
+        return report
+    labels, number = labelled.labels, len(labelled.values)
+    confusion = np.empty((len(labelled.classes), number, number), np.int64)
+    for row, own in zip(confusion, labelled.classes, strict=True):
+        pairs = (labels * number + own).bincount(minlength=number**2)
+        row[:] = pairs.view(number, number).numpy()
+    return replace(
+        report,
+        class_accuracy=_damage(labelled, right, labels, number),
+        classes=labelled.values.numpy(),
+        class_samples=labels.bincount(minlength=number).numpy(),
+        confusion=confusion,
+    )
 
 
-def _concept_right(labelled: _Labelled, codes: Tensor) -> Tensor:
-    return codes[labelled.classes] == codes[labelled.labels]
-
-
-def _damage(right: Tensor, parts: Tensor, number: int) -> Damage:
+def _damage(
+    labelled: Labelled, right: Tensor, parts: Tensor | None = None, number: int = 1
+) -> Damage:
     """Damage to the accuracy of each part of the samples, ``(set, part)``.
 
-    ``right``, bool ``(set + 1, sample)``; ``parts``, int64 ``(sample,)``, from 0 to ``number - 1``.
+    ``right``, bool ``(set + 1, sample)``; ``parts``, int64 ``(sample,)``, from 0 to ``number - 1``;
+    default: all are one part.
     """
+    parts = torch.zeros_like(labelled.labels) if parts is None else parts
 
     def counts(chosen: Tensor) -> NDArray[np.int64]:
         rows = [parts[row].bincount(minlength=number) for row in chosen]
@@ -217,25 +213,32 @@ def _damage(right: Tensor, parts: Tensor, number: int) -> Damage:
         counts(before & ~after),
         counts(after & ~before),
         parts.bincount(minlength=number).numpy(),
+        design_effect=_effect(labelled, before.char() - after.char(), parts, number),
     )
+
+
+def _effect(
+    labelled: Labelled, values: Tensor, parts: Tensor | None = None, number: int = 1
+) -> NDArray[np.float64] | float:
+    """Design effect of mean values ``(run, sample)`` of each part, ``(run, part)``."""
+    if labelled.steps is None or parts is labelled.steps:
+        return 1.0
+    parts = torch.zeros_like(labelled.labels) if parts is None else parts
+    return design_effect(values.numpy(), labelled.sequences.numpy(), parts.numpy(), number)
 
 
 def _arrays(damage: Damage) -> tuple[NDArray[np.float64], ...]:
     return damage.baseline, damage.knocked_out, damage.damage, damage.lower, damage.upper
 
 
-def _curve(
-    report: KnockoutReport, labelled: _Labelled, concepts: Concepts, deletion: Deletion
-) -> DeletionCurve:
+def _curve(labelled: Labelled, concepts: Concepts | None, deletion: Deletion) -> DeletionCurve:
     """Accuracies along orders; of a concept that is not measured, those of the class labels."""
-    codes = _codes(labelled, concepts)
-    if deletion.concept in codes:
-        right = _concept_right(labelled, codes[deletion.concept])
-    else:
-        right = labelled.classes == labelled.labels
-    counts = right.sum(1).numpy()[deletion.places + 1]
-    lower, upper = wilson_interval(counts, report.samples)
-    accuracy = counts / report.samples
+    right = labelled.right(labelled.concept_codes(concepts).get(deletion.concept))
+    samples, runs = len(labelled.labels), deletion.places + 1
+    counts = right.sum(1).numpy()[runs]
+    effect = np.broadcast_to(_effect(labelled, right), (len(right), 1))[runs, 0]
+    lower, upper = wilson_interval(counts / effect, samples / effect)
+    accuracy = counts / samples
     return DeletionCurve(
         layer=deletion.layer,
         concept=deletion.concept,
@@ -249,8 +252,14 @@ def _curve(
     )
 
 
-def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreement]:
-    """Compare what units relay with their damage: at the step, or mean after the inputs' end."""
+def _agreement(
+    report: KnockoutReport, relay: RelayReport, labelled: Labelled, concepts: Concepts | None
+) -> list[ScoreAgreement]:
+    """Compare what units relay with their damage: at the step, or mean after the inputs' end.
+
+    Units held at one step, where each step has a label, are compared by the labels of this step;
+    not if it counts back from ends that are not known.
+    """
     found = []
     for layer in report.layers:
         places = report.single_units(layer)
@@ -261,8 +270,13 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
         held = report.sets[next(iter(places.values()))].steps
         if held is not None and StateKey.parse(layer).module in relay.calls:
             continue  # they are held at these steps of every call
+        own_step = labelled
         if held is not None and len(held) == 1 and held[0] in (-1, *steps.time_steps):
             weights = np.eye(len(steps.time_steps))[steps.place(held[0])]
+            own_step = labelled.at_same_step(held[0])
+        if not len(own_step.labels):
+            continue
+        tables = labelled.concept_codes(concepts)
         for concept in report.concepts:
             if concept not in steps.concepts or not weights.any():
                 continue
@@ -271,7 +285,8 @@ def _agreement(report: KnockoutReport, relay: RelayReport) -> list[ScoreAgreemen
             if values is None:
                 values, kind = own.scores, "unit score"
             scores = np.average(values, axis=0, weights=weights)[list(places)].round(_DECIMALS)
-            damage = report.damage_of(concept).damage[list(places.values())]
+            right = own_step.right(tables[concept])
+            damage = _damage(own_step, right).damage[list(places.values()), 0]
             correlation = rank_correlation(scores, damage)
             found.append(ScoreAgreement(layer, concept, scores, damage, *correlation, kind=kind))
     return found
@@ -291,18 +306,55 @@ def _of_batches(outcomes: Outcomes, logged: Logged, generator: np.random.Generat
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _ForMetrics:
+    """What metrics are given: counted labels ``(sample, …)`` and scores ``(set + 1, sample, …)``.
+
+    ``sequences``: number of samples of each sequence, which follow each other; it may be 0.
+    """
+
+    predicted: Tensor
+    labels: Tensor
+    sequences: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, outcomes: Outcomes) -> _ForMetrics:
+        """Without the samples whose labels do not count."""
+        counted = [has_label(labels) for labels in outcomes.labels]
+        predicted, number = outcomes.scores or outcomes.classes, outcomes.num_labels
+        answers = torch.cat([part[:, own] for part, own in zip(predicted, counted, strict=True)], 1)
+        labels = torch.cat([part[own] for part, own in zip(outcomes.labels, counted, strict=True)])
+        return cls(
+            answers if outcomes.scores else _in_bits(answers, number),
+            _in_bits(labels, number),
+            torch.cat([own.reshape(len(own), -1).sum(1) for own in counted]).numpy(),
+        )
+
+    def drawn(self, generator: np.random.Generator) -> Tensor:
+        """Places of the samples of as many sequences as there are, drawn with replacement."""
+        sizes = self.sequences[self.sequences > 0]
+        some = generator.integers(len(sizes), size=len(sizes))
+        starts, own = (sizes.cumsum() - sizes)[some], sizes[some]
+        within = np.arange(own.sum()) - np.repeat(own.cumsum() - own, own)
+        return torch.from_numpy(np.repeat(starts, own) + within)
+
+
+def _in_bits(labels: Tensor, num_labels: int | None) -> Tensor:
+    """Several labels as 0 and 1, ``(…, label)``."""
+    return labels if num_labels is None else labels.unsqueeze(-1) >> torch.arange(num_labels) & 1
+
+
 def _of_metric(
     name: str,
     metric: Metric,
-    outcomes: Outcomes,
+    answers: _ForMetrics,
     n_bootstraps: int,
     generator: np.random.Generator,
 ) -> Damage:
     """Damage to a metric of class scores, or of predicted classes where there are no scores."""
-    predicted = torch.cat(outcomes.scores or outcomes.classes, 1)
-    labels = torch.cat(outcomes.labels)
+    predicted, labels = answers.predicted, answers.labels
     whole = np.array([_computed(name, metric, part, labels) for part in predicted])
-    drawn = torch.from_numpy(generator.integers(len(labels), size=(n_bootstraps, len(labels))))
+    drawn = [answers.drawn(generator) for _ in range(n_bootstraps)]
     resampled = np.array(
         [[_computed(name, metric, part[own], labels[own]) for own in drawn] for part in predicted]
     )

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_relay.ablation.reacting import check_reacts
-from lightning_relay.information.options import IGNORED
 from lightning_relay.knockout.arguments import make_clamps
 from lightning_relay.knockout.lanes import KnockoutLanes
 from lightning_relay.reading.answers import NonFiniteScoresError
-from lightning_relay.reading.labels import NoReadingError
+from lightning_relay.reading.deciding import check_not_of_steps
 from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_own
 from lightning_relay.rerun.mapping import CannotMapError
@@ -85,11 +84,13 @@ class Outcomes:
 
     Attributes:
         sizes: Numbers of samples.
-        labels: Class labels, int64 ``(batch,)``.
-        classes: Predicted classes, int64 ``(set + 1, batch)``.
-        scores: Class scores, ``(set + 1, batch, class)``, where metrics need them.
+        labels: Labels as in ``Answer``, ``(batch,)`` or ``(batch, step)``.
+        classes: Predicted classes or real numbers, ``(set + 1, batch)`` or ``(set + 1, batch,
+            step)``.
+        scores: Class scores, ``(set + 1, batch, …)``, where metrics need them.
         values: Logged numbers, float64 ``(set + 1,)``, where they are the score.
         num_classes: Number of classes with a score; None where only predicted classes are known.
+        num_labels: Number of labels of a sample, where there are several.
         x_in: Source of the labels, in words.
         x_out: Source of the predicted classes, in words.
     """
@@ -100,6 +101,7 @@ class Outcomes:
     scores: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     num_classes: int | None = None
+    num_labels: int | None = None
     x_in: str | None = None
     x_out: str | None = None
 
@@ -110,7 +112,8 @@ class Ran:
 
     ``reference`` counts the sequences whose states made the value. ``samples_seen`` and
     ``batches_seen`` count the whole evaluation; None: no more than the outcomes. ``at_steps`` are
-    the states ``(batch, 1, unit)`` at each step of ``measured_at``, by layer key.
+    the states ``(batch, 1, unit)`` at each step of ``measured_at``, and ``lengths`` the numbers of
+    steps of the sequences ``(batch,)``, by layer key.
     """
 
     sets: Sets
@@ -119,6 +122,7 @@ class Ran:
     samples_seen: int | None = None
     batches_seen: int | None = None
     at_steps: Mapping[str, Sequence[HiddenStates]] = field(default_factory=dict)
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -149,7 +153,9 @@ class KnockoutRuns:
         with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
             with lanes.lane(None):
                 results = [batch.run(whole=True)]
-            _check_labels(results[0].answer, self.asked.label_step)
+            answer = results[0].answer
+            if not self.outcomes.sizes and answer is not None and self.asked.concepts is None:
+                check_not_of_steps(answer, set(lanes.longest.values()))
             returned = None
             if self.asked.logged is not None:
                 _, returned = _number_of(results[0], self.asked.logged.name)
@@ -235,6 +241,7 @@ class KnockoutRuns:
             outcomes.labels.append(answers[0].labels.cpu())
             outcomes.classes.append(torch.stack([answer.classes for answer in answers]).cpu())
             outcomes.num_classes = answers[0].num_classes
+            outcomes.num_labels = answers[0].num_labels
             outcomes.x_in, outcomes.x_out = answers[0].x_in, answers[0].x_out
             scores = [answer.scores for answer in answers if answer.scores is not None]
             if self.asked.computed is not None and scores:
@@ -243,23 +250,6 @@ class KnockoutRuns:
             name = self.asked.logged.name
             values = [_number_of(result, name)[0] for result in results]
             outcomes.values.append(torch.tensor(values, dtype=torch.float64))
-
-
-def _check_labels(answer: Answer | None, label_step: int | None) -> None:
-    """Refuse labels of all steps, and sequences without a label."""
-    if answer is None:
-        return
-    if answer.labels.dim() == 2:
-        raise NoReadingError(
-            f"label_step: {answer.x_in} holds a label for each step, and knock-outs measure those "
-            "of one step; name it, such as label_step=-1, the last of each sequence"
-        )
-    missing = int((answer.labels == IGNORED).sum())
-    if missing and label_step is not None:
-        raise NoReadingError(
-            f"label_step: got {label_step}; {missing} sequences have no label there, or {IGNORED}; "
-            "name a step at which every sequence has a label"
-        )
 
 
 def _number_of(result: StepResult, name: str) -> tuple[float, str | None]:

@@ -21,7 +21,7 @@ from lightning_relay.ablation.sets import (
 )
 from lightning_relay.knockout.arguments import checked_steps, make_clamps
 from lightning_relay.knockout.holding import check_kind
-from lightning_relay.reading.concepts import JOINT, Concepts
+from lightning_relay.reading.concepts import Concepts
 from lightning_relay.recurrent.layers import (
     Layers,
     State,
@@ -82,7 +82,7 @@ class Selection(ABC):
         """Few sets for the sanity check."""
         return single_units(layers, steps=known.steps, max_sets=_TRIED, seed=seed)
 
-    def check(self, model: nn.Module, relay: RelayReport | None, concepts: Concepts) -> None:
+    def check(self, model: nn.Module, relay: RelayReport | None, concepts: Concepts | None) -> None:
         """Refuse units that cannot be knocked out, and a relay report of another model."""
         layers = self.layers_in(model)
         names = dict.fromkeys(StateKey.parse(layer).module for layer in layers)
@@ -104,7 +104,7 @@ class Known:
     """What is known when sets are made; ``steps`` are numbers of steps by layer key."""
 
     relay: RelayReport | None = None
-    concepts: Concepts = JOINT
+    concepts: Concepts | None = None
     steps: Mapping[str, int] | None = None
 
 
@@ -300,7 +300,7 @@ class _AtOneStep(_OfLayers):
         """Steps at which sets are held."""
         return self.measured_at
 
-    def check(self, model: nn.Module, relay: RelayReport | None, concepts: Concepts) -> None:
+    def check(self, model: nn.Module, relay: RelayReport | None, concepts: Concepts | None) -> None:
         """Refuse units that cannot be knocked out, and sizes and numbers that do not fit."""
         super().check(model, relay, concepts)
         self.sets(self.layers_in(model), Known(relay, concepts), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from lightning_relay.reading.concepts import JOINT, Concepts, is_concept
 from lightning_relay.recurrent.layers import StateKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -292,11 +293,11 @@ def keys_of(some: KnockoutSet) -> list[StateKey]:
     return [StateKey.parse(layer) for layer in some.units]
 
 
-def check_known(concepts: Concepts, sets: Sets) -> None:
+def check_known(concepts: Concepts | None, sets: Sets) -> None:
     """Raise a ValueError if a set follows a concept that the callback does not measure."""
     for name in dict.fromkeys(some.concept for some in sets.sets if some.concept is not None):
         if name != JOINT and not is_concept(name, concepts):
-            words = concepts if isinstance(concepts, str) else list(concepts)
+            words = list(concepts) if isinstance(concepts, Mapping) else concepts or JOINT
             raise ValueError(
                 f"concepts: got {words!r}, but the selection follows {name!r} of the relay report; "
                 "give the callback concepts= of the relay analysis, or name others in the selection"

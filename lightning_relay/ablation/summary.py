@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_relay.reports.edges import edges_in_words
 from lightning_relay.reports.frames import evaluation_of, optional
 
 if TYPE_CHECKING:
@@ -40,11 +41,39 @@ def summary(report: KnockoutReport) -> str:
     return "\n".join(lines)
 
 
+def label_count(report: KnockoutReport) -> str:
+    """Which labels count and how real ones were divided, in words; empty if all count as read."""
+    words = []
+    if report.step_accuracy is not None:
+        words.append(f"{report.step_samples.sum()} labels of steps")
+    if report.ignored:
+        words.append(f"{report.ignored} labels that do not count")
+    if report.edges is not None:
+        words.append(edges_in_words(report.edges))
+    return ", ".join(words)
+
+
 def _lines(report: KnockoutReport) -> Iterator[str]:
+    if counted := label_count(report):
+        yield counted
+    if report.step_accuracy is not None:
+        baseline = report.step_accuracy.baseline
+        worst, best = int(np.nanargmin(baseline)), int(np.nanargmax(baseline))
+        lowest, highest = f"{baseline[worst]:.3g}", f"{baseline[best]:.3g}"
+        words = f"from {lowest} (step {worst}) to {highest} (step {best})"
+        yield f"accuracy at single steps: {words if lowest != highest else lowest}"
+    held = {some.steps for some in report.sets}
+    if report.step_accuracy is not None and all(own and len(own) == 1 for own in held):
+        yield (
+            "units are held at one step, and the labels of all steps are counted; label_step= "
+            "counts those of one"
+        )
     if report.sets_left_out:
         yield f"{report.sets_left_out} more sets were not run"
     for measure in distinct_measures(report):
-        yield f"{measure}: {_worst(report, measure)}"
+        together = report.accuracy is not None and report.class_accuracy is None
+        words = " of all labels together" * (together and measure == report.measures[0])
+        yield f"{measure}{words}: {_worst(report, measure)}"
     for layer, concept in dict.fromkeys((curve.layer, curve.concept) for curve in report.curves):
         areas = [
             f"{curve.direction.replace('_', ' ')} {curve.area.mean():.3f}"
@@ -58,9 +87,10 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
             words = f"{predicted.r2:.2f} ({predicted.r2_size:.2f} by their size alone)"
         if np.isfinite(predicted.share_correlation):
             words += f"; rank correlation of the units' shares: {predicted.share_correlation:.2f}"
+        there = " there" * (report.step_accuracy is not None)
         yield (
-            f"{predicted.layer}, {predicted.concept}, step {predicted.step}: damage by random sets "
-            f"explained by size and relay information, R²: {words}"
+            f"{predicted.layer}, {predicted.concept}, step {predicted.step}: damage{there} by "
+            f"random sets explained by size and relay information, R²: {words}"
         )
     for found in report.agreement:
         words = "undefined (fewer than 4 units, or all alike)"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_relay.ablation.report import STATISTICS
+from lightning_relay.ablation.summary import label_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,6 +71,8 @@ def _note(report: KnockoutReport, shown: int) -> str:
         f"{report.batches_seen} batches) were run with {len(report.sets)} sets of units held at: "
         f"{report.value}."
     ]
+    if counted := label_count(report):
+        sentences.append(f"{counted[0].upper()}{counted[1:]}.")
     if report.sets_left_out:
         sentences.append(f"{report.sets_left_out} more sets were not run.")
     if shown < len(report.sets):
@@ -131,6 +134,10 @@ def _sets(report: KnockoutReport, order: Sequence[int]) -> dict[str, list[str]]:
         labels = [str(label) for label in report.classes]
         found = report.class_accuracy
         columns["worst class"] = [_worst_part(found, place, labels) for place in order]
+    if report.step_accuracy is not None:
+        steps = [f"step {step}" for step in range(len(report.step_samples))]
+        found = report.step_accuracy
+        columns["worst label step"] = [_worst_part(found, place, steps) for place in order]
     if report.concept_accuracy is not None:
         found = report.concept_accuracy
         columns["worst concept"] = [_worst_part(found, place, report.concepts) for place in order]

@@ -48,7 +48,8 @@ def write_knockout_report(
         images[f"{found.layer}/{found.concept}/agreement"] = image
     for name, predicted in by_name(report, "prediction").items():
         title = f"{predicted.layer}: {predicted.concept}{epoch}"
-        images[name] = prediction_image(predicted, title)
+        of_step = report.step_accuracy is not None
+        images[name] = prediction_image(predicted, title, of_step=of_step)
     for layer in report.layers:
         if report.single_steps(layer):
             for measure in distinct_measures(report):

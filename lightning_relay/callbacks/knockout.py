@@ -32,7 +32,9 @@ from lightning_relay.callbacks.evaluations import (
 from lightning_relay.callbacks.progress import Progress
 from lightning_relay.callbacks.relay_information import RelayInformationCallback
 from lightning_relay.callbacks.reporting_callback import OnError, ReportingCallback
-from lightning_relay.reading.concepts import JOINT, Concepts
+from lightning_relay.reading.bins import Bins
+from lightning_relay.reading.concepts import Concepts
+from lightning_relay.reading.labels import TooFewLabelsError
 from lightning_relay.reading.predictions import Prediction
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
@@ -49,11 +51,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     runs differ is refused. Units of a module that the step calls several times are held in all
     calls.
 
-    Damage is the accuracy without knock-out minus that with it, of all samples, of each class and
-    of each concept, with 95 % intervals. ``AlongOrder`` and ``TopUnits`` rank units by their relay
-    shares in a relay report, or by its greedy order where shares were not measured; ties are broken
-    at random. Single units' damage is compared with their relay shares (their unit scores, where
-    shares were not measured).
+    Damage is the accuracy without knock-out minus that with it, of all samples, of each class, of
+    each concept, and of each step where steps have labels, with 95 % intervals. ``AlongOrder`` and
+    ``TopUnits`` rank units by their relay shares in a relay report, or by its greedy order where
+    shares were not measured; ties are broken at random. Single units' damage is compared with their
+    relay shares (their unit scores, where shares were not measured).
 
     Reports are kept in ``reports``, saved, and drawn in TensorBoard. Tags start with ``{prefix}/``
     (``{prefix}_test/`` in testing) and end with ``/dataloader_{i}`` if there are several
@@ -90,22 +92,32 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         score: A torchmetrics.Metric or MetricCollection of class scores and labels, measured
             beside the accuracies; ``Computed()`` sets its number of resamples. Or
             ``Logged("val_loss")``, a number that the step logs or returns, measured instead of the
-            accuracies unless ``target``, ``prediction`` or ``concepts`` is given.
+            accuracies unless ``target``, ``prediction``, ``label_step``, ``bins`` or ``concepts``
+            is given.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
             a function of it. Default: that of the RelayInformationCallback in the Trainer, or else
             the only tensor of the batch that can be the labels of the answers.
-        prediction: X_out: the name of the submodule that gives class scores ``(batch, classes)`` or
-            one logit or probability ``(batch,)`` or ``(batch, 1)``; a function of what the step
-            returned that gives these or classes ``(batch,)``; or a pair, the name of a submodule
-            and a function of its output. A function of two arguments is given the batch, too.
-            Default: that of the RelayInformationCallback in the Trainer, or else the answer is
-            found among the outputs of the step's module calls.
+        prediction: X_out: the name of the submodule that gives class scores ``(batch, classes)``,
+            logits or probabilities ``(batch,)``, ``(batch, 1)`` or ``(batch, label)``, or with
+            ``bins`` real numbers; a function of what the step returned that gives these or classes
+            ``(batch,)``; or a pair, the name of a submodule and a function of its output. A
+            function of two arguments is given the batch, too. Default: that of the
+            RelayInformationCallback in the Trainer, or else the answer is found among the outputs
+            of the step's module calls.
         label_step: Where each step has a label: the step whose labels and answers are measured. A
-            negative step counts back from the last label of each sequence. Default: that of the
-            RelayInformationCallback in the Trainer. Every sequence must have a label there.
-        concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class?), or functions
-            of the class label by name, called with an int. Default: those of the
-            RelayInformationCallback in the Trainer, or else ``"joint"``.
+            negative step counts back from the last label of each sequence. Sequences without a
+            label there are not counted. Default: that of the RelayInformationCallback in the
+            Trainer, or else the labels of all steps.
+        bins: For real labels and answers, the bins that they are in, as for
+            RelayInformationCallback. Default: those of the one in the Trainer.
+        lengths: Where each step has a label: the lengths of sequences that are padded, an index,
+            key or attribute of the batch, or a function of it. Labels beyond are not counted.
+            Default: those of the RelayInformationCallback in the Trainer. Needed where padding is
+            not filled with -100.
+        concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class, or has the
+            sample this label?), or functions of the class label by name, called with an int, or of
+            several labels, with a tuple. Default: those of the RelayInformationCallback in the
+            Trainer, or else ``"joint"``, and ``"per_class"`` where a sample has several labels.
         relay: Source of relay shares and orders: a report, the path of a saved one, which ends in
             ``.npz``, or the prefix of a RelayInformationCallback in the Trainer. Default: the first
             such callback. Units are ranked by its newest report when an evaluation begins, which is
@@ -162,7 +174,9 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         target: Callable[[Any], Tensor] | int | str | None = None,
         prediction: Prediction | None = None,
         label_step: int | None = None,
-        concepts: str | Mapping[str, Callable[[int], Hashable]] | None = None,
+        bins: Bins | None = None,
+        lengths: Callable[[Any], Tensor] | int | str | None = None,
+        concepts: str | Mapping[str, Callable[[Any], Hashable]] | None = None,
         relay: str | RelayReport | Path | None = None,
         max_batches: int | None = None,
         seed: int = 0,
@@ -180,6 +194,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             target,
             prediction,
             label_step,
+            bins,
+            lengths,
             concepts,
             max_batches,
             seed,
@@ -220,15 +236,14 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             )
         self.asked = self._given_options
         if self._relay is not None and self.asked.labelled:
+            names = ("target", "prediction", "label_step", "bins", "lengths", "concepts")
             self.asked = dataclasses.replace(
                 self.asked,
-                target=self._relay.target if self.asked.target is None else self.asked.target,
-                prediction=self.asked.prediction or self._relay.prediction,
-                label_step=(
-                    self._relay.label_step
-                    if self.asked.label_step is None
-                    else self.asked.label_step
-                ),
+                **{
+                    name: getattr(self._relay, name)
+                    for name in names
+                    if getattr(self.asked, name) is None
+                },
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -253,10 +268,10 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         return newest[-1] if newest else None
 
     @property
-    def _concepts(self) -> Concepts:
-        if self.asked.concepts is not None:
+    def _concepts(self) -> Concepts | None:
+        if self.asked.concepts is not None or self._relay is None:
             return self.asked.concepts
-        return JOINT if self._relay is None else self._relay.concepts
+        return self._relay.concepts
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not is_due(trainer, stage, self.stages, self.every_n_epochs):
@@ -326,13 +341,18 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         for dataloader, ran in found.items():
             follows = self.asked.which.follows
             relay = self._followed[dataloader] if follows else self._newest_relay(dataloader)
-            report = knockout_report(
-                ran,
-                self.asked,
-                concepts=self._concepts,
-                relay=relay,
-                measure=None if self._relay is None else self._relay.measure,
-            )
+            try:
+                report = knockout_report(
+                    ran,
+                    self.asked,
+                    concepts=self._concepts,
+                    relay=relay,
+                    measure=None if self._relay is None else self._relay.measure,
+                )
+            except TooFewLabelsError:
+                if trainer.sanity_checking:
+                    continue
+                raise
             if trainer.sanity_checking:
                 continue
             if self.asked.computed is not None and not ran.outcomes.scores:

@@ -25,7 +25,9 @@ from lightning_relay.callbacks.reporting_callback import OnError, ReportingCallb
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
-from lightning_relay.reading.concepts import check_concepts
+from lightning_relay.reading.bins import Bins, bin_edges, binned, check_bins
+from lightning_relay.reading.concepts import JOINT, check_concepts
+from lightning_relay.reading.labels import TooFewLabelsError, check_entry
 from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 from lightning_relay.recurrent.chosen import Calls, check_calls
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
@@ -111,17 +113,22 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         states: States to analyse: ``"hidden"``, ``"cell"`` (of LSTMs), or both.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
             a function of the batch. Default: the only tensor of the batch that can be the labels
-            of the answers: class numbers, one-hot rows, or yes and no for one logit.
+            of the answers: class numbers, one-hot rows, or yes and no for one logit or several.
         prediction: X_out, the predicted class of each sequence: the name of the submodule that
-            gives class scores ``(batch, classes)`` or one logit or probability ``(batch,)`` or
-            ``(batch, 1)``; a function of what the step returned that gives these or classes
-            ``(batch,)``; or a pair, the name of a submodule and a function of its output. A
-            function of two arguments is given the batch, too. Default: the answer is found among
-            the outputs of the modules that the step calls.
+            gives class scores ``(batch, classes)``, logits or probabilities ``(batch,)``,
+            ``(batch, 1)`` or ``(batch, label)``, or with ``bins`` real numbers; a function of what
+            the step returned that gives these or classes ``(batch,)``; or a pair, the name of a
+            submodule and a function of its output. A function of two arguments is given the batch,
+            too. Default: the answer is found among the outputs of the modules that the step calls.
         label_step: Where each step has a label, ``(batch, step)``: the step whose labels and
             answers the states of all steps are compared with. A negative step counts back from the
             last label of each sequence. Default: states are compared with the labels and answers of
             their own step. Labels -100 are not counted.
+        bins: For real labels and answers, what is asked of them: in which of so many bins, divided
+            at quantiles of the labels; in which of the bins with these inner edges; or
+            ``("up/down", entry)``, whether they are above an entry of the batch, given as for
+            ``target``. Labels that are NaN are not counted where each step has one. Of several
+            numbers ``(batch, number)``, ``label_step`` names one. Default: labels are classes.
         lengths: Lengths of the sequences: an index, key or attribute of the batch, or a function
             of the batch. Needed for sequences that are padded at their end and not packed; padded
             steps never count. The lengths of packed sequences are checked against it.
@@ -131,8 +138,10 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             that the call before returned count as one, and so do the steps of a cell. A mapping
             gives the choice by module name. Default: several calls are an error.
         concepts: What is asked of the class label: ``"joint"`` (which class it is), ``"per_class"``
-            (for each class, whether it is this one), or a mapping from names to functions of the
-            class label, an int.
+            (for each class, whether it is this one, or for each label of a sample, whether it has
+            this one), or a mapping from names to functions of the class label, an int, or of
+            several labels, a tuple of 0 and 1. Default: ``"joint"``, and ``"per_class"`` where a
+            sample has several labels.
         inputs_end: Step at which the last input was presented. A negative step counts back from
             each sequence's own end. A mapping from module names to steps, if modules have steps of
             their own, such as a decoder. ``"auto"``: where the inputs of a module are constant from
@@ -190,9 +199,10 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         target: Callable[[Any], Tensor] | int | str | None = None,
         prediction: Prediction | None = None,
         label_step: int | None = None,
+        bins: Bins | None = None,
         lengths: Callable[[Any], Tensor] | int | str | None = None,
         calls: Calls | Mapping[str, Calls] | None = None,
-        concepts: str | Mapping[str, Callable[[int], Hashable]] = "joint",
+        concepts: str | Mapping[str, Callable[[Any], Hashable]] | None = None,
         inputs_end: int | Mapping[str, int] | Literal["auto"] | None = None,
         measure: RelayMeasure | None = None,
         sample: SequenceSample | None = None,
@@ -207,8 +217,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         check_modules(modules)
         check_layers(layers)
         check_states(states)
+        check_entry("target", target)
+        check_entry("lengths", lengths)
         check_prediction(prediction)
         check_label_step(label_step)
+        check_bins(bins)
         check_calls(calls)
         check_concepts(concepts)
         for name, option, kind in (
@@ -231,6 +244,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self.target = target
         self.prediction = prediction
         self.label_step = label_step
+        self.bins = bins
         self.lengths = lengths
         self.calls = calls
         self.concepts = concepts
@@ -244,7 +258,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             layers=layers,
             states=self.states,
             calls=calls,
-            concepts=concepts if isinstance(concepts, str) else list(concepts),
+            concepts=list(concepts) if isinstance(concepts, Mapping) else concepts or JOINT,
             measure=self.measure,
         )
         self._capture: EvaluationCapture | None = None
@@ -293,6 +307,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             new_buffer=partial(SequenceBuffer, self.sample, self.measure),
             num_batches=num_batches,
             label_step=self.label_step,
+            bins=self.bins,
+            concepts=self.concepts,
             find_inputs_end=self.inputs_end == "auto" or self._looks_for_ends,
         )
 
@@ -352,9 +368,14 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             states = buffer.states
             if trainer.sanity_checking and capture.steps.keys() != states.keys():
                 continue  # Lengths differ, and the first sequences may all be short.
-            with naming_the_sanity_check(trainer):
-                report = self._analysed(capture, latent, dataloader, states)
-                scalars = relay_scalars(report)
+            try:
+                with naming_the_sanity_check(trainer):
+                    report = self._analysed(capture, latent, dataloader, states)
+            except TooFewLabelsError:
+                if trainer.sanity_checking:
+                    continue
+                raise
+            scalars = relay_scalars(report)
             report = stamped(report, trainer, stage, dataloader)
             if trainer.sanity_checking:
                 self.tried.append(report)
@@ -373,23 +394,29 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     ) -> RelayReport:
         x_in_source, x_out_source = capture.sources[dataloader]
         buffer = capture.buffers[dataloader]
+        if not len(buffer):
+            raise TooFewLabelsError(f"target: no label of {x_in_source} counts; see label_step=")
         found = capture.inputs_end(dataloader)
         if self._looks_for_ends:
             self._ends[dataloader] = found
         inputs_end = found if self.inputs_end == "auto" else self.inputs_end
+        edges = None if self.bins is None else bin_edges(self.bins, buffer.x_in)
+        classes = partial(binned, edges=edges)
         report = relay_report(
             states,
-            buffer.x_in,
-            buffer.x_out,
+            classes(buffer.x_in),
+            classes(buffer.x_out),
             concepts=self.concepts,
-            num_classes=capture.num_classes[dataloader],
+            num_classes=len(edges) + 1 if edges else capture.num_classes[dataloader],
+            num_labels=capture.num_labels[dataloader],
             measure=self.measure,
             inputs_end=inputs_end,
             samples_seen=buffer.seen + capture.unlabelled[dataloader],
-            latent=None if latent is None else latent.structures(dataloader, inputs_end),
+            latent=(None if latent is None else latent.structures(dataloader, inputs_end, classes)),
         )
         return dataclasses.replace(
             report,
+            edges=edges,
             x_in=x_in_source,
             x_out=x_out_source,
             label_step=self.label_step,

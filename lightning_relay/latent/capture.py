@@ -18,7 +18,7 @@ from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.sampling.buffer import SequenceBuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -169,9 +169,12 @@ class LatentCapture:
         return (key in self._wanted) == (module is None)
 
     def structures(
-        self, dataloader: int, inputs_end: InputsEnd | None
+        self,
+        dataloader: int,
+        inputs_end: InputsEnd | None,
+        classes: Callable[[Tensor], Tensor],
     ) -> dict[str, LatentStructure]:
-        """Structure of each layer asked for, by layer key."""
+        """Structure of each layer asked for, by layer key; ``classes`` gives those of labels."""
         maps = dict(self._maps)
         for name, mean in self._inputs.means(dataloader).items():
             found = maps[name]
@@ -182,5 +185,5 @@ class LatentCapture:
         for name in self._others:
             if isinstance(maps[name], ModuleMap):
                 states |= self._buffers[dataloader, name].states
-        found_all = structures(states, buffer.x_in, maps, inputs_end, self._measure)
+        found_all = structures(states, classes(buffer.x_in), maps, inputs_end, self._measure)
         return {key: found_all[key] for key in self._wanted}

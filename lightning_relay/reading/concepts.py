@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Concepts = str | Mapping[str, Callable[[int], Hashable]]
+Concepts = str | Mapping[str, Callable[[Any], Hashable]]
 """``"joint"`` (the label itself), ``"per_class"`` (is it class k?) or functions of it by name."""
 
 JOINT = "joint"
 PER_CLASS = "per_class"
 _OF_CLASS = "class_{}"
+_OF_LABEL = "label_{}"
+
+
+_Label = int | tuple[int, ...]
 
 
 class ConceptError(ValueError):
     """A function of the user failed for a label."""
 
 
-def check_concepts(concepts: Concepts) -> None:
+def check_concepts(concepts: Concepts | None) -> None:
     """Raise an error unless ``concepts`` is a legal choice or a mapping of named functions."""
+    if concepts is None:
+        return
     if isinstance(concepts, str):
         if concepts in (JOINT, PER_CLASS):
             return
@@ -53,26 +59,41 @@ def check_text(argument: str, name: str) -> None:
         ) from None
 
 
-def is_concept(name: str, concepts: Concepts) -> bool:
+def is_concept(name: str, concepts: Concepts | None) -> bool:
     """Whether ``concept_codes`` can give a concept of this name."""
     if isinstance(concepts, Mapping):
         return name in concepts
-    if concepts == JOINT:
-        return name == JOINT
-    return re.fullmatch(_OF_CLASS.format(r"\d+"), name) is not None
+    of_part = any(re.fullmatch(part.format(r"\d+"), name) for part in (_OF_LABEL, _OF_CLASS))
+    return (name == JOINT and concepts != PER_CLASS) or (of_part and concepts != JOINT)
 
 
 def concept_codes(
-    concepts: Concepts, x_in: Tensor, x_out: Tensor, *, num_classes: int | None = None
+    concepts: Concepts | None,
+    x_in: Tensor,
+    x_out: Tensor,
+    *,
+    num_classes: int | None = None,
+    num_labels: int | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Codes of input and output for each concept, from class labels, all int64 ``(samples,)``.
 
     A function is called with an int, once for each label that occurs, and equal codes stand for
     equal values. ``"per_class"`` takes ``num_classes`` classes; default: the labels that occur.
+
+    If a sample has ``num_labels`` labels, bit k of its number says whether it has label k. Then a
+    function is called with a tuple of 0 and 1, and ``"per_class"`` asks for each label. None is
+    ``"per_class"`` then, and else ``"joint"``.
     """
     check_concepts(concepts)
+    if concepts is None:
+        concepts = PER_CLASS if num_labels else JOINT
     if concepts == JOINT:
         return {JOINT: (x_in, x_out)}
+    if concepts == PER_CLASS and num_labels:
+        return {
+            _OF_LABEL.format(label): (x_in >> label & 1, x_out >> label & 1)
+            for label in range(num_labels)
+        }
     unique = torch.cat([x_in, x_out]).unique()
     if concepts == PER_CLASS:
         classes = unique.tolist() if num_classes is None else range(num_classes)
@@ -81,15 +102,21 @@ def concept_codes(
             for label in classes
         }
     assert isinstance(concepts, Mapping)
-    positions = [torch.searchsorted(unique, labels) for labels in (x_in, x_out)]
+    positions = [torch.searchsorted(unique, own) for own in (x_in, x_out)]
     found = {}
+    labels = [_parts(label, num_labels) for label in unique.tolist()]
     for name, function in concepts.items():
-        codes = torch.tensor(_codes(name, function, unique.tolist()), device=x_in.device)
+        codes = torch.tensor(_codes(name, function, labels), device=x_in.device)
         found[name] = (codes[positions[0]], codes[positions[1]])
     return found
 
 
-def _codes(name: str, function: Callable[[int], Hashable], labels: list[int]) -> list[int]:
+def _parts(label: int, num_labels: int | None) -> _Label:
+    """What functions of the user are called with."""
+    return label if num_labels is None else tuple(label >> one & 1 for one in range(num_labels))
+
+
+def _codes(name: str, function: Callable[[Any], Hashable], labels: list[_Label]) -> list[int]:
     codes: dict[Hashable, int] = {}
     found = []
     for label in labels:
@@ -114,7 +141,7 @@ def _codes(name: str, function: Callable[[int], Hashable], labels: list[int]) ->
     return found
 
 
-def _not_hashable(name: str, value: object, label: int) -> TypeError:
+def _not_hashable(name: str, value: object, label: _Label) -> TypeError:
     return TypeError(
         f"concepts: {name!r} returned {value!r} for label {label}; it takes a function that "
         "returns something hashable, such as an int, a bool or a string"

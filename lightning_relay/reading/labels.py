@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.containers import tensors_in
 
 BatchEntry = int | str | Callable[[Any], Tensor]
@@ -19,21 +20,32 @@ class NoReadingError(ValueError):
     """It is not clear which labels and outputs of a step belong together."""
 
 
+class TooFewLabelsError(ValueError):
+    """The labels so far do not suffice; in the sanity check, more may come."""
+
+
 @dataclass(frozen=True, eq=False)
 class Entry:
     """A tensor of a batch that could be its labels, ``(batch,)`` or ``(batch, …)``.
 
     ``copied``: whether the values are a copy; if not, the step may have changed them.
+    ``original``: identity of the tensor in the batch, while the batch lives.
     """
 
     values: Tensor
     source: str
     copied: bool = True
+    original: int = 0
 
     @property
     def column(self) -> Tensor:
         """The values without a last dimension of size 1."""
         return without_last(self.values)
+
+    @property
+    def multi_hot(self) -> bool:
+        """Whether a sample, or each of its steps, has several labels, each yes or no."""
+        return self.copied and is_multi_hot(self.values)
 
     def __str__(self) -> str:
         return described(self.source, self.values)
@@ -43,14 +55,19 @@ class Entry:
 class Labels:
     """What could be the labels of a batch, copied before a step can change it.
 
-    ``named``: whether the user said which it is. ``several``: tensors ``(batch, label)`` of yes and
-    no, with several labels of a sample. ``batch``: what the batch has, in words.
+    ``named``: whether the user said which it is, and ``computed``, by a function. ``others``:
+    everything in the batch, also of three dimensions. ``batch``: what the batch has, in words.
+    ``since``: what real labels and answers are compared with, ``(batch,)`` or of their own shape.
+    ``lengths``: numbers of steps that labels of steps can have, int64 ``(batch,)``.
     """
 
     entries: tuple[Entry, ...]
     named: bool
-    several: tuple[Entry, ...]
+    computed: bool
+    others: tuple[Entry, ...]
     batch: str
+    since: Tensor | None = None
+    lengths: Tensor | None = None
 
     def __getitem__(self, source: str) -> Entry:
         """The entry from a source."""
@@ -60,7 +77,22 @@ class Labels:
     @property
     def may_be_of_steps(self) -> bool:
         """Whether an entry could hold a label for each step."""
-        return any(entry.copied and entry.column.dim() == 2 for entry in self.entries)
+        return any(entry.copied and entry.column.dim() > 1 for entry in self.entries)
+
+    @property
+    def steps(self) -> set[int]:
+        """Numbers that could be those of the steps of the sequences."""
+        return {
+            one.values.shape[1]
+            for one in self.others
+            if one.values.dim() == 3
+            or (one.values.dim() == 2 and not (one.multi_hot or are_yes_or_no(one.values)))
+        }
+
+    @property
+    def multi_hot(self) -> tuple[Entry, ...]:
+        """Tensors of the batch with several labels of each sample."""
+        return tuple(one for one in self.others if one.multi_hot)
 
     @property
     def sizes(self) -> set[int]:
@@ -68,19 +100,41 @@ class Labels:
         return {len(entry.values) for entry in self.entries}
 
 
-def read_labels(batch: Any, target: BatchEntry | None = None, known: str | None = None) -> Labels:
+def read_labels(
+    batch: Any,
+    target: BatchEntry | None = None,
+    known: str | None = None,
+    *,
+    real: bool = False,
+    since: BatchEntry | None = None,
+    lengths: BatchEntry | None = None,
+) -> Labels:
     """What could be the labels of a batch: the target, or all tensors of one or two dimensions.
 
-    ``known`` is the source of the labels in an earlier batch. Raises a TypeError or ValueError if
-    the target is not there or no tensor of numbers.
+    ``known`` is the source of the labels in an earlier batch. ``real``: whether labels are real
+    numbers, which are compared with the entry ``since`` if there is one. ``lengths``: entry with
+    the lengths of the sequences. Raises a TypeError or ValueError if an entry is not there or no
+    tensor of numbers.
     """
     words = _described(batch)
-    found = [
-        _copy(tensor, path) if _is_short(tensor) else Entry(tensor, path, copied=False)
-        for path, tensor in tensors_in(batch, "batch")
-        if _could_be(tensor) and known in (None, path)
-    ]
-    several = tuple(one for one in found if one.copied and are_several(one.values))
+    found, others = [], []
+    for path, tensor in tensors_in(batch, "batch"):
+        could_be = _could_be(tensor, real=real)
+        entry = Entry(tensor, path, copied=False, original=id(tensor))
+        if could_be and known in (None, path):
+            entry = _copy(tensor, path) if real or _is_short(tensor) else entry
+            found.append(entry)
+        if could_be or (tensor.layout == torch.strided and tensor.dim() == 3):
+            others.append(entry)
+    about = Labels(
+        tuple(found),
+        named=target is not None,
+        computed=callable(target),
+        others=tuple(others),
+        batch=words,
+        since=None if since is None else _to_compare(batch, since),
+        lengths=None if lengths is None else read_lengths(batch, lengths),
+    )
     if target is not None:
         name = getattr(target, "__qualname__", repr(target))
         values = read_entry(batch, target, "target")
@@ -92,19 +146,36 @@ def read_labels(batch: Any, target: BatchEntry | None = None, known: str | None 
                 f"target: {target!r} gave {described('', values)}; it takes class labels of shape "
                 "(batch,)"
             )
-        return Labels((_copy(values, f"target={name}"),), True, several, words)
+        return replace(about, entries=(_copy(values, f"target={name}"),))
     if not found:
         what = f"no {known}" if known else "no tensor (batch,)"
+        numbers = [one for one in others if one.column.dim() == 2]
+        hint = ". For numbers to predict at each step, give bins=" if numbers else ""
         raise NoReadingError(
             f"target: {what} could be the class labels in the batch; it has: {words}. {NAME_IT}"
+            f"{hint}"
         )
-    return Labels(tuple(found), False, several, words)
+    return about
 
 
 NAME_IT = (
     "The analysis needs the class of each input: give target= an index or key of the batch, or a "
     "function of it"
 )
+
+
+def is_entry(entry: object) -> TypeGuard[BatchEntry]:
+    """Whether it may be a place in a batch."""
+    return callable(entry) or (isinstance(entry, int | str) and not isinstance(entry, bool))
+
+
+def check_entry(argument: str, entry: object) -> None:
+    """Refuse what is neither None nor a place in a batch, with a TypeError."""
+    if entry is not None and not is_entry(entry):
+        raise TypeError(
+            f"{argument}: got {entry!r}; it takes an index, a key or the name of an attribute of "
+            "the batch, or a function of it"
+        )
 
 
 def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
@@ -121,16 +192,30 @@ def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
         ) from None
 
 
+def read_lengths(batch: Any, lengths: BatchEntry) -> Tensor:
+    """Lengths of the sequences of a batch, a copy; a TypeError says what is none."""
+    found = read_entry(batch, lengths, "lengths")
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"lengths: {lengths!r} gave {type(found).__name__}; it takes an integer tensor (batch,)"
+        )
+    return found.detach().clone()
+
+
 def without_last(values: Tensor) -> Tensor:
-    """The values without a last dimension of size 1, if there are two dimensions."""
-    return values.squeeze(1) if values.dim() == 2 and values.shape[1] == 1 else values
+    """The values without a last dimension of size 1, if there are more."""
+    return values.squeeze(-1) if values.dim() > 1 and values.shape[-1] == 1 else values
 
 
-def are_several(values: Tensor) -> bool:
-    """Whether values 0 and 1, ``(batch, label)``, are not one class in each row."""
-    if values.dim() != 2 or values.shape[1] == 1:
+def is_multi_hot(values: Tensor) -> bool:
+    """Whether values 0 and 1, ``(batch, label)``, are not one class in each row.
+
+    Or ``(batch, step, label)``. Rows with an ``IGNORED`` do not count.
+    """
+    if values.dim() not in (2, 3) or values.shape[-1] == 1:
         return False
-    return are_yes_or_no(values) and bool((values.sum(1) != 1).any())
+    rows = values[(values != IGNORED).all(-1)]
+    return are_yes_or_no(rows) and bool((rows.sum(-1) != 1).any())
 
 
 def are_yes_or_no(values: Tensor) -> bool:
@@ -143,9 +228,10 @@ def described(source: str, values: Tensor) -> str:
     return f"{source} {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}".strip()
 
 
-def _could_be(values: Tensor) -> bool:
+def _could_be(values: Tensor, *, real: bool) -> bool:
     dense = values.layout == torch.strided and not values.is_complex()
-    return dense and values.dim() in (1, 2) and len(values) > 0
+    dimensions = without_last(values).dim() if real else values.dim()
+    return dense and dimensions in (1, 2) and len(values) > 0
 
 
 def _is_short(values: Tensor) -> bool:
@@ -156,7 +242,17 @@ def _is_short(values: Tensor) -> bool:
 
 
 def _copy(values: Tensor, source: str) -> Entry:
-    return Entry(values.detach().clone(), source)
+    return Entry(values.detach().clone(), source, original=id(values))
+
+
+def _to_compare(batch: Any, since: BatchEntry) -> Tensor:
+    values = read_entry(batch, since, "bins")
+    if not isinstance(values, Tensor) or values.is_complex():
+        raise TypeError(
+            f"bins: {since!r} gave {type(values).__name__}; it takes a tensor of the values to "
+            "compare with, (batch,) or of the shape of the labels"
+        )
+    return without_last(values.detach()).to("cpu", torch.float64, copy=True)
 
 
 def _are_strings(values: Any) -> bool:

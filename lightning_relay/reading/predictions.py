@@ -14,18 +14,22 @@ from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.reading.answers import (
-    NAME_ANSWER,
+    OWN_FORWARD,
     Answer,
     Output,
     Reading,
     answered,
     at_step,
-    decide,
+    check_sound,
+    has_label,
     label_places,
     read,
+    within,
 )
+from lightning_relay.reading.bins import Bins, bins_in_words, is_up_down
 from lightning_relay.reading.code import loss_takes_logits
 from lightning_relay.reading.containers import tensors_in
+from lightning_relay.reading.deciding import NAME_ANSWER, decide
 from lightning_relay.reading.labels import BatchEntry, Labels, NoReadingError, read_labels
 from lightning_relay.recurrent.hooks import HookErrors, TransientHook
 
@@ -68,12 +72,47 @@ class Question:
     target: BatchEntry | None = None
     prediction: Prediction | None = None
     label_step: int | None = None
+    bins: Bins | None = None
+    lengths: BatchEntry | None = None
+    concepts_named: bool = False
     reading: Reading | None = None
 
     def labels(self, batch: Any) -> Labels:
         """What could be the labels of a batch."""
         known = None if self.reading is None else self.reading.label
-        return read_labels(batch, self.target, known)
+        since = self.bins[1] if is_up_down(self.bins) else None
+        return read_labels(
+            batch,
+            self.target,
+            known,
+            real=self.bins is not None,
+            since=since,
+            lengths=self.lengths,
+        )
+
+    def decide(
+        self, labels: Labels, outputs: Sequence[Output], given: frozenset[int] = frozenset()
+    ) -> Reading:
+        """How labels and outputs are read; as in an earlier batch, if there was one."""
+        if self.reading is None:
+            self.reading = decide(
+                labels,
+                outputs,
+                real=self.bins is not None,
+                of_one_step=self.label_step is not None,
+                given=given,
+                concepts_named=self.concepts_named,
+            )
+        return self.reading
+
+    def put(self, answer: Answer) -> Answer:
+        """The answer to the question, of an answer to all steps."""
+        if self.label_step is not None:
+            answer = at_step(answer, self.label_step)
+        if self.bins is None:
+            return answer
+        words = bins_in_words(self.bins)
+        return replace(answer, x_in=f"{answer.x_in}, {words}", x_out=f"{answer.x_out}, {words}")
 
 
 def check_label_step(label_step: object) -> None:
@@ -164,15 +203,13 @@ class PredictionReader:
         A TypeError or ValueError says what was seen, if answers cannot be found or do not fit.
         """
         call, found = self._outputs(outputs, labels, batch)
-        reading = self._question.reading or decide(labels, found)
-        self._question.reading = reading
+        reading = self._question.decide(labels, found, self._given(call))
         module = None
         if call is not None:
             if self._watched is None:
                 self._watch(call.module)
             module = call.module if self._begun[call.module] == 1 else None
-        answer = read(reading, labels[reading.label], _at(found, reading.place), module)
-        return self._of_one_step(answer)
+        return self._question.put(_read(reading, labels, _at(found, reading.place), module))
 
     def read_values(self, labels: Labels, batch: Any = None) -> Tensor:
         """The values that ``read`` makes classes of, as in an earlier step; not checked."""
@@ -184,17 +221,26 @@ class PredictionReader:
         """Classes ``(lane, batch)`` for values of several steps, the lanes first."""
         reading = self._question.reading
         assert reading is not None
-        entry, source = labels[reading.label], _name(self._watched or "")
-        lanes, step = values.shape[:2], self.label_step
-        found = read(reading, entry, Output(values[0], source))
-        classes, scores = answered(reading, Output(values.flatten(0, 1), source))
+        source = _name(self._watched or "")
+        lanes, step, since = values.shape[:2], self.label_step, labels.since
+        found = _read(reading, labels, Output(values[0], source))
+        if since is not None:
+            since = since.expand(lanes[0], *since.shape).flatten(0, 1)
+        output = Output(values.flatten(0, 1), source)
+        classes, scores, sound = answered(reading, output, since)
+        check_sound(output, sound.unflatten(0, lanes) | ~has_label(found.labels))
         classes = classes.unflatten(0, lanes)
         scores = None if scores is None else scores.unflatten(0, lanes)
         if step is not None:
             rows, places, _ = label_places(found.labels, step)
             classes = classes[:, rows, places]
             scores = None if scores is None else scores[:, rows, places]
-        return replace(self._of_one_step(found), classes=classes, scores=scores)
+        return replace(self._question.put(found), classes=classes, scores=scores)
+
+    def _given(self, call: _Call | None) -> frozenset[int]:
+        """Identities of the tensors that modules were called with, up to the call of the answer."""
+        calls = self._calls if call is None else self._calls[: self._calls.index(call) + 1]
+        return frozenset().union(*(one.inputs for one in calls))
 
     def _watch(self, module: str | None) -> None:
         self._unhook()
@@ -229,14 +275,18 @@ class PredictionReader:
                 for place, values in found.items()
             ]
         called = None if self._name is None else self._only_call(self._name)
-        values = _result(self._function, outputs if called is None else called.outputs, batch)
+        given = outputs if called is None else called.outputs
+        try:
+            values = _result(self._function, given, batch)
+        except Exception as error:
+            what = "the step returned" if called is None else f"{_name(called.module)} gave"
+            raise PredictionError(
+                f"prediction: the function failed for what {what}, {_kind_of(given)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         name = getattr(self._function, "__qualname__", repr(self._function))
         source = f"prediction={name}" if called is None else f"{name} of {_name(called.module)}"
         return called, [Output(_checked(values, source, labels.sizes), source)]
-
-    def _of_one_step(self, answer: Answer) -> Answer:
-        step = self.label_step
-        return answer if step is None else at_step(answer, step)
 
     def _is_logit(self, call: _Call) -> bool | None:
         if self._question.reading is not None:
@@ -255,11 +305,12 @@ class PredictionReader:
         """The call that gave the answer, and what could be the answer in it, by place."""
         sizes = labels.sizes
         calls = [call for call in self._calls if call.sizes & sizes]
-        final = _final(calls, sizes, (1, 2))
-        of_steps = [] if final or not labels.may_be_of_steps else _final(calls, sizes, (3,))
-        for some in (final, of_steps):
-            if some and all(position == len(calls) - 1 for position, *_ in some):
-                return calls[-1], {place: values for _, place, values in some}
+        reading = self._question.reading
+        final = [] if reading is not None and reading.axis else _final(calls, sizes, (1, 2))
+        if not final and (labels.may_be_of_steps if reading is None else reading.axis):
+            final = _final(calls, sizes, (3,))
+        if final and all(position == len(calls) - 1 for position, *_ in final):
+            return calls[-1], {place: values for _, place, values in final}
         if self._watched is not None and len(self._calls) > 1:
             self._only_call(self._watched)
         if len(final) > 1:
@@ -273,6 +324,11 @@ class PredictionReader:
                 f"module calls seen: {seen or 'none'}"
             )
         raise NoReadingError(f"prediction: {problem}. {NAME_ANSWER}")
+
+
+def _read(reading: Reading, labels: Labels, output: Output, module: str | None = None) -> Answer:
+    answer = read(reading, labels[reading.label], output, module, labels.since)
+    return answer if labels.lengths is None else within(answer, labels.lengths)
 
 
 def _final(
@@ -302,7 +358,15 @@ def _result(function: Callable[..., Any], value: Any, batch: Any) -> Any:
     return function(value, batch) if len(needed) > 1 else function(value)
 
 
+class PredictionError(ValueError):
+    """A function of the user failed for what a step returned or a module gave."""
+
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _kind_of(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _checked(values: Any, source: str, sizes: set[int]) -> Tensor:
@@ -425,4 +489,4 @@ def _ends_with_sigmoid(module: nn.Module) -> bool:
 
 
 def _name(module: str) -> str:
-    return repr(module) if module else "the model's own forward"
+    return repr(module) if module else OWN_FORWARD

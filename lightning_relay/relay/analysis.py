@@ -24,6 +24,7 @@ from lightning_relay.information.discretization import fit_thresholds
 from lightning_relay.information.each import given_each_unit
 from lightning_relay.information.lags import lag_profile
 from lightning_relay.information.options import TIE, RelayMeasure
+from lightning_relay.reading.labels import TooFewLabelsError
 from lightning_relay.recurrent.inputs_end import InputsEnd, check_inputs_end, inputs_ended
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, every_step, has_step
@@ -64,8 +65,9 @@ def relay_report(
     x_in: Tensor,
     x_out: Tensor,
     *,
-    concepts: Concepts = "joint",
+    concepts: Concepts | None = None,
     num_classes: int | None = None,
+    num_labels: int | None = None,
     measure: RelayMeasure | None = None,
     time_steps: Sequence[int] | None = None,
     inputs_end: InputsEnd | None = None,
@@ -83,9 +85,12 @@ def relay_report(
             ``(batch, step)``. The states of a step are compared with the labels of this step, and
             labels -100 are not counted.
         x_out: Class that the model predicts for each sequence or step, as ``x_in``.
-        concepts: What is asked of the class label: ``"joint"``, ``"per_class"``, or functions of
-            the class label by name.
+        concepts: What is asked of the class label: ``"joint"`` (which is it), ``"per_class"`` (is
+            it class k, or has the sample label k), or functions of the class label by name.
+            Default: ``"joint"``, or ``"per_class"`` with ``num_labels``.
         num_classes: Number of classes for ``"per_class"``. Default: the labels that occur.
+        num_labels: Number of labels of a sample, if it has several: bit k of ``x_in`` and ``x_out``
+            says whether it has label k. Functions are called with a tuple of 0 and 1 then.
         measure: How relay information is measured. Default: ``RelayMeasure()``.
         time_steps: Steps to analyse. A negative step counts back from each sequence's own end. A
             step that no sequence of a layer has is left out with a warning; it is an error if no
@@ -142,7 +147,7 @@ def relay_report(
             "labels of the same sequences or steps"
         )
     check_inputs_end(inputs_end, states)
-    labels = LabelCodes(concepts, x_in, x_out, num_classes)
+    labels = LabelCodes(concepts, x_in, x_out, num_classes, num_labels)
     if labels.of_steps:
         measure = dataclasses.replace(measure, n_splits=0)
     layers = {}
@@ -307,7 +312,9 @@ def _with_labels(
     samples &= counted.to(samples.device)
     kept = samples.any(1).tolist()
     if not any(kept):
-        raise ValueError(f"x_in, x_out: no label of a step of {layer!r} counts; all are -100")
+        raise TooFewLabelsError(
+            f"x_in, x_out: no label of a step of {layer!r} counts; all are -100"
+        )
     return [step for step, some in zip(steps, kept, strict=True) if some], samples[kept]
 
 

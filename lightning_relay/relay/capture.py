@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from lightning_relay.information.options import IGNORED
-from lightning_relay.reading.labels import BatchEntry, Labels, read_entry
+from lightning_relay.reading.answers import has_label
+from lightning_relay.reading.deciding import check_not_of_steps
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Question
 from lightning_relay.recurrent.chosen import ChosenCalls, calls_by_module, check_one, in_words
 from lightning_relay.recurrent.constant_inputs import ConstantInputs
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from lightning_relay.reading.bins import Bins
+    from lightning_relay.reading.concepts import Concepts
+    from lightning_relay.reading.labels import BatchEntry, Labels
     from lightning_relay.recurrent.layers import Layers, State
     from lightning_relay.sampling.buffer import SequenceBuffer
 
@@ -35,16 +38,18 @@ class EvaluationCapture:
 
     Call ``before_step`` and ``after_step`` around each of the model's own steps. Hooks are on the
     model only inside the block. ``num_batches`` is the number of batches of each dataloader, if
-    known; the buffers estimate their memory from it.
+    known; the buffers estimate their memory from it. Where ``concepts`` are given, a sample may
+    have as many labels as steps.
 
     Attributes:
         buffers: Sequences gathered so far, by dataloader.
         num_classes: Number of classes that have a score, by dataloader; None if there are no
             scores.
+        num_labels: Number of labels of a sample, by dataloader; None unless there are several.
         sources: Where X_in and X_out were found, in words, by dataloader.
         presorted: Layers whose packed sequences had been sorted by length, and whose order could
             not be checked because ``lengths`` is not named.
-        labels: Class labels of the newest batch, int64 ``(batch,)``; None before the first.
+        labels: Labels of the newest batch, as in ``Answer``; None before the first.
         unlabelled: Numbers of sequences that have no label at ``label_step``, by dataloader.
         constant: What tells where the inputs end, by dataloader and module name, if it is asked
             for.
@@ -68,10 +73,13 @@ class EvaluationCapture:
         calls: ChosenCalls = None,
         num_batches: Sequence[float] | None = None,
         label_step: int | None = None,
+        bins: Bins | None = None,
+        concepts: Concepts | None = None,
         find_inputs_end: bool = False,
     ) -> None:
         self.buffers: dict[int, SequenceBuffer] = {}
         self.num_classes: dict[int, int | None] = {}
+        self.num_labels: dict[int, int | None] = {}
         self.sources: dict[int, tuple[str, str]] = {}
         self.presorted: set[str] = set()
         self.steps: dict[str, set[int]] = {}
@@ -82,14 +90,22 @@ class EvaluationCapture:
         )
         self._chosen = calls_by_module(calls, self._recorder.shapes)
         self._numbers: dict[int, dict[str, set[int]]] = {}
-        self._new_question = partial(Question, target, prediction, label_step)
+        self._new_question = partial(
+            Question,
+            target,
+            prediction,
+            label_step,
+            bins,
+            lengths,
+            concepts_named=concepts is not None,
+        )
+        self._concepts_named = concepts is not None
         self.unlabelled: Counter[int] = Counter()
         self._questions: dict[int, Question] = {}
         self._reader = PredictionReader(model, self._new_question())
         self._errors = HookErrors()
         self._recorder.keep_errors(self._errors)
         self._reader.keep_errors(self._errors)
-        self._lengths_entry = lengths
         self._new_buffer = new_buffer
         self._num_batches = num_batches
         self._find_inputs_end = find_inputs_end
@@ -143,15 +159,7 @@ class EvaluationCapture:
             self._recorder.keep_inputs([name for name, own in constant.items() if own.possible])
         self._could_be = self._questions[dataloader].labels(batch)
         self._batch = batch
-        self.lengths = None
-        if self._lengths_entry is not None:
-            lengths = read_entry(batch, self._lengths_entry, "lengths")
-            if not isinstance(lengths, Tensor):
-                raise TypeError(
-                    f"lengths: {self._lengths_entry!r} gave {type(lengths).__name__}; it takes an "
-                    "integer tensor (batch,)"
-                )
-            self.lengths = lengths.detach().clone()
+        self.lengths = self._could_be.lengths
 
     def after_step(self, outputs: Any) -> None:
         """Add the sequences of a batch, after a step that returned ``outputs``.
@@ -167,7 +175,10 @@ class EvaluationCapture:
         self._look_at_inputs(self._dataloader)
         for layer, own in states.items():
             _check_sequences(layer, len(own), {len(answer.labels)})
+        if self._dataloader not in self.num_classes and not self._concepts_named:
+            check_not_of_steps(answer, {own.values.shape[1] for own in states.values()})
         self.num_classes[self._dataloader] = answer.num_classes
+        self.num_labels[self._dataloader] = answer.num_labels
         self.sources[self._dataloader] = (answer.x_in, answer.x_out)
         seen = self._numbers.setdefault(self._dataloader, {})
         for name, shapes in self._recorder.shapes.items():
@@ -177,9 +188,8 @@ class EvaluationCapture:
         expected = self._expected(len(answer.labels))
         labels, classes = answer.labels, answer.classes
         if labels.dim() == 2:
-            self._check_steps(states, labels.shape[1])
-        elif self._reader.label_step is not None:
-            labelled = labels != IGNORED
+            self._check_steps(states, labels)
+        elif not (labelled := has_label(labels)).all():
             self.unlabelled[self._dataloader] += int((~labelled).sum())
             labels, classes = labels[labelled], classes[labelled]
             states = {layer: own.select(labelled) for layer, own in states.items()}
@@ -188,16 +198,25 @@ class EvaluationCapture:
         self._reader.clear()
         self._batch = None
 
-    def _check_steps(self, states: dict[str, HiddenStates], steps: int) -> None:
+    def _check_steps(self, states: dict[str, HiddenStates], labels: Tensor) -> None:
         """Refuse labels of other steps than those of the states; packing may leave out padding."""
+        steps = labels.shape[1]
         for layer, own in states.items():
             padded = layer in self._recorder.packed or self.lengths is not None
             found = own.values.shape[1]
+            beyond = torch.arange(steps) >= own.lengths.cpu().unsqueeze(1)
+            if padded and (beyond & has_label(labels).cpu()).any():
+                raise ValueError(
+                    f"target: there are labels beyond the ends of the packed sequences of {layer!r}"
+                    ". If these are padding, name lengths=, or fill them with -100; if they are of "
+                    "other steps, name modules= that have the steps of the labels, or label_step="
+                )
             if found != steps and not (padded and found < steps):
                 raise ValueError(
                     f"target: got labels of {steps} steps for {found} steps of {layer!r}; states "
                     "are compared with the labels of their own step. Name modules= that have the "
-                    "steps of the labels, or give label_step= to take the labels of one step"
+                    "steps of the labels, or give label_step= to take the labels of one step. For "
+                    "several labels of each sample, give prediction= their logits or probabilities"
                 )
 
     def inputs_end(self, dataloader: int) -> dict[str, int]:

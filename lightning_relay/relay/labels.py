@@ -8,6 +8,7 @@ import torch
 
 from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.concepts import Concepts, concept_codes
+from lightning_relay.reading.labels import TooFewLabelsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +28,24 @@ class LabelCodes:
     """
 
     def __init__(
-        self, concepts: Concepts, x_in: Tensor, x_out: Tensor, num_classes: int | None
+        self,
+        concepts: Concepts | None,
+        x_in: Tensor,
+        x_out: Tensor,
+        num_classes: int | None,
+        num_labels: int | None = None,
     ) -> None:
         self._counted = (x_in != IGNORED) & (x_out != IGNORED) if x_in.dim() == 2 else None
         self.ignored = 0 if self._counted is None else int((~self._counted).sum())
         if self._counted is not None:
             x_in, x_out = x_in[self._counted], x_out[self._counted]
             if not len(x_in):
-                raise ValueError(f"x_in, x_out: all labels are {IGNORED}, which is not counted")
-        self.counted: Codes = concept_codes(concepts, x_in, x_out, num_classes=num_classes)
+                raise TooFewLabelsError(
+                    f"x_in, x_out: all labels are {IGNORED}, which is not counted"
+                )
+        self.counted: Codes = concept_codes(
+            concepts, x_in, x_out, num_classes=num_classes, num_labels=num_labels
+        )
 
     @property
     def of_steps(self) -> bool:

@@ -29,7 +29,7 @@ from lightning_relay.reports.drawing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,8 +61,9 @@ Colour = tuple[int, int, int]
 def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uint8]:
     """Relay shares of a layer in bits by step and unit, RGB ``(height, width, 3)``.
 
-    Bars are what all units relay at each step; cells below are the shares. Both end at H(X_in), so
-    pictures of different epochs can be compared. Up to 300 steps it is 350 pixels wide.
+    Bars are what all units relay at each step, hollow where there are too few sequences; cells
+    below are the shares. Both end at H(X_in), so pictures of different epochs can be compared. Up
+    to 300 steps it is 350 pixels wide.
     """
     results = report[layer]
     relay = results[concept]
@@ -70,18 +71,21 @@ def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
         raise ValueError(
             "report: relay shares were not measured; measure them with RelayMeasure(n_orders=16)"
         )
-    most = max(report.input_entropy[concept], 1e-3)
+    most = _most(report, [relay], concept)
     differ = bool((results.samples != results.samples[0]).any())
     top = _TOP + _BARS_HEIGHT + _GAP + differ * (_SEQUENCES_HEIGHT + _GAP)
     steps, units = relay.share.shape
     grid = _Grid.of(steps, units, top)
     legend = [("bar", "in units' shares"), ("unattributed", "in no unit's share")]
     legend += _marks(results, relay)
+    covered = report.covered(layer, concept)
+    if not covered.all():
+        legend.append(("hollow", "too few sequences"))
     canvas = _Canvas.of(
         _title(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend
     )
     canvas.draw.text((4, 18), "relayed by all units, bits", INK, FONT)
-    _draw_bars(canvas.draw, results, relay, most, grid.cell_width)
+    _draw_bars(canvas.draw, results, relay, most, grid.cell_width, covered)
     if differ:
         _draw_sequences(canvas.draw, results, grid, _TOP + _BARS_HEIGHT + _GAP)
     _draw_grid(canvas, grid, _of_shares(relay.share, most), results.time_steps)
@@ -141,7 +145,7 @@ def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     ends = [float(end(bits)) for bits in (told, left)[: 1 + shrinks] for end in (np.max, np.min)]
     y_of = _axis(
         canvas.draw,
-        [report.input_entropy[concept], *ends],
+        [_most(report, [relay], concept), *ends],
         (_TOP, _CURVES_HEIGHT),
         LEFT + PANEL_WIDTH,
     )
@@ -177,7 +181,12 @@ def transfer_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.
     relay = results[concept]
     if relay.transfer is None:
         raise ValueError(
-            "report: relay transfer was not measured; measure it with RelayMeasure(n_splits=4)"
+            "report: relay transfer was not measured"
+            + (
+                "; measure it with RelayMeasure(n_splits=4)"
+                if report.ignored is None
+                else ": each step has a label of its own. Name one with label_step="
+            )
         )
     steps = len(relay.transfer)
     size = max(1, min(24, PANEL_WIDTH // steps))
@@ -228,7 +237,8 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
     for row, layer in enumerate(report.layers.values()):
         columns = [steps.index(int(step)) for step in layer.time_steps]
         bits[columns, row] = layer[concept].information[:, 0]
-    most = max(report.input_entropy[concept], 1e-3)
+    relays = [layer[concept] for layer in report.layers.values()]
+    most = _most(report, relays, concept)
     grid = _Grid.of(len(steps), len(report.layers), _TOP + 4, tall=20)
     names = list(report.layers)
     title = f"{concept}{_epoch(report)}"
@@ -322,6 +332,12 @@ class _Canvas:
         return np.asarray(self.image)
 
 
+def _most(report: RelayReport, relays: Sequence[ConceptRelay], concept: str) -> float:
+    """H(X_in), at which scales end; more if the labels of a single step differ more."""
+    shared = [float(relay.mutual_information.max()) for relay in relays]
+    return max(report.input_entropy[concept], *shared, 1e-3)
+
+
 def _title(report: RelayReport, layer: str, concept: str) -> str:
     return f"{layer}: {concept}{_epoch(report)}"
 
@@ -357,8 +373,14 @@ def _axis(
 
 
 def _draw_bars(
-    draw: ImageDraw.ImageDraw, layer: LayerRelay, relay: ConceptRelay, most: float, width: int
+    draw: ImageDraw.ImageDraw,
+    layer: LayerRelay,
+    relay: ConceptRelay,
+    most: float,
+    width: int,
+    covered: NDArray[np.bool],
 ) -> None:
+    """Bars of what all units relay, hollow where they are not covered."""
     drawn = [relay.information, relay.corrected, relay.lower, relay.upper, relay.chance_level]
     parts = [part[:, 0] for part in drawn if part is not None] + [relay.mutual_information]
     ends = [float(end(part)) for part in parts for end in (np.max, np.min)]
@@ -377,6 +399,8 @@ def _draw_bars(
         ):
             span = sorted((y_of(0.0), y_of(bits)))
             draw.rectangle((x, span[0], last, span[1]), colour)
+        if not covered[step] and width > 4 and span[1] > span[0] + 1:
+            draw.rectangle((x + 1, span[0] + 1, last - 1, span[1]), "white")
         if relay.chance_level is not None:
             y = y_of(float(relay.chance_level[step, 0]))
             draw.point([(at, y) for at in range(x, x + width) if at % 5 < 3], _LIMIT)
@@ -469,6 +493,8 @@ def _draw_symbol(canvas: _Canvas, symbol: str, x: int, y: int) -> None:
     elif symbol in ("chance", "enough"):
         colour = _COLOURS[symbol]
         draw.point([(at, y + 6) for at in range(x, x + 14) if at % 5 < 3], colour)
+    elif symbol == "hollow":
+        draw.rectangle((x + 2, y + 2, x + 12, y + 11), "white", _BAR)
     elif symbol in ("limit", "corrected", "told", "left"):
         draw.line((x, y + 6, x + 14, y + 6), _COLOURS[symbol], 1 + (symbol in _PALE))
     elif symbol:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.latent.structure import LatentStructure
 
-FORMAT = 9
+FORMAT = 10
 """Version of the file format; files of other versions are refused."""
 
 NEARLY_CONSTANT = 0.95
@@ -379,9 +379,13 @@ class RelayReport:
             evaluation of a fit looks for them.
         label_step: Step whose labels and answers the states were compared with, where each step has
             some; else None.
-        ignored: Number of labels of steps that are not counted, -100; None if each sequence has
-            one label. If steps have labels, ``mutual_information`` and ``input_entropy`` are those
-            of the counted labels of all steps.
+        ignored: Number of labels of steps that are not counted, -100 or NaN; None if each sequence
+            has one label: sequences without one are in ``samples_seen`` and not in ``samples``. If
+            steps have labels, ``mutual_information`` and ``input_entropy`` are those of the counted
+            labels of all steps.
+        edges: Inner edges of the bins of real labels and answers, in their unit, or of their
+            differences (``bins=("up/down", entry)``): bin k is class k of X_in and X_out, and edge
+            k its upper end. None without bins.
         x_in: Where X_in was found, in words; None outside a Trainer.
         x_out: Where X_out was found, in words; None outside a Trainer.
         calls: Which calls were analysed, in words, by name of the modules that a step called
@@ -402,6 +406,7 @@ class RelayReport:
     inputs_end: int | Mapping[str, int] | None = None
     label_step: int | None = None
     ignored: int | None = None
+    edges: tuple[float, ...] | None = None
     x_in: str | None = None
     x_out: str | None = None
     calls: Mapping[str, str] = field(default_factory=dict)
@@ -494,6 +499,17 @@ class RelayReport:
         """
         return -1 if self.measure.direction == "shrink" else 0
 
+    def covered(self, layer: str, concept: str) -> NDArray[np.bool]:
+        """Whether there are enough sequences for the states of all units, bool ``(step,)``.
+
+        If their coverage is below ``min_coverage`` of the measure, nearly every sequence has a
+        state of its own, and any units seem to relay all that input and output share.
+        """
+        enough: NDArray[np.bool] = (
+            self[layer][concept].coverage[:, self.full_condition] >= self.measure.min_coverage
+        )
+        return enough
+
     def save(self, path: str | Path | IO[bytes]) -> None:
         """Write the report in the ``.npz`` format to a path or an open binary file.
 
@@ -557,6 +573,7 @@ class RelayReport:
                 )
             header["layers"] = layers
             header["measure"] = RelayMeasure(**header["measure"])
+            header["edges"] = None if header["edges"] is None else tuple(header["edges"])
             report = cls(**header)
             check_report(report)
         return report

@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_relay.recurrent.layers import StateKey
 from lightning_relay.relay.scalars import early_notes
+from lightning_relay.reports.edges import edges_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +75,8 @@ def headline(report: RelayReport) -> str:
         many += " sequences"
         if report.label_step is not None:
             many += f" with labels of step {report.label_step}"
+    if report.edges is not None:
+        many += f", {edges_in_words(report.edges)}"
     return ": ".join(["Relay report", "; ".join([*where, many])])
 
 
@@ -106,8 +109,13 @@ def _three(report: RelayReport, key: str, concept: str) -> tuple[str, str, str]:
     place = relay.place()
     relayed = (
         f"{relay.information[place, 0]:z.2f} of {relay.mutual_information[place]:z.2f} bits that "
-        f"input and output share (input: {report.input_entropy[concept]:.2f} bits)"
+        "input and output share"
     )
+    if report.ignored is None:  # else it is that of the labels of all steps
+        relayed += f" (input: {report.input_entropy[concept]:.2f} bits)"
+    if not report.covered(key, concept)[place]:
+        coverage = relay.coverage[place, report.full_condition]
+        relayed += f"; too few sequences to be sure (coverage {coverage:.2f})"
     smallest = relay.smallest_set(_FRACTION)
     if smallest:
         several = "unit tells" if len(smallest) == 1 else "units tell"

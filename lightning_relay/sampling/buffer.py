@@ -82,6 +82,7 @@ class SequenceBuffer:
         self._layers: dict[str, KeptLayer] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._kinds: dict[str, tuple[int, torch.dtype]] = {}
+        self._real: set[bool] = set()
         self._x_in = LabelRows()
         self._x_out = LabelRows()
 
@@ -95,12 +96,15 @@ class SequenceBuffer:
 
     @property
     def x_in(self) -> Tensor:
-        """Labels of the inputs of the kept sequences, int64 ``(batch,)`` or ``(batch, step)``."""
+        """Labels of the inputs of the kept sequences, ``(batch,)`` or ``(batch, step)``.
+
+        They are int64, or float64 if they were real numbers.
+        """
         return self._x_in.read(self._kept.slots())
 
     @property
     def x_out(self) -> Tensor:
-        """Labels that the model gave the kept sequences, int64, as ``x_in``."""
+        """Labels that the model gave the kept sequences, as ``x_in``."""
         return self._x_out.read(self._kept.slots())
 
     @property
@@ -123,14 +127,15 @@ class SequenceBuffer:
 
         Args:
             states: Hidden states by layer key.
-            x_in: Label of the input of each sequence, int64 ``(batch,)``, or of each of its steps,
-                ``(batch, step)``.
+            x_in: Label of the input of each sequence, ``(batch,)``, or of each of its steps,
+                ``(batch, step)``: integers, or real numbers in every batch.
             x_out: Label that the model gave each sequence or step, as ``x_in``.
             expected: Total number of sequences that will be added, to estimate the memory; default:
                 ``max_samples``.
 
         Raises:
-            TypeError: If labels are not integers ``(batch,)`` or ``(batch, step)``.
+            TypeError: If labels are not ``(batch,)`` or ``(batch, step)``, or integers in one batch
+                and real numbers in another.
             ValueError: If there is no layer, the numbers of sequences and labels differ, the layers
                 differ from those of the batches before, a state is NaN or infinite or too large for
                 ``storage="half"``, or the kept sequences would take more than ``max_bytes``; says
@@ -150,12 +155,18 @@ class SequenceBuffer:
         if not states:
             raise ValueError("states: got no layer; it takes hidden states by layer key")
         for name, labels in {"x_in": x_in, "x_out": x_out}.items():
-            if labels.is_floating_point() or labels.dim() not in (1, 2):
+            if labels.dim() not in (1, 2):
                 raise TypeError(
-                    f"{name}: got {labels.dtype} of shape {tuple(labels.shape)}; it takes integer "
-                    "class labels (batch,) or (batch, step)"
+                    f"{name}: got shape {tuple(labels.shape)}; it takes labels (batch,) or "
+                    "(batch, step)"
                 )
         kinds = {key: (layer.values.shape[2], layer.values.dtype) for key, layer in states.items()}
+        real = self._real | {x_in.is_floating_point(), x_out.is_floating_point()}
+        if len(real) > 1:
+            raise TypeError(
+                f"x_in, x_out: got {x_in.dtype} and {x_out.dtype}; they take class labels or real "
+                "numbers, the same in every batch"
+            )
         for key, layer in states.items():
             if not len(layer) == len(x_in) == len(x_out):
                 raise ValueError(
@@ -171,7 +182,7 @@ class SequenceBuffer:
                 f"states: got units and dtypes {kinds} after {self._kinds}; they take the same "
                 "layers in every batch"
             )
-        self._kinds = kinds
+        self._kinds, self._real = kinds, real
 
     def _spans(self, sequences: int, layers: Iterable[HiddenStates]) -> Iterator[tuple[int, int]]:
         """Bounds of small parts of a batch, one of which ends where thresholds will be fitted."""

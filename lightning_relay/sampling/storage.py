@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from lightning_relay.information.options import IGNORED
 
@@ -38,10 +37,11 @@ class Numbers:
 
 
 class LabelRows:
-    """Labels for each slot: one, or one for each of its steps."""
+    """Labels for each slot: one, or one for each of its steps; int64, or float64 if real."""
 
     def __init__(self) -> None:
         self._rows: Blocks | None = None
+        self._written = Numbers(torch.int64)
         self._steps: int | None = None
 
     def write(self, slots: Tensor, labels: Tensor, expected: int) -> None:
@@ -51,20 +51,26 @@ class LabelRows:
         """
         rows = labels.unsqueeze(1) if labels.dim() == 1 else labels
         if self._rows is None:
-            self._rows = Blocks(expected, rows.shape[1], 1, torch.int64)
+            dtype = torch.float64 if labels.is_floating_point() else torch.int64
+            self._rows = Blocks(expected, rows.shape[1], 1, dtype)
         if labels.dim() == 2:
             self._steps = max(self._steps or 0, rows.shape[1])
-            rows = pad(rows, (0, self._steps - rows.shape[1]), value=IGNORED)
-        # What was not written is 0, which stands for IGNORED.
-        self._rows.write(slots, rows.unsqueeze(2) - IGNORED)
+        self._written.write(slots, torch.full_like(slots, rows.shape[1]))
+        self._rows.write(slots, rows.unsqueeze(2))
 
     def read(self, slots: Tensor) -> Tensor:
-        """Labels ``(slot,)`` or ``(slot, step)``; ``IGNORED`` where a slot had fewer steps."""
+        """Labels ``(slot,)`` or ``(slot, step)``.
+
+        Steps that a slot does not have are ``IGNORED``, or NaN if labels are real.
+        """
         if self._rows is None:
             return torch.zeros(len(slots), dtype=torch.int64)
         columns = range(1 if self._steps is None else self._steps)
-        rows = torch.cat([self._rows.column(column, slots) for column in columns], 1) + IGNORED
-        return rows.squeeze(1) if self._steps is None else rows
+        rows = torch.cat([self._rows.column(column, slots) for column in columns], 1)
+        if self._steps is None:
+            return rows.squeeze(1)
+        beyond = torch.arange(self._steps) >= self._written.read(slots).unsqueeze(1)
+        return rows.masked_fill(beyond, torch.nan if rows.is_floating_point() else IGNORED)
 
 
 class Blocks:
@@ -119,7 +125,7 @@ class Blocks:
         found = torch.zeros(len(slots), self.width, dtype=self.dtype)
         for group in self._groups:
             if column in group.columns:
-                if len(group.blocks) == 1:
+                if len(slots) and int(slots.max()) < self._slots and group.blocks:
                     return group.blocks[0][slots, column - group.columns.start]
                 for number, block in enumerate(group.blocks):
                     here = slots // self._slots == number

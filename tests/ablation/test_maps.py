@@ -178,6 +178,24 @@ def test_hundreds_of_classes_fit_and_the_accuracy_stays_visible() -> None:
     assert (image[TOP, NAMES : NAMES + 8] == DARK_RED).all()
 
 
+@pytest.mark.parametrize(("steps", "shown"), [(6, range(6)), (1000, range(0, 1000, 10))])
+def test_labels_of_steps_are_columns(steps: int, shown: range) -> None:
+    damage = np.linspace(0, 1, 3 * steps).reshape(3, steps)
+    report = dataclasses.replace(
+        with_damage([0.1, 0.2, 0.3], np.zeros((3, 4))),
+        class_accuracy=None,
+        step_accuracy=known(damage),
+        step_samples=np.full(steps, 9),
+    )
+    image = damage_image(report, "title")
+    assert image.shape[1] == 350
+    width = 24 if steps == 6 else 2
+    left = NAMES + max(width, 8) + 5
+    shades = cells(image, (3, len(shown)), left, width)[:, :, 0, 0].astype(int).sum(-1)
+    assert np.all(np.diff(shades.flatten()) <= 0)
+    assert (shades[0, 0], shades[-1, -1]) == (sum(WHITE), shades.min())
+
+
 def test_the_step_map_shows_each_unit_at_each_step() -> None:
     sets = [KnockoutSet("all", "each", {LAYER: (0,)}), *single_units(3, 4), *single_units(3)]
     damage = np.zeros(len(sets))

@@ -85,7 +85,7 @@ def test_the_file_is_plain_numpy_without_pickle(tmp_path: Path) -> None:
         ({"values": np.zeros(2)}, "path: '.*other.npz' holds no knock-out report"),
         (
             {"header": np.array(json.dumps({"kind": "knock-out", "format": 99}))},
-            "is of another format than 5; load it with the version",
+            "is of another format than 6; load it with the version",
         ),
         (
             {"header": np.array(json.dumps({"kind": "other", "format": 1}))},

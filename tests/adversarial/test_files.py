@@ -397,7 +397,7 @@ EDITS: list[tuple[Any, str, Any, str]] = [
     (RelayReport, "layers", {}, "nothing is known of the array"),
     (RelayReport, "layers", 3, "damaged relay report"),
     (RelayReport, "unheard_of", 3, "unexpected keyword argument 'unheard_of'"),
-    (RelayReport, "format", 8, "is of another format than 9"),
+    (RelayReport, "format", 9, "is of another format than 10"),
     (RelayReport, "kind", "knock-out", "no relay report but a knock-out report"),
     (KnockoutReport, "value", None, "report.value: got None; it takes str"),
     (KnockoutReport, "concepts", ["a"], ".baseline: got shape (3,); it takes (concept) with 1"),
@@ -406,7 +406,7 @@ EDITS: list[tuple[Any, str, Any, str]] = [
     (KnockoutReport, "sets", [{}], "damaged knock-out report"),
     (KnockoutReport, "metrics", [], "nothing is known of the array 'metrics/loss/baseline'"),
     (KnockoutReport, "metrics", ["loss", "a"], "damaged knock-out report"),
-    (KnockoutReport, "format", 4, "is of another format than 5"),
+    (KnockoutReport, "format", 5, "is of another format than 6"),
     (KnockoutReport, "kind", "relay", "no knock-out report but a relay report"),
     (RelayReport, "rnn.l0/joint/scores", np.zeros((3, 3), np.float32), "has the type '<f4'"),
     (RelayReport, "rnn.l0/joint/scores", np.zeros((3, 3), np.int64), "got int64 array; it takes"),
@@ -520,7 +520,7 @@ def test_a_header_that_is_parsed_stays_within_the_bound(tmp_path: Path) -> None:
     bound = 100 * path.stat().st_size + MEBIBYTE
 
     def load() -> None:
-        with pytest.raises(ReportFileError, match="of another format than 9"):
+        with pytest.raises(ReportFileError, match="of another format than 10"):
             RelayReport.load(path)
 
     assert bound / 4 < peak_of(load) < 2 * bound

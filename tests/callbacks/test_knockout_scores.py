@@ -191,7 +191,7 @@ def test_models_without_classes_are_told_of_numbers_that_are_logged() -> None:
 
     data = as_loader([(x, x[:, -1]) for x, _ in batches()])
     with pytest.raises(
-        ValueError, match=r"target: .* real numbers .* without classes, give score= a"
+        ValueError, match=r"bins: .* real numbers .* without classes, give score= a"
     ):
         validated(lively(Forecast), KnockoutCallback(), data=data)
 

@@ -62,8 +62,9 @@ def test_values_are_copies_unless_they_can_be_no_labels() -> None:
 
 
 def test_several_labels_of_a_sample_are_known() -> None:
-    assert [one.source for one in read_labels((X, torch.ones(3, 2), Y), 1).several] == ["batch[1]"]
-    assert read_labels((X, torch.eye(3), torch.rand(3, 2), torch.ones(3, 1))).several == ()
+    found = read_labels((X, torch.ones(3, 2), Y), 1).multi_hot
+    assert [one.source for one in found] == ["batch[1]"]
+    assert read_labels((X, torch.eye(3), torch.rand(3, 2), torch.ones(3, 1))).multi_hot == ()
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_labels_without_a_score_and_scores_that_are_not_finite_are_refused(model
     nn.init.constant_(model.head[3].bias, torch.nan)
     with PredictionReader(model) as reader:
         model(X)
-        with pytest.raises(ValueError, match=r"^prediction: class scores of the model's own forwa"):
+        with pytest.raises(ValueError, match=r"^prediction: numbers of the model's own forwa"):
             reader.read(None, LABELS)
 
 

@@ -90,8 +90,20 @@ def test_bars_are_the_shares_and_on_top_what_is_in_no_units_share() -> None:
 
 
 def test_bars_are_grey_while_input_is_still_to_come() -> None:
-    feet = bars(REPORT)[:, -2, 5].tolist()
+    covered = changed(REPORT, coverage=np.ones((6, 6)))
+    feet = bars(covered)[:, -2, 5].tolist()
     assert feet == [[150, 150, 150]] * 2 + [BAR] * 4
+
+
+def test_bars_are_hollow_where_there_are_too_few_sequences() -> None:
+    coverage = np.ones((6, 6))
+    coverage[3:5, -1] = [0.89, 0.9]
+    inside = bars(changed(REPORT, coverage=coverage))[:, -2, 5].tolist()
+    assert inside[3] == [255, 255, 255]
+    assert inside[2] == inside[4] == inside[5] == BAR
+    assert changed(REPORT, coverage=coverage).covered("rnn.l0", "joint").tolist() == [
+        *(True, True, True, False, True, True)
+    ]
 
 
 def test_lines_stand_at_shared_corrected_chance_and_interval() -> None:
@@ -171,6 +183,7 @@ def large(steps: int, units: int, **fields: Any) -> RelayReport:
         "share": np.zeros(shape),
         "information": np.zeros((steps, units + 1)),
         "corrected": np.zeros((steps, units + 1)),
+        "coverage": np.ones((steps, units + 1)),
         "mutual_information": np.zeros(steps),
     }
     return changed(REPORT, **(plain | fields))

@@ -127,7 +127,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         RelayReport.load(tmp_path / "nothing.npz")
     for older in (1, 2, 3, 4):
         np.savez(path, header=np.array(json.dumps({"format": older})))
-        with pytest.raises(ValueError, match="is of another format than 9; load it with the versi"):
+        with pytest.raises(
+            ValueError, match="is of another format than 10; load it with the versi"
+        ):
             RelayReport.load(path)
     small_knockouts().save(path)
     with pytest.raises(ValueError, match=r"no relay report but a knock-out report; load it with "):

@@ -371,8 +371,10 @@ def test_batches_that_do_not_fit_are_refused_before_anything_is_kept() -> None:
     ):
         add(buffer, torch.arange(3), states)
     with pytest.raises(
-        TypeError, match=r"x_in: got torch.float32 of shape \(6,\); it takes integer"
+        TypeError, match=r"^x_in: got shape \(6, 1, 1\); it takes labels \(batch,\)"
     ):
+        add(buffer, torch.zeros(6, 1, 1, dtype=torch.int64), states)
+    with pytest.raises(TypeError, match=r"^x_in, x_out: got torch.float32 and torch.float32; they"):
         add(buffer, torch.rand(6), states)
     with pytest.raises(
         ValueError, match=r"states: got units and dtypes .* after .*the same layers"
@@ -439,3 +441,36 @@ def test_labels_of_steps_are_kept_with_their_sequences(batch: int) -> None:
             assert torch.equal(x_in[row], own)
     counted = x_in != -100
     assert torch.equal(buffer.x_out[counted], x_in[counted] + 1)
+
+
+def test_batches_that_grow_in_number_and_in_length() -> None:
+    buffer, start = buffer_of(100), 0
+    for number, steps in ((2, 5), (2, 6), (8, 5), (30, 4)):
+        states = HiddenStates.of_lengths(
+            torch.arange(start, start + number)[:, None, None].expand(-1, steps, 3).float(),
+            torch.full((number,), steps),
+        )
+        add(buffer, torch.arange(start, start + number), states, expected=4)
+        start += number
+    kept = buffer.states[LAYER]
+    assert buffer.x_in.tolist() == list(range(42))
+    for step, last in ((3, 42), (4, 12)):
+        assert kept.at(step).values[:last, 0, 0].tolist() == list(range(last))
+    assert kept.at(5).values[2:4, 0, 0].tolist() == [2, 3]
+    assert kept.lengths.tolist() == [5] * 2 + [6] * 2 + [5] * 8 + [4] * 30
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_labels_of_steps_that_a_sequence_lacks_do_not_count(real: bool) -> None:
+    buffer = buffer_of(3)
+    for start, steps in ((0, 2), (2, 4), (4, 3)):
+        labels = torch.arange(start, start + 2)[:, None].expand(-1, steps) + (0.5 if real else 0)
+        buffer.add({LAYER: stream(2, steps=steps)}, labels, labels)
+    missing = torch.nan if real else -100
+    assert buffer.x_in.shape == (3, 4)
+    for row in buffer.x_in:
+        start = int(row[0]) // 2 * 2
+        steps = {0: 2, 2: 4, 4: 3}[start]
+        expected = torch.full((4,), missing).double() if real else torch.full((4,), missing)
+        expected[:steps] = row[0]
+        torch.testing.assert_close(row, expected, rtol=0, atol=0, equal_nan=True)

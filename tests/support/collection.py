@@ -27,7 +27,14 @@ YES = LABELS >= 2
 LENGTHS = torch.randint(3, STEPS + 1, (SAMPLES,), generator=_GENERATOR)
 TAGS = torch.randint(CLASSES, (SAMPLES, STEPS), generator=_GENERATOR)
 IDS = torch.randint(CLASSES, (SAMPLES,), generator=_GENERATOR)
+BITS = torch.tensor([1.0, 2.0, 4.0])
 NEXT = SERIES[:, -1, :1] + torch.randn(SAMPLES, 2, generator=_GENERATOR)
+QUARTERS = NEXT[:, 0].double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+
+
+def in_quarters(values: Tensor) -> Tensor:
+    """Which quarter of the numbers to predict each number is in."""
+    return torch.bucketize(values.double(), QUARTERS)
 
 
 class Model(LightningModule):
@@ -287,6 +294,37 @@ class Forecast(Model):
         return functional.mse_loss(forecast, y), y[:, 0] > now, forecast[:, 0] > now
 
 
+class Regression(Model):
+    """Predicts one number of each series."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(FEATURES, 6, batch_first=True)
+        self.out = nn.Linear(6, 1)
+
+    def loss_and_answer(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = batch
+        found = self.out(self.gru(x)[0][:, -1]).squeeze(-1)
+        return functional.mse_loss(found, y), in_quarters(y), in_quarters(found)
+
+
+class NextStep(Model):
+    """Predicts the next value at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(1, 6, batch_first=True)
+        self.readout = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.readout(self.rnn(x)[0])
+
+    def loss_and_answer(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found = self(batch["past"])
+        loss = functional.mse_loss(found, batch["next"])
+        return loss, batch["next"] > batch["past"], found > batch["past"]
+
+
 class TwoTasks(LastState):
     """A class and a number at once."""
 
@@ -326,7 +364,7 @@ class Diagnoses(Model):
     def loss_and_answer(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         x, y = batch
         logits = self.head(self.gru(x)[0][:, -1])
-        return self.loss(logits, y), y[:, 1], logits[:, 1] > 0
+        return self.loss(logits, y), y @ BITS, (logits > 0).float() @ BITS
 
 
 @dataclass
@@ -510,20 +548,8 @@ OWN = "the model's own forward"
 ARGMAX = f"argmax of {OWN}, 4 classes"
 
 
-def second_label(batch: Any) -> Tensor:
-    return batch[1][:, 1]  # type: ignore[no-any-return]
-
-
-def second_answer(logits: Tensor) -> Tensor:
-    return logits[:, 1] > 0
-
-
-def rises(batch: Any) -> Tensor:
-    return batch[1][:, 0] > batch[0][:, -1, 0]  # type: ignore[no-any-return]
-
-
-def is_said_to_rise(forecast: Tensor, batch: Any) -> Tensor:
-    return forecast[:, 0] > batch[0][:, -1, 0]  # type: ignore[no-any-return]
+def now(batch: Any) -> Tensor:
+    return batch[0][:, -1, 0]  # type: ignore[no-any-return]
 
 
 def predictions(outputs: Any) -> Tensor:
@@ -571,16 +597,33 @@ COLLECTION = [
     Entry(Convolutional, batches(SERIES, LABELS), "batch[1]", ARGMAX),
     Entry(Cells, batches(SERIES, LABELS), "batch[1]", ARGMAX),
     Entry(
-        *(Forecast, batches(SERIES, NEXT), "target=rises", f"is_said_to_rise of {OWN}"),
-        {"target": rises, "prediction": ("", is_said_to_rise)},
+        *(Forecast, batches(SERIES, NEXT)),
+        "batch[1] at step 0, up or down from now",
+        f"{OWN} at step 0, up or down from now",
+        {"bins": ("up/down", now), "label_step": 0},
+    ),
+    Entry(
+        *(
+            Regression,
+            batches(SERIES, NEXT[:, 0]),
+            "batch[1], in up to 4 bins",
+            "'out', in up to 4 bins",
+        ),
+        {"bins": 4},
+    ),
+    Entry(
+        NextStep,
+        batches(SERIES[:, :, :1], SERIES[:, :, 1:2], of=lambda x, y: {"past": x, "next": y}),
+        "target='next', up or down from 'past'",
+        f"{OWN} at each step, up or down from 'past'",
+        {"target": "next", "bins": ("up/down", "past")},
     ),
     Entry(TwoTasks, batches(SERIES, LABELS, NEXT[:, 0]), "target=1", ARGMAX, {"target": 1}),
     Entry(Subjects, batches(SERIES, IDS, LABELS), "target=2", ARGMAX, {"target": 2}),
     Entry(
         Diagnoses,
         batches(SERIES, torch.stack([LABELS % 2 > 0, YES, LABELS > 0], 1).float()),
-        *("target=second_label", "second_answer of 'head'"),
-        {"target": second_label, "prediction": ("head", second_answer)},
+        *("batch[1]", "sign of 'head' for each of 3 labels"),
     ),
     Entry(
         Tags,
