@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.answers import has_label
 from lightning_relay.reading.bins import bin_edges, binned
 from lightning_relay.reading.concepts import concept_codes
 from lightning_relay.reading.labels import TooFewLabelsError
+from lightning_relay.sampling.storage import together
 
 if TYPE_CHECKING:
     from lightning_relay.ablation.runs import Outcomes
@@ -144,13 +144,10 @@ class Labelled:
 
 def _joined(outcomes: Outcomes) -> tuple[Tensor, Tensor]:
     """Labels and classes of all batches, with as many steps as the longest has."""
-    labels, classes = outcomes.labels, outcomes.classes
-    if labels[0].dim() == 2:
-        steps = max(part.shape[1] for part in labels)
-        missing = torch.nan if labels[0].is_floating_point() else IGNORED
-        labels = [pad(part, (0, steps - part.shape[1]), value=missing) for part in labels]
-        classes = [pad(part, (0, steps - part.shape[2])) for part in classes]
-    return torch.cat(labels), torch.cat(classes, 1)
+    labels, classes = together(outcomes.labels), outcomes.classes
+    if labels.dim() == 2:
+        classes = [pad(part, (0, labels.shape[1] - part.shape[2])) for part in classes]
+    return labels, torch.cat(classes, 1)
 
 
 def _number_of_classes(labels: Tensor, classes: Tensor, number: int | None) -> int:

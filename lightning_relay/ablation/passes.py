@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +35,21 @@ if TYPE_CHECKING:
     from lightning_relay.reading.concepts import Concepts
     from lightning_relay.relay.report import RelayReport
     from lightning_relay.reports.stage import Stage
+    from lightning_relay.sampling.processes import Positions, Processes
 
 
 @dataclass(eq=False)
 class _OfDataloader:
-    """State of one dataloader.
+    """State of one dataloader, in one process.
 
-    Batches wait, with their recorded states, until these are enough to choose sets and values;
-    ``runs`` exist from then on. ``reference`` counts the sequences that waited. ``missing`` says
-    that its step does not give the number that is asked for.
+    ``positions`` tell which samples its batches have. Batches wait, with their recorded states,
+    until these are enough to choose sets and values; ``runs`` exist from then on. ``reference``
+    counts the sequences that waited. ``missing`` says that its step does not give the number that
+    is asked for.
     """
 
     question: Question
+    positions: Positions
     samples_seen: int = 0
     batches_seen: int = 0
     runs: KnockoutRuns | None = None
@@ -57,6 +60,39 @@ class _OfDataloader:
     lengths: list[dict[str, Tensor]] = field(default_factory=list)
     recorded: list[dict[str, HiddenStates]] = field(default_factory=list)
 
+    def as_ran(self) -> Ran:
+        """What was run."""
+        assert self.runs is not None
+        return Ran(
+            self.runs.sets,
+            self.runs.outcomes,
+            self.reference,
+            self.samples_seen,
+            self.batches_seen,
+            _joined(self.at_steps),
+            {
+                layer: torch.cat([batch[layer] for batch in self.lengths])
+                for layer in (self.lengths[0] if self.lengths else ())
+            },
+        )
+
+    def reference_states(self, asked: Ablation) -> tuple[Tensor, dict[str, HiddenStates]]:
+        """Positions of the waiting sequences whose states make the value, and these states."""
+        most = math.inf if asked.of_states is None else asked.of_states.reference_samples
+        own = [batch.counted & (batch.positions < most) for batch in self.waiting]
+        layers = self.recorded[0] if self.recorded else ()
+        return torch.cat(
+            [batch.positions[some] for batch, some in zip(self.waiting, own, strict=True)]
+        ), {
+            layer: HiddenStates.concatenate(
+                [
+                    states[layer].select(some)
+                    for states, some in zip(self.recorded, own, strict=True)
+                ]
+            )
+            for layer in layers
+        }
+
 
 @dataclass(kw_only=True, eq=False)
 class KnockoutPass:
@@ -66,6 +102,9 @@ class KnockoutPass:
     and ``num_batches`` have an entry for each dataloader. ``progress`` is called after every run
     with the number of sets and the number of batches to run again. ``untried`` becomes True if the
     sanity check cannot tell whether a validation gives the number that is asked for.
+
+    Each of several ``processes`` has a pass over its own batches. What they need of each other they
+    tell at the end, so that batches that wait for states wait until then.
     """
 
     pl_module: LightningModule
@@ -76,6 +115,8 @@ class KnockoutPass:
     relays: Sequence[RelayReport | None]
     num_batches: Sequence[float]
     progress: Callable[[int, float], None]
+    new_positions: Callable[[int], Positions]
+    processes: Processes
     untried: bool = field(default=False, init=False)
     _dataloaders: dict[int, _OfDataloader] = field(default_factory=dict, init=False)
     _rerun: StepRerun | None = field(default=None, init=False)
@@ -104,7 +145,8 @@ class KnockoutPass:
                     asked.bins,
                     asked.lengths,
                     concepts_named=asked.concepts is not None,
-                )
+                ),
+                self.new_positions(dataloader),
             )
         own = self._dataloaders[dataloader]
         self._rerun = self._labels = self._batch = None
@@ -122,7 +164,8 @@ class KnockoutPass:
     def after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         """Run the batch again with every set knocked out."""
         own = self._dataloaders[dataloader]
-        own.samples_seen += self._size
+        positions, counted = own.positions.of_batch(self._size)
+        own.samples_seen += int(counted.sum())
         own.batches_seen += 1
         if self._rerun is None or self._batch is None:
             return
@@ -134,6 +177,8 @@ class KnockoutPass:
                 dataloader,
                 self._labels,
                 self._size,
+                positions,
+                counted,
                 own=None if self._labels is None else self._own.end(outputs, self._labels),
             )
         )
@@ -147,13 +192,16 @@ class KnockoutPass:
         waits = own.runs is None and (which.needs_steps or self.asked.of_states is not None)
         states = self._recorded(own.waiting[-1]) if waits or which.measured_at else {}
         if which.measured_at:
+            counted = {
+                layer: part.select(own.waiting[-1].counted) for layer, part in states.items()
+            }
             own.at_steps.append(
                 {
                     layer: [_at(part, step) for step in which.measured_at]
-                    for layer, part in states.items()
+                    for layer, part in counted.items()
                 }
             )
-            own.lengths.append({layer: part.lengths.cpu() for layer, part in states.items()})
+            own.lengths.append({layer: part.lengths.cpu() for layer, part in counted.items()})
         if waits:
             own.recorded.append(self._of_lengths(states, own.waiting[-1].batch.contents))
             if not self._has_enough_states(own, dataloader):
@@ -170,30 +218,60 @@ class KnockoutPass:
         Several dataloaders may differ in the numbers that their steps give. Those without the
         number that is asked for are left out; it is an error if no step gives it.
         """
+        self._share_states()
+        failed: Exception | None = None
+        try:
+            for dataloader, own in self._dataloaders.items():
+                if own.waiting:
+                    with self._surroundings.unchanged():
+                        self._run_waiting(own, dataloader)
+        except Exception as why:  # the other processes wait for this one
+            failed = why
+        self.processes.check(failed)
+        # There are none if the evaluation ended inside the first step.
+        mine = {
+            dataloader: (own.as_ran(), own.runs.longest)
+            for dataloader, own in self._dataloaders.items()
+            if own.runs is not None and own.missing is None
+        }
+        everyone = self.processes.gather(mine)
         found = {}
-        for dataloader, own in self._dataloaders.items():
-            if own.waiting:
-                with self._surroundings.unchanged():
-                    self._run_waiting(own, dataloader)
-            # There are none if the evaluation ended inside the first step.
-            if own.runs is None or own.missing is not None:
-                continue
-            found[dataloader] = Ran(
-                self._as_held(own.runs.sets, own.runs.longest),
-                own.runs.outcomes,
-                own.reference,
-                own.samples_seen,
-                own.batches_seen,
-                _joined(own.at_steps),
-                {
-                    layer: torch.cat([batch[layer] for batch in own.lengths])
-                    for layer in (own.lengths[0] if own.lengths else ())
-                },
-            )
+        for dataloader in sorted({place for own in everyone for place in own}):
+            parts = [own[dataloader] for own in everyone if dataloader in own]
+            longest: dict[str, int] = {}
+            for _, steps in parts:
+                longest |= {name: max(longest.get(name, 0), own) for name, own in steps.items()}
+            ran = Ran.together([part for part, _ in parts])
+            found[dataloader] = replace(ran, sets=self._as_held(ran.sets, longest))
         if not found and not self.untried:
             for error in self.without_number.values():
                 raise error
         return found
+
+    def _share_states(self) -> None:
+        """Give the states that sets and values are chosen from to all processes."""
+        if self.processes.size == 1:
+            return
+        mine = {
+            dataloader: own.reference_states(self.asked)
+            for dataloader, own in self._dataloaders.items()
+            if own.runs is None and own.waiting
+        }
+        everyone = self.processes.gather(mine)
+        for dataloader, own in self._dataloaders.items():
+            parts = [part[dataloader] for part in everyone if dataloader in part]
+            if dataloader in mine and parts:
+                positions = torch.cat([where for where, _ in parts])
+                order = positions.argsort()
+                own.recorded = [
+                    {
+                        layer: HiddenStates.concatenate([some[layer] for _, some in parts]).select(
+                            order
+                        )
+                        for layer in parts[0][1]
+                    }
+                ]
+                own.reference = len(order)
 
     @property
     def without_number(self) -> dict[int, MissingNumberError]:
@@ -279,6 +357,8 @@ class KnockoutPass:
 
         Where the number of batches is not known, the first batch is enough: it may be the only one.
         """
+        if self.processes.size > 1:
+            return False
         batches = self._batches_to_run(dataloader)
         return (
             self.asked.of_states is None
@@ -293,7 +373,8 @@ class KnockoutPass:
             for layer in (own.recorded[0] if own.recorded else ())
         }
         own.recorded.clear()
-        own.reference = sum(batch.size for batch in own.waiting)
+        if self.processes.size == 1:
+            own.reference = sum(batch.size for batch in own.waiting)
         which = self.asked.which
         steps = None
         if which.needs_steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from lightning_relay.knockout.lanes import KnockoutLanes
 from lightning_relay.reading.answers import NonFiniteScoresError
 from lightning_relay.reading.deciding import check_not_of_steps
 from lightning_relay.recurrent.layers import recurrent_layers
+from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_own
 from lightning_relay.rerun.mapping import CannotMapError
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from lightning_relay.knockout.clamps import Clamp
     from lightning_relay.reading.answers import Answer
     from lightning_relay.reading.labels import Labels
-    from lightning_relay.recurrent.states import HiddenStates
     from lightning_relay.rerun import KeptBatch, StepRerun
 
 
@@ -40,8 +40,9 @@ class EvaluationBatch:
     """A batch, and what runs the module's own step on it again.
 
     ``labels``: what could be the class labels; None where only a logged number is measured.
-    ``before``: what a whole run without knock-out gave before, if there was one. ``own``: what the
-    module's own step predicted, where it can be read.
+    ``positions`` are the numbers of its samples among all, and ``counted`` those that are no
+    repetitions, both ``(batch,)``. ``before``: what a whole run without knock-out gave before, if
+    there was one. ``own``: what the module's own step predicted, where it can be read.
     """
 
     rerun: StepRerun
@@ -50,6 +51,8 @@ class EvaluationBatch:
     dataloader_idx: int
     labels: Labels | None
     size: int
+    positions: Tensor
+    counted: Tensor
     before: StepResult | None = None
     own: Answer | None = None
 
@@ -82,8 +85,11 @@ class EvaluationBatch:
 class Outcomes:
     """Outcomes of the runs, one list entry for each batch; entry 0 of ``set + 1``: no knock-out.
 
+    Those of several processes have a list entry for each sample, but of ``sizes`` and ``values``.
+
     Attributes:
-        sizes: Numbers of samples.
+        sizes: Numbers of samples that are counted.
+        positions: Numbers of these samples among all, int64 ``(batch,)``.
         labels: Labels as in ``Answer``, ``(batch,)`` or ``(batch, step)``.
         classes: Predicted classes or real numbers, ``(set + 1, batch)`` or ``(set + 1, batch,
             step)``.
@@ -96,6 +102,7 @@ class Outcomes:
     """
 
     sizes: list[int] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     classes: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
@@ -104,6 +111,26 @@ class Outcomes:
     num_labels: int | None = None
     x_in: str | None = None
     x_out: str | None = None
+
+    @classmethod
+    def together(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """Outcomes of several processes, with the samples in the order of their positions."""
+        order = torch.cat([own for part in parts for own in part.positions]).argsort().tolist()
+
+        def ordered(name: str, axis: int) -> list[Tensor]:
+            batches = [own for part in parts for own in getattr(part, name)]
+            samples = [one for own in batches if own.shape[axis] for one in own.split(1, axis)]
+            return [samples[place] for place in order] if samples else []
+
+        return replace(
+            parts[0],
+            sizes=[size for part in parts for size in part.sizes],
+            values=[value for part in parts for value in part.values],
+            positions=[torch.tensor([own]) for own in range(len(order))],
+            labels=ordered("labels", 0),
+            classes=ordered("classes", 1),
+            scores=ordered("scores", 1),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +150,31 @@ class Ran:
     batches_seen: int | None = None
     at_steps: Mapping[str, Sequence[HiddenStates]] = field(default_factory=dict)
     lengths: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def together(cls, parts: Sequence[Ran]) -> Ran:
+        """What several processes ran, with the samples in the order of their positions."""
+        if len(parts) == 1:
+            return parts[0]
+        outcomes = [part.outcomes for part in parts]
+        order = torch.cat([own for part in outcomes for own in part.positions]).argsort()
+        return replace(
+            parts[0],
+            outcomes=Outcomes.together(outcomes),
+            samples_seen=sum(part.samples_seen or 0 for part in parts),
+            batches_seen=sum(part.batches_seen or 0 for part in parts),
+            at_steps={
+                layer: [
+                    HiddenStates.concatenate(at_step).select(order)
+                    for at_step in zip(*(part.at_steps[layer] for part in parts), strict=True)
+                ]
+                for layer in parts[0].at_steps
+            },
+            lengths={
+                layer: torch.cat([part.lengths[layer] for part in parts])[order]
+                for layer in parts[0].lengths
+            },
+        )
 
 
 @dataclass(eq=False)
@@ -234,18 +286,20 @@ class KnockoutRuns:
         ]
 
     def _keep(self, batch: EvaluationBatch, results: Sequence[StepResult]) -> None:
-        outcomes = self.outcomes
-        outcomes.sizes.append(batch.size)
+        outcomes, counted = self.outcomes, batch.counted
+        outcomes.sizes.append(int(counted.sum()))
+        outcomes.positions.append(batch.positions[counted])
         answers = [result.answer for result in results if result.answer is not None]
         if answers:
-            outcomes.labels.append(answers[0].labels.cpu())
-            outcomes.classes.append(torch.stack([answer.classes for answer in answers]).cpu())
+            outcomes.labels.append(answers[0].labels.cpu()[counted])
+            classes = torch.stack([answer.classes for answer in answers]).cpu()
+            outcomes.classes.append(classes[:, counted])
             outcomes.num_classes = answers[0].num_classes
             outcomes.num_labels = answers[0].num_labels
             outcomes.x_in, outcomes.x_out = answers[0].x_in, answers[0].x_out
             scores = [answer.scores for answer in answers if answer.scores is not None]
             if self.asked.computed is not None and scores:
-                outcomes.scores.append(torch.stack(scores).cpu())
+                outcomes.scores.append(torch.stack(scores).cpu()[:, counted])
         if self.asked.logged is not None:
             name = self.asked.logged.name
             values = [_number_of(result, name)[0] for result in results]

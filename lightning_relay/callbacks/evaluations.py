@@ -7,17 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils._pytree import tree_flatten
 
 from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.reading.concepts import check_text
 from lightning_relay.recurrent.states import StepError
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
+from lightning_relay.rerun.packages import classes, is_module
 
 ReportT = TypeVar("ReportT", RelayReport, KnockoutReport)
 
@@ -37,22 +39,22 @@ def check_schedule(every_n_epochs: int, stages: Sequence[str], prefix: str) -> N
 
 
 def check_trainer(trainer: Trainer, pl_module: object, analysis: str) -> None:
-    """Refuse a module of another package (TypeError) and several processes (ValueError)."""
-    if not isinstance(pl_module, LightningModule):
-        name = type(pl_module).__name__
-        packages = {base.__module__.partition(".")[0] for base in type(pl_module).__mro__}
-        if "pytorch_lightning" in packages:
-            raise TypeError(
-                f"pl_module: {name} is built on the separate package pytorch_lightning, and the "
-                f"{analysis} callback on lightning.pytorch; import LightningModule and Trainer "
-                "from lightning.pytorch"
-            )
-        raise TypeError(f"pl_module: got {name}; it takes a lightning.pytorch.LightningModule")
-    if trainer.world_size > 1:
+    """Refuse what is no LightningModule (TypeError) and parts of a model (ValueError)."""
+    if not is_module(pl_module):
+        raise TypeError(f"pl_module: got {type(pl_module).__name__}; it takes a LightningModule")
+    several = trainer.world_size > 1
+    if several and not isinstance(trainer.strategy, classes("strategies.DDPStrategy")):
         raise ValueError(
-            f"trainer: got {trainer.world_size} processes; the {analysis} analysis takes one, "
-            "because each process sees a part of the samples only; set devices=1, num_nodes=1"
+            f"trainer: got {trainer.world_size} processes with {type(trainer.strategy).__name__}, "
+            f"which may give each a part of the model; with several, the {analysis} analysis takes "
+            "a DDPStrategy, such as strategy='ddp'"
         )
+
+
+def dataloaders_of(trainer: Trainer, stage: str) -> list[Any]:
+    """The dataloaders of an evaluation, by index."""
+    loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
+    return tree_flatten(loaders)[0]
 
 
 def check_validation_set(trainer: Trainer, analysis: str) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -22,6 +22,7 @@ from lightning_relay.ablation.scalars import knockout_scalars
 from lightning_relay.ablation.selection import EveryUnit, Known, Selection
 from lightning_relay.ablation.tensorboard import write_knockout_report
 from lightning_relay.callbacks.evaluations import (
+    dataloaders_of,
     is_due,
     naming_the_sanity_check,
     numbers_of_batches,
@@ -218,7 +219,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings, and find the relay callback."""
         super().setup(trainer, pl_module, stage)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         relays = [other for other in callbacks if isinstance(other, RelayInformationCallback)]
         wanted = self.relay if self._given is None else None
         found = [other for other in relays if wanted in (None, other.prefix)]
@@ -310,6 +311,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             relays=self._followed,
             num_batches=batches,
             progress=self._progress.advance,
+            new_positions=partial(self._new_positions, dataloaders_of(trainer, stage)),
+            processes=self._processes,
         )
 
     def _before_step(self, batch: Any, dataloader: int) -> None:
@@ -319,6 +322,10 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     def _after_step(self, outputs: Any, batch_idx: int, dataloader: int) -> None:
         if self._pass is not None:
             self._pass.after_step(outputs, batch_idx, dataloader)
+
+    @property
+    def _follows(self) -> bool:
+        return self._pass is not None
 
     def _leave(self) -> None:
         progress, run, self._progress, self._pass = self._progress, self._pass, None, None

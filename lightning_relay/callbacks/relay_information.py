@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_relay.callbacks.evaluations import (
+    dataloaders_of,
     is_due,
     naming_the_sanity_check,
     numbers_of_batches,
@@ -38,7 +39,7 @@ from lightning_relay.recurrent.layers import (
     check_modules,
     check_states,
 )
-from lightning_relay.relay.analysis import relay_report
+from lightning_relay.relay.analysis import shared_report
 from lightning_relay.relay.capture import EvaluationCapture
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.relay.scalars import early_notes, relay_scalars
@@ -188,7 +189,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
     analysis = "relay"
     directory = "relay_reports"
     _report = RelayReport
-    _running = (*ReportingCallback._running, "_capture", "_latent")
+    _running = (*ReportingCallback._running, "_capture", "_latent", "_dataloaders")
 
     def __init__(
         self,
@@ -266,7 +267,17 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         # Only the first evaluation looks for them where they are not asked for.
         self._looks_for_ends = inputs_end is None
         self._ends: dict[int, dict[str, int]] = {}
+        self._dataloaders: list[Any] = []
         self.tried: list[RelayReport] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the Trainer, its module, the prefixes of its callbacks and where reports go."""
+        super().setup(trainer, pl_module, stage)
+        if trainer.world_size > 1 and self.latent is not None:
+            raise ValueError(
+                f"latent: got {trainer.world_size} processes; the latent structure takes one; "
+                "leave latent out, or set devices=1, num_nodes=1"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before any training that the modules exist and that hooks on them will run."""
@@ -304,17 +315,30 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             prediction=self.prediction,
             lengths=self.lengths,
             calls=self.calls,
-            new_buffer=partial(SequenceBuffer, self.sample, self.measure),
+            new_buffer=partial(SequenceBuffer, self._sample_of_each, self.measure),
             num_batches=num_batches,
             label_step=self.label_step,
             bins=self.bins,
             concepts=self.concepts,
             find_inputs_end=self.inputs_end == "auto" or self._looks_for_ends,
+            new_positions=partial(self._new_positions, self._dataloaders),
         )
+
+    @property
+    def _sample_of_each(self) -> SequenceSample:
+        """What each process keeps; with several, states, to which thresholds are fitted later."""
+        if self._processes.size == 1:
+            return self.sample
+        return dataclasses.replace(self.sample, fit_samples=self.sample.max_samples)
+
+    @property
+    def _follows(self) -> bool:
+        return self._capture is not None
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not is_due(trainer, stage, self.stages, self.every_n_epochs):
             return
+        self._dataloaders = dataloaders_of(trainer, stage)
         capture = self._new_capture(pl_module, numbers_of_batches(trainer, stage))
         self._capture = capture.__enter__()
         if self.latent is not None:
@@ -361,6 +385,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self._stop()
         if capture is None:
             return
+        capture.pool(self._processes)
         if not capture.buffers:
             raise_empty(stage)
         self._say_what_was_found(capture)
@@ -402,7 +427,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         inputs_end = found if self.inputs_end == "auto" else self.inputs_end
         edges = None if self.bins is None else bin_edges(self.bins, buffer.x_in)
         classes = partial(binned, edges=edges)
-        report = relay_report(
+        report = shared_report(
+            self._processes,
             states,
             classes(buffer.x_in),
             classes(buffer.x_out),

@@ -7,14 +7,13 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, get_args
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -32,6 +31,10 @@ from lightning_relay.callbacks.saving import check_can_save, check_dirpath, coul
 from lightning_relay.callbacks.told_first import ToldFirst
 from lightning_relay.reports.files import ReportFileError, write_new
 from lightning_relay.reports.stage import Stage
+from lightning_relay.rerun.packages import Callback, classes, module_class
+from lightning_relay.sampling.processes import Positions, Processes
+
+_LAUNCHERS = classes("strategies.launchers._MultiProcessingLauncher")
 
 OnError = Literal["warn", "raise"]
 """What an error of a callback does while a model is trained."""
@@ -78,15 +81,19 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._model: weakref.ref[LightningModule] | None = None
         self._made_of: weakref.ref[LightningModule] | None = None
         self._of_others = 0
+        self._processes = Processes()
+        self._failed: Exception | None = None
+        self._waited_for = False
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: all but what follows an evaluation."""
-        return vars(self) | dict.fromkeys(self._running)
+        return vars(self) | dict.fromkeys(self._running) | {"_processes": Processes()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer, its module, the prefixes of its callbacks and where reports go."""
         self._stop()
         check_trainer(trainer, pl_module, self.analysis)
+        self._processes = Processes.running() if trainer.world_size > 1 else Processes()
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             ours = isinstance(other, ReportingCallback) and other is not self
             if ours and other.prefix == self.prefix:
@@ -94,9 +101,9 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                     f"prefix: two callbacks log under {self.prefix!r}; give one of them another "
                     "prefix"
                 )
-        if trainer.is_global_zero and {"fit": "validate"}.get(stage, stage) in self.stages:
+        if {"fit": "validate"}.get(stage, stage) in self.stages:
             directory = report_directory(trainer, self.dirpath, self.directory)
-            if directory is not None:
+            if trainer.is_global_zero and directory is not None:
                 check_can_save(directory, self.prefix)
         self._evaluated = self._tried = False
         self._said.clear()
@@ -219,17 +226,34 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         else:
             self._made_of = self._model
 
+    def _new_positions(self, dataloaders: Sequence[Any], dataloader: int) -> Positions:
+        """Which samples the batches of a dataloader have."""
+        found = Positions(dataloaders[dataloader], self._processes)
+        if not found.known:
+            self._say(
+                f"no DistributedSampler deals out the samples of dataloader {dataloader}, so the "
+                f"{self.analysis} analysis counts a sample several times if several processes get "
+                "it",
+                rank_zero_warn,
+            )
+        return found
+
     def _begin(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._stop()
         self._evaluated = True
         self._tried |= trainer.sanity_checking
         self._logged.clear()
         self._told = ToldFirst(trainer, self._stop)
+        self._failed = None
         start = "at the start of an evaluation"
         self._follow(trainer, start, self._start, trainer, pl_module, stage)
+        self._waited_for = self._processes.size > 1 and self._follows
 
     def _end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         end, before = "at the end of an evaluation", len(self.reports)
+        if self._waited_for:
+            with self._protecting(trainer, end, trying=not self._tried):
+                self._processes.check(self._failed)
         self._follow(trainer, end, self._finish, trainer, pl_module, stage)
         self._tried |= len(self.reports) > before
 
@@ -237,9 +261,21 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self, trainer: Trainer, where: str, part: Callable[..., None], *arguments: Any
     ) -> None:
         """Do a part of the analysis, unless this evaluation is not followed or was given up."""
-        if self._told is not None:
-            with self._protecting(trainer, where, trying=not self._tried):
+        if self._told is None:
+            return
+        with self._protecting(trainer, where, trying=not self._tried):
+            try:
                 part(*arguments)
+            except Exception as error:
+                if not self._waited_for or part == self._finish:
+                    raise
+                self._failed = error  # the other processes hear of it at the end
+                self._stop()
+
+    @property
+    @abstractmethod
+    def _follows(self) -> bool:
+        """Whether this evaluation is followed."""
 
     @abstractmethod
     def _start(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -327,14 +363,22 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         with self._protecting(trainer, "while logging", f"{kept} all of its scalars are logged"):
             for name, value in scalars.items():
                 # A method of the user's may pass on other names or values.
-                LightningModule.log(pl_module, f"{prefix}/{name}{suffix}", value)
+                log = module_class(type(pl_module)).log
+                if self._processes.size > 1:  # all have the same value, which max leaves exact
+                    log = partial(log, sync_dist=True, reduce_fx="max")
+                log(pl_module, f"{prefix}/{name}{suffix}", value)
                 self._logged.add(f"{prefix}/{name}{suffix}")
-        with self._protecting(trainer, "while drawing", f"{kept} all of its images are logged"):
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
+        directory = None
         with self._protecting(trainer, "while saving", f"{kept} saved"):
             directory = report_directory(trainer, self.dirpath, self.directory)
+        if not trainer.is_global_zero:
+            return
+        with self._protecting(trainer, "while drawing", f"{kept} all of its images are logged"):
+            loggers: list[Any] = trainer.loggers
+            for logger in loggers:
+                if isinstance(logger, classes("loggers.TensorBoardLogger")):
+                    write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
+        with self._protecting(trainer, "while saving", f"{kept} saved"):
             if directory is not None:
                 try:
                     directory.mkdir(parents=True, exist_ok=True)
@@ -346,7 +390,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     def _say_where_reports_stay(self, trainer: Trainer) -> None:
         """Warn that reports do not come back from a process that the strategy starts."""
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        if isinstance(trainer.strategy.launcher, _LAUNCHERS):
             saved = report_directory(trainer, self.dirpath, self.directory)
             where = f"load those saved in {saved}" if saved else "save them with dirpath="
             self._say(

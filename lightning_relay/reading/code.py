@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 _OF_LOGITS = {"BCEWithLogitsLoss", "binary_cross_entropy_with_logits"}
 _OF_PROBABILITIES = {"BCELoss", "binary_cross_entropy"}
 
+LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
+"""Packages of Lightning's own modules, under both of its names."""
+
+_LIBRARIES = ("torch", "torchmetrics", *LIGHTNING)
+
 
 @lru_cache(maxsize=4096)
 def names_in(code: CodeType) -> frozenset[str]:
@@ -29,7 +34,7 @@ def loss_takes_logits(model: nn.Module) -> bool | None:
     had = {kind.__name__ for kind in kinds}
     named: set[str] = set()
     for kind in kinds:
-        if kind.__module__.partition(".")[0] not in ("torch", "lightning", "torchmetrics"):
+        if kind.__module__.partition(".")[0] not in _LIBRARIES:
             named.update(*map(_names_of, vars(kind).values()))
     for names in (had, named):
         logits, probabilities = bool(names & _OF_LOGITS), bool(names & _OF_PROBABILITIES)

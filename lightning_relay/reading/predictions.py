@@ -153,7 +153,7 @@ class PredictionReader:
         self._model = model
         self._watched: str | None = None
         self._handles: list[RemovableHandle] = []
-        self._open: list[str] = []
+        self._open: list[str | None] = []
         self._begun: Counter[str] = Counter()
         self._calls: list[_Call] = []
         self._errors: HookErrors | None = None
@@ -415,14 +415,21 @@ def _found_name(model: nn.Module, name: str) -> str:
 
 
 class _Enter(TransientHook):
-    """Forward pre-hook: a module call has begun."""
+    """Forward pre-hook: a module call has begun.
 
-    def __init__(self, open_calls: list[str], begun: Counter[str], module: str) -> None:
+    Under a strategy that wraps the model, Lightning calls the step through ``forward``, so that the
+    whole step is a call of the model itself. Such a call does not count.
+    """
+
+    def __init__(self, open_calls: list[str | None], begun: Counter[str], module: str) -> None:
         self._open = open_calls
         self._begun = begun
         self._module = module
 
-    def __call__(self, _module: nn.Module, _args: Any) -> None:
+    def __call__(self, module: nn.Module, _args: Any) -> None:
+        if "_ForwardRedirection" in getattr(module.forward, "__qualname__", ""):
+            self._open.append(None)
+            return
         self._open.append(self._module)
         self._begun[self._module] += 1
 
@@ -432,7 +439,7 @@ class _Leave(TransientHook):
 
     def __init__(
         self,
-        open_calls: list[str],
+        open_calls: list[str | None],
         calls: list[_Call],
         module: str,
         errors: HookErrors | None,
@@ -443,9 +450,9 @@ class _Leave(TransientHook):
         self._keep = self._add if errors is None else errors.keeping(self._add)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        if self._open:
-            self._open.pop()
-        if not self._open:
+        if self._open and self._open.pop() is None:
+            return
+        if all(name is None for name in self._open):
             self._keep(module, args, kwargs, outputs)
 
     def _add(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:

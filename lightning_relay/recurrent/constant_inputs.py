@@ -55,6 +55,16 @@ class ConstantInputs:
         self._same &= tail.shape == last[0].shape and bool((last == tail).all())
         self._tail = tail
 
+    def merge(self, other: ConstantInputs) -> None:
+        """Take in what was found of other batches."""
+        self.possible &= other.possible
+        self._begin = max(self._begin, other._begin)
+        self._same &= other._same
+        if self._tail is not None and other._tail is not None:
+            self._same &= torch.equal(self._tail.cpu(), other._tail.cpu())
+        elif self._tail is None:
+            self._tail = other._tail
+
     @property
     def end(self) -> int | None:
         """The step; None if inputs are not constant at the end, or are so from the start on."""

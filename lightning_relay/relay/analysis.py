@@ -36,10 +36,11 @@ from lightning_relay.relay.report import (
     RelayReport,
 )
 from lightning_relay.sampling.kept import KeptStates
+from lightning_relay.sampling.processes import Processes
 from lightning_relay.sampling.storage import code_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -129,6 +130,41 @@ def relay_report(
         >>> report.layers["rnn.l0"].concepts["joint"].information[0]
         array([1., 0.])
     """
+    return shared_report(
+        Processes(),
+        states,
+        x_in,
+        x_out,
+        concepts=concepts,
+        num_classes=num_classes,
+        num_labels=num_labels,
+        measure=measure,
+        time_steps=time_steps,
+        inputs_end=inputs_end,
+        samples_seen=samples_seen,
+        latent=latent,
+    )
+
+
+def shared_report(
+    processes: Processes,
+    states: Mapping[str, LayerStates],
+    x_in: Tensor,
+    x_out: Tensor,
+    *,
+    concepts: Concepts | None,
+    num_classes: int | None,
+    num_labels: int | None,
+    measure: RelayMeasure | None,
+    time_steps: Sequence[int] | None = None,
+    inputs_end: InputsEnd | None,
+    samples_seen: int | None,
+    latent: Mapping[str, LatentStructure] | None,
+) -> RelayReport:
+    """``relay_report`` of states that all processes have; they share the work.
+
+    All must call this.
+    """
     measure = measure or RelayMeasure()
     check_time_steps(time_steps)
     x_in, x_out = _labels("x_in", x_in), _labels("x_out", x_out)
@@ -158,9 +194,10 @@ def relay_report(
             _check_codes(layer, layer_states, measure)
         steps = _steps(layer, layer_states, time_steps)
         steps, samples = _with_labels(layer, layer_states, steps, labels)
-        parts, common, kept_codes, kept_valid = [], [], [], []
+        measured: list[Callable[[], tuple[NDArray[np.int64], dict[str, Arrays]]]] = []
+        common, kept_codes, kept_valid = [], [], []
         start = 0
-        for block in _blocks(layer_states, steps):
+        for block in _blocks(layer_states, steps, processes.size):
             own = slice(start, start + len(block))
             start += len(block)
             valid = torch.cat([part.valid for part in block], dim=1).T & samples[own]
@@ -174,14 +211,13 @@ def relay_report(
                     layer=layer,
                 )
                 hidden = thresholds.codes(hidden, code_dtype(measure.levels))
-            parts.append(
-                _measured(labels.at(steps[own], layer_states.lengths)[0], hidden, valid, measure)
-            )
+            codes, _ = labels.at(steps[own], layer_states.lengths)
+            measured.append(partial(_measured, codes, hidden, valid, measure))
             common.append(_common_code(hidden, valid))
             if measure.all_steps_at_once:
                 kept_codes.append(_narrow(hidden))
                 kept_valid.append(valid)
-        distinct_states, of_concepts = zip(*parts, strict=True)
+        distinct_states, of_concepts = zip(*processes.share(measured), strict=True)
         relays: dict[str, Arrays] = {
             name: {
                 part: np.concatenate([block[name][part] for block in of_concepts])
@@ -192,8 +228,15 @@ def relay_report(
         if kept_codes:
             hidden, valid = torch.cat(kept_codes), torch.cat(kept_valid)
             codes, _ = labels.at(steps, layer_states.lengths)
-            for name, relay in relays.items():
-                relay |= _drawn(codes[name], hidden, valid, measure)
+            drawn = {
+                name: _drawn(codes[name], hidden, valid, measure, processes.size) for name in relays
+            }
+            names = [name for name, parts in drawn.items() for _ in parts]
+            calls = [part for parts in drawn.values() for part in parts]
+            for name, found in zip(names, processes.share(calls), strict=True):
+                relay = relays[name]
+                for part, values in found.items():  # of all steps, or of those that follow
+                    relay[part] = np.concatenate([relay[part], values]) if part in relay else values
         analysed, backward = np.array(steps, dtype=np.int64), StateKey.parse(layer).reverse
         ended = inputs_ended(layer, states, steps, inputs_end).cpu().numpy()
         for relay in relays.values():
@@ -318,10 +361,13 @@ def _with_labels(
     return [step for step, some in zip(steps, kept, strict=True) if some], samples[kept]
 
 
-def _blocks(states: LayerStates, steps: Sequence[int]) -> Iterator[list[HiddenStates]]:
-    """States at the steps, in blocks of a few steps."""
+def _blocks(
+    states: LayerStates, steps: Sequence[int], number: int = 1
+) -> Iterator[list[HiddenStates]]:
+    """States at the steps, in blocks of a few steps, or in so many blocks of about equal size."""
     first = states.at(steps[0])
     at_once = max(1, _CODES_AT_ONCE // max(1, first.values.numel()))
+    at_once = min(at_once, -(-len(steps) // number))
     for start in range(0, len(steps), at_once):
         yield [states.at(step) for step in steps[start : start + at_once]]
 
@@ -421,28 +467,46 @@ def _shares(
 
 
 def _drawn(
+    labels: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    valid: Tensor,
+    measure: RelayMeasure,
+    number: int,
+) -> list[Callable[[], Arrays]]:
+    """What measures everything with random draws that all steps share.
+
+    Codes are ``(step, batch, unit)``. Intervals are measured in so many parts of the steps, which
+    draw alike.
+    """
+    drawn = {
+        _shares: isinstance(measure.orders_of_shares, float),
+        _transfer: measure.splits_of_transfer,
+        _chance: measure.n_permutations,
+    }
+    calls: list[Callable[[], Arrays]] = [
+        partial(part, labels, hidden, valid, measure) for part, asked in drawn.items() if asked
+    ]
+    if measure.n_bootstraps:
+        for own in torch.arange(len(hidden)).tensor_split(min(number, len(hidden))):
+            x_in, x_out = (part[own] if part.dim() == 2 else part for part in labels)
+            calls.append(partial(_intervals, (x_in, x_out), hidden[own], valid[own], measure))
+    return calls
+
+
+def _intervals(
     labels: tuple[Tensor, Tensor], hidden: Tensor, valid: Tensor, measure: RelayMeasure
 ) -> Arrays:
-    """Everything with random draws that all steps share, of codes ``(step, batch, unit)``."""
-    drawn: Arrays = {}
-    if isinstance(measure.orders_of_shares, float):
-        drawn |= _shares(labels, hidden, valid, measure)
-    if measure.splits_of_transfer:
-        drawn |= _transfer(labels, hidden, valid, measure)
-    if measure.n_bootstraps:
-        intervals = bootstrap(
-            *labels,
-            hidden,
-            direction=measure.direction,
-            n_bootstraps=measure.n_bootstraps,
-            valid=valid,
-            estimator=measure.estimator,
-            seed=measure.seed,
-        )
-        drawn |= {name: getattr(intervals, name).cpu().numpy() for name in _INTERVALS}
-    if measure.n_permutations:
-        drawn |= _chance(labels, hidden, valid, measure)
-    return drawn
+    """Bootstrap intervals, by the names in ``ConceptRelay``."""
+    found = bootstrap(
+        *labels,
+        hidden,
+        direction=measure.direction,
+        n_bootstraps=measure.n_bootstraps,
+        valid=valid,
+        estimator=measure.estimator,
+        seed=measure.seed,
+    )
+    return {name: getattr(found, name).cpu().numpy() for name in _INTERVALS}
 
 
 def _transfer(

@@ -19,9 +19,10 @@ from lightning_relay.recurrent.constant_inputs import ConstantInputs
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
 from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.sampling.processes import Positions, Processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from torch import nn
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from lightning_relay.reading.labels import BatchEntry, Labels
     from lightning_relay.recurrent.layers import Layers, State
     from lightning_relay.sampling.buffer import SequenceBuffer
+
+
+_POOLED = (
+    *("num_classes", "num_labels", "sources", "presorted"),
+    *("unlabelled", "steps", "_numbers", "constant"),
+)
+"""Attributes that processes tell each other."""
 
 
 class EvaluationCapture:
@@ -57,6 +65,8 @@ class EvaluationCapture:
             unknown if sequences are not packed and ``lengths`` is not named.
         lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
             not named.
+        places: Positions of the sequences of the newest batch, int64 ``(batch,)``.
+        counted: Which of them are no repetitions and have a label, bool ``(batch,)``.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class EvaluationCapture:
         bins: Bins | None = None,
         concepts: Concepts | None = None,
         find_inputs_end: bool = False,
+        new_positions: Callable[[int], Positions] = lambda _: Positions(None, Processes()),
     ) -> None:
         self.buffers: dict[int, SequenceBuffer] = {}
         self.num_classes: dict[int, int | None] = {}
@@ -107,6 +118,8 @@ class EvaluationCapture:
         self._recorder.keep_errors(self._errors)
         self._reader.keep_errors(self._errors)
         self._new_buffer = new_buffer
+        self._new_positions = new_positions
+        self._positions: dict[int, Positions] = {}
         self._num_batches = num_batches
         self._find_inputs_end = find_inputs_end
         self._hooks = ExitStack()
@@ -115,6 +128,8 @@ class EvaluationCapture:
         self._could_be: Labels | None = None
         self.labels: Tensor | None = None
         self.lengths: Tensor | None = None
+        self.places: Tensor | None = None
+        self.counted: Tensor | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -185,15 +200,23 @@ class EvaluationCapture:
             seen.setdefault(name, set()).add(len(shapes))
         if self._dataloader not in self.buffers:
             self.buffers[self._dataloader] = self._new_buffer()
+            self._positions[self._dataloader] = self._new_positions(self._dataloader)
         expected = self._expected(len(answer.labels))
         labels, classes = answer.labels, answer.classes
+        places, counted = self._positions[self._dataloader].of_batch(len(labels))
         if labels.dim() == 2:
             self._check_steps(states, labels)
-        elif not (labelled := has_label(labels)).all():
-            self.unlabelled[self._dataloader] += int((~labelled).sum())
-            labels, classes = labels[labelled], classes[labelled]
-            states = {layer: own.select(labelled) for layer, own in states.items()}
-        self.buffers[self._dataloader].add(states, labels, classes, expected=expected)
+        else:
+            labelled = has_label(labels).cpu()
+            self.unlabelled[self._dataloader] += int((counted & ~labelled).sum())
+            counted = counted & labelled
+        self.places, self.counted = places, counted
+        if not counted.all():
+            labels, classes, places = labels[counted], classes[counted], places[counted]
+            states = {layer: own.select(counted) for layer, own in states.items()}
+        self.buffers[self._dataloader].add(
+            states, labels, classes, expected=expected, positions=places
+        )
         self._recorder.clear()
         self._reader.clear()
         self._batch = None
@@ -218,6 +241,36 @@ class EvaluationCapture:
                     "steps of the labels, or give label_step= to take the labels of one step. For "
                     "several labels of each sample, give prediction= their logits or probabilities"
                 )
+
+    def pool(self, processes: Processes) -> None:
+        """Take in what the other processes gathered; all must call this."""
+        if processes.size == 1:
+            return
+        mine = {name: getattr(self, name) for name in _POOLED}
+        for rank, found in enumerate(processes.gather(mine)):
+            if rank != processes.rank:
+                self._take_in(found)
+        for dataloader in sorted(self.sources):
+            if dataloader not in self.buffers:
+                self.buffers[dataloader] = self._new_buffer()
+            self.buffers[dataloader] = self.buffers[dataloader].pooled(processes)
+
+    def _take_in(self, found: Mapping[str, Any]) -> None:
+        for name in ("num_classes", "num_labels", "sources"):
+            own = getattr(self, name)
+            own |= {place: value for place, value in found[name].items() if place not in own}
+        self.presorted |= found["presorted"]
+        self.unlabelled += found["unlabelled"]
+        for layer, steps in found["steps"].items():
+            self.steps.setdefault(layer, set()).update(steps)
+        for dataloader, numbers in found["_numbers"].items():
+            seen = self._numbers.setdefault(dataloader, {})
+            for name, own in numbers.items():
+                seen.setdefault(name, set()).update(own)
+        for dataloader, ends in found["constant"].items():
+            for name, end in ends.items():
+                kept = self.constant.setdefault(dataloader, {})
+                kept.setdefault(name, ConstantInputs()).merge(end)
 
     def inputs_end(self, dataloader: int) -> dict[str, int]:
         """Steps at which the inputs of modules end, of those that have such a step."""

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_relay.reading.code import LIGHTNING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -34,7 +36,8 @@ _CONSTANTS = frozenset(
 
 LIBRARIES = (
     *("builtins", "abc", "typing", "logging", "numpy"),
-    *("torch", "torchmetrics", "lightning", "lightning_relay"),
+    *("torch", "torchmetrics", "lightning_relay"),
+    *LIGHTNING,
 )
 """Packages whose classes and functions keep nothing that a step changes."""
 

@@ -12,21 +12,20 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_relay.rerun.packages import MODULES, module_class
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
 
 _METRICS = ("callback_metrics", "logged_metrics", "progress_bar_metrics")
-
-_LOG = signature(LightningModule.log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,30 +139,32 @@ class _Unannounced:
         """Tell nobody."""
 
 
-class _Silenced(LightningModule):
-    """Comes in the order of base classes just before LightningModule."""
+def _log(self: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+    """Remember a tensor, number or metric by name."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.detach().clone()
+    elif not isinstance(value, Number | Metric):
+        return
+    given = signature(module_class(type(self)).log).bind(self, name, value, *args, **kwargs)
+    vars(self)["_heard_in_rerun"][name] = Heard(
+        value,
+        on_step=bool(given.arguments.get("on_step")),
+        on_epoch=given.arguments.get("on_epoch") is not False,
+        of_dataloader=bool(given.arguments.get("add_dataloader_idx", True)),
+    )
 
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Remember a tensor, number or metric by name."""
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.detach().clone()
-        elif not isinstance(value, Number | Metric):
-            return
-        given = _LOG.bind(self, name, value, *args, **kwargs).arguments
-        vars(self)["_heard_in_rerun"][name] = Heard(
-            value,
-            on_step=bool(given.get("on_step")),
-            on_epoch=given.get("on_epoch") is not False,
-            of_dataloader=bool(given.get("add_dataloader_idx", True)),
-        )
 
-    def print(self, *_: Any, **__: Any) -> None:
-        """Print nothing."""
+def _print(self: Any, *_: Any, **__: Any) -> None:
+    """Print nothing."""
 
+
+_SILENCED = {base: type("_Silenced", (base,), {"log": _log, "print": _print}) for base in MODULES}
+"""What comes in the order of base classes just before LightningModule."""
 
 INSTEAD: dict[Any, Any] = {
-    LightningModule.log: _Silenced.log,
-    LightningModule.print: _Silenced.print,
+    function: silent
+    for base in MODULES
+    for function, silent in ((base.log, _log), (base.print, _print))
 }
 """Functions of which a twin has another version, also where methods were kept before."""
 
@@ -177,6 +178,8 @@ def silenced(kind: type[LightningModule]) -> type[LightningModule]:
         meta = type(kind)
         new: Any = ABCMeta.__new__ if issubclass(meta, ABCMeta) else type.__new__
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        derived = new(meta, kind.__name__, (_Unannounced, kind, _Silenced), names)
+        derived = new(
+            meta, kind.__name__, (_Unannounced, kind, _SILENCED[module_class(kind)]), names
+        )
         _DERIVED[kind] = derived
     return derived

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torchmetrics import Metric
 
@@ -17,6 +16,7 @@ from lightning_relay.reports.stage import STEP_OF, Stage
 from lightning_relay.rerun.batches import KeptBatch
 from lightning_relay.rerun.holdings import Holdings
 from lightning_relay.rerun.mapping import in_lanes
+from lightning_relay.rerun.packages import is_module
 from lightning_relay.rerun.result import StepResult, same_scores
 from lightning_relay.rerun.silence import INSTEAD, Heard, QuietTrainer, silence
 from lightning_relay.rerun.traces import PROCESS, RandomStreams, eager, untouched
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping, Sequence
     from contextlib import AbstractContextManager
 
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
     from lightning_relay.reading.answers import Answer
@@ -263,15 +263,18 @@ def _silent_twin(
 ) -> tuple[LightningModule, Memo]:
     memo = Memo(pl_module, _stand_ins(pl_module, trainer, quiet), INSTEAD)
     twin = twin_of(pl_module, memo)
-    if twin is pl_module or not isinstance(twin, LightningModule):
+    if twin is pl_module or not is_module(twin):
         raise TypeError(
             f"pl_module: copy.deepcopy of {type(pl_module).__name__} gave no copy of it; "
             "knock-outs run the step again on a copy, so have its __deepcopy__ return one"
         )
     quiet.stand_for(twin)
+    for own in twin.modules():
+        if isinstance(own, Metric):  # processes may run the step a different number of times
+            own.distributed_available_fn = _never
     for original in memo.modules:
         own = memo.get(id(original))
-        if isinstance(own, LightningModule) and own is not original:
+        if is_module(own) and own is not original:
             silence(own, heard)
             if vars(original).get("_trainer") is not None:
                 own.trainer = cast("Trainer", quiet)
@@ -292,6 +295,10 @@ def _stand_ins(
     for module in pl_module.modules():
         if vars(module).get("_compiler_ctx") is not None:
             yield vars(module)["_compiler_ctx"], {}
+
+
+def _never() -> bool:
+    return False
 
 
 class _ScoresKnown(BaseException):

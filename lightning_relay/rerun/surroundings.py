@@ -8,19 +8,18 @@ from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule
-
-from lightning_relay.reading.code import names_in
+from lightning_relay.reading.code import LIGHTNING, names_in
 from lightning_relay.reports.stage import STEP_OF
 from lightning_relay.rerun.functions import LIBRARIES, reachable
 from lightning_relay.rerun.holdings import Holdings, Variables, is_entered
+from lightning_relay.rerun.packages import is_module
 from lightning_relay.rerun.silence import silenced
 from lightning_relay.rerun.traces import PROCESS, KeptParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
 
     from lightning_relay.reports.stage import Stage
 
@@ -44,7 +43,7 @@ class Surroundings:
         self._left_out = list(pl_module.parameters())
         named = _Named(pl_module, getattr(pl_module, STEP_OF[stage]))
         self._roots = named.objects
-        own = {type(one) for one in pl_module.modules() if isinstance(one, LightningModule)}
+        own = {type(one) for one in pl_module.modules() if is_module(one)}
         quiet = [silenced(kind) for kind in own]
         self._variables = named.variables + [Variables(kind) for kind in quiet]
         self._trainer = trainer if named.names & _WAYS_TO_TRAINER else None
@@ -176,7 +175,7 @@ class _Named:
         Those of Lightning are not called in a step, and may name whole datasets.
         """
         bases = [base for base in kind.__mro__ if not self._is_own(base.__module__)]
-        others = [base for base in bases if base.__module__.partition(".")[0] != "lightning"]
+        others = [base for base in bases if base.__module__.partition(".")[0] not in LIGHTNING]
         return {name for base in others for name in vars(base)}
 
     def _is_own(self, module: str | None) -> bool:

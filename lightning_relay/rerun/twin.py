@@ -9,7 +9,6 @@ from functools import lru_cache
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
@@ -21,11 +20,12 @@ from lightning_relay.rerun.functions import (
     parts_of,
     reachable,
 )
+from lightning_relay.rerun.packages import classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-SHARED = (Dataset, DataLoader, LightningDataModule, ModuleType)
+SHARED = (Dataset, DataLoader, *classes("LightningDataModule"), ModuleType)
 """Attributes of a module that are only read, and are large or cannot be copied."""
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.sampling.kept import KeptLayer, KeptStates
 from lightning_relay.sampling.sample import CHECKED, SequenceSample
-from lightning_relay.sampling.storage import LabelRows, Numbers
+from lightning_relay.sampling.storage import LabelRows, Numbers, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_relay.recurrent.states import HiddenStates
+    from lightning_relay.sampling.processes import Processes
 
 _ELEMENTS_AT_ONCE = 2**19
 """Approximate number of states of a batch that are taken in at a time, to bound copies."""
@@ -77,6 +79,7 @@ class SequenceBuffer:
         self.expected = 0
         self.bytes_needed = 0
         self._generator = torch.Generator().manual_seed(self._sample.seed)
+        self._drawn = 0
         self._kept = _Reservoir(self._sample.max_samples)
         self._checked = _Reservoir(CHECKED)
         self._layers: dict[str, KeptLayer] = {}
@@ -122,6 +125,7 @@ class SequenceBuffer:
         x_out: Tensor,
         *,
         expected: int | None = None,
+        positions: Tensor | None = None,
     ) -> None:
         """Add a batch of sequences.
 
@@ -132,6 +136,9 @@ class SequenceBuffer:
             x_out: Label that the model gave each sequence or step, as ``x_in``.
             expected: Total number of sequences that will be added, to estimate the memory; default:
                 ``max_samples``.
+            positions: Number of each sequence in the whole stream, of which other processes may
+                have parts, ascending over all batches, int64 ``(batch,)``; default: they follow
+                those before.
 
         Raises:
             TypeError: If labels are not ``(batch,)`` or ``(batch, step)``, or integers in one batch
@@ -145,10 +152,53 @@ class SequenceBuffer:
         if len(x_in) == 0:
             return
         self._check_memory(states, expected)
+        if positions is None:
+            positions = self._drawn + torch.arange(len(x_in))
         with torch.inference_mode(False), torch.no_grad():
             for first, last in self._spans(len(x_in), states.values()):
                 part = {key: layer.select(slice(first, last)) for key, layer in states.items()}
-                self._add(part, x_in[first:last], x_out[first:last])
+                own = positions[first:last]
+                self._add(part, x_in[first:last], x_out[first:last], own)
+
+    def pooled(self, processes: Processes) -> SequenceBuffer:
+        """A buffer of the sequences that all processes kept; all of them must call this.
+
+        It is that of a single process which was given the sequences in the order of their
+        positions, if only states are kept (``storage`` is not ``"codes"``, or ``fit_samples`` not
+        below ``max_samples``).
+        """
+        if processes.size == 1:
+            return self
+        slots = self._kept.slots()
+        parts = processes.gather(
+            _Part(
+                self.seen,
+                self.bytes_needed,
+                self._kept.draws(slots),
+                self._kept.arrivals(slots),
+                self._x_in.read(slots),
+                self._x_out.read(slots),
+                {key: layer.rows(slots) for key, layer in self._layers.items()},
+            )
+        )
+        pool = SequenceBuffer(self._sample, self._measure, advice=self._advice)
+        parts = [part for part in parts if len(part.draws)]
+        if not parts:
+            return pool
+        order = torch.cat([part.arrivals for part in parts]).argsort()
+        draws = torch.cat([part.draws for part in parts])[order]
+        rows, places = pool._kept.place(draws, torch.arange(len(draws)))
+        own = order[rows]
+        for key in parts[0].layers:
+            layer = pool._layers[key] = KeptLayer(key, pool._sample, pool._measure)
+            layer.take([part.layers[key] for part in parts], own, places)
+        for name in ("x_in", "x_out"):
+            labels = LabelRows()
+            labels.write(places, together([getattr(part, name) for part in parts])[own], len(own))
+            setattr(pool, f"_{name}", labels)
+        pool._kept.seen = sum(part.seen for part in parts)
+        pool.expected, pool.bytes_needed = len(own), max(part.bytes_needed for part in parts)
+        return pool
 
     def _check_batch(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
         """Raise an error unless a batch is consistent and has the layers of those before."""
@@ -196,13 +246,19 @@ class SequenceBuffer:
             yield first, last
             first = last
 
-    def _add(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
+    def _add(
+        self,
+        states: Mapping[str, HiddenStates],
+        x_in: Tensor,
+        x_out: Tensor,
+        positions: Tensor,
+    ) -> None:
         fitted = self._sample.codes_follow and self.seen == self._sample.held
         held, checked = torch.arange(len(self._kept)), self._checked.slots()
-        draws = torch.rand(len(x_in), dtype=torch.float64, generator=self._generator)
-        rows, slots = self._kept.place(draws)
+        draws = self._draws(positions)
+        rows, slots = self._kept.place(draws, positions)
         if self._sample.codes_follow:
-            checked_places = self._checked.place(draws)
+            checked_places = self._checked.place(draws, positions)
         for key, layer_states in states.items():
             layer = self._layers.setdefault(key, KeptLayer(key, self._sample, self._measure))
             if fitted:
@@ -212,6 +268,14 @@ class SequenceBuffer:
                 layer.write_checked(layer_states, *checked_places, self.expected)
         self._x_in.write(slots, x_in.cpu()[rows], self.expected)
         self._x_out.write(slots, x_out.cpu()[rows], self.expected)
+
+    def _draws(self, positions: Tensor) -> Tensor:
+        """Random draws of some positions; those between are drawn, too."""
+        last = int(positions[-1]) + 1
+        draws = torch.rand(last - self._drawn, dtype=torch.float64, generator=self._generator)
+        own = draws[positions - self._drawn]
+        self._drawn = last
+        return own
 
     def _check_memory(self, states: Mapping[str, HiddenStates], expected: int | None) -> None:
         """Estimate the memory again if a batch is longer or later than expected, and check it."""
@@ -268,10 +332,11 @@ class _Reservoir:
     def __len__(self) -> int:
         return self._held
 
-    def place(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def place(self, draws: Tensor, arrivals: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the items of a batch that are kept, ascending, and their slots.
 
-        ``draws`` has one random draw for each item, float64 ``(items,)``.
+        ``draws`` has one random draw for each item, float64 ``(items,)``, and ``arrivals`` its
+        place in the stream, int64 ``(items,)``.
         """
         items = torch.arange(len(draws))
         free = items[:0]
@@ -283,7 +348,7 @@ class _Reservoir:
         appended = len(items) - len(free)
         slots = torch.cat([free, torch.arange(self._held, self._held + appended)])
         self._draws.write(slots, draws[items])
-        self._arrivals.write(slots, self.seen + items)
+        self._arrivals.write(slots, arrivals[items])
         self._held += appended
         self.seen += len(draws)
         return items, slots
@@ -291,6 +356,27 @@ class _Reservoir:
     def slots(self) -> Tensor:
         """Slots of the kept items, in the order in which the items came."""
         return self._arrivals.read(torch.arange(self._held)).argsort()
+
+    def draws(self, slots: Tensor) -> Tensor:
+        """Random draws of the items in some slots."""
+        return self._draws.read(slots)
+
+    def arrivals(self, slots: Tensor) -> Tensor:
+        """Places in the stream of the items in some slots."""
+        return self._arrivals.read(slots)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What the buffer of one process kept, in the order of the stream."""
+
+    seen: int
+    bytes_needed: int
+    draws: Tensor
+    arrivals: Tensor
+    x_in: Tensor
+    x_out: Tensor
+    layers: Mapping[str, tuple[Tensor, Tensor]]  # states (batch, column, unit) and lengths (batch,)
 
 
 def megabytes(count: int) -> str:

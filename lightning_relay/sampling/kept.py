@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import pad
 
 from lightning_relay.information.discretization import Thresholds, fit_thresholds
 from lightning_relay.recurrent.states import HiddenStates, StepError, has_step, raise_no_step
@@ -19,7 +20,7 @@ from lightning_relay.sampling.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -66,6 +67,23 @@ class KeptLayer:
         if self.checked is None:
             self.checked = self._blocks_of_states(states, min(expected, CHECKED), half=False)
         self._write(self.checked, self.checked_lengths, states, rows, slots)
+
+    def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """States ``(slot, column, unit)`` in some slots, and the lengths of their sequences."""
+        states = self.values
+        assert states is not None
+        columns = [states.column(column, slots) for column in range(states.columns)]
+        return torch.stack(columns, 1), self.lengths.read(slots)
+
+    def take(self, parts: Sequence[tuple[Tensor, Tensor]], rows: Tensor, slots: Tensor) -> None:
+        """Keep some rows of what several layers gave by ``rows``, one after the other, in slots."""
+        columns = max(values.shape[1] for values, _ in parts)
+        padded = [pad(values, (0, 0, 0, columns - values.shape[1])) for values, _ in parts]
+        values = torch.cat(padded)[rows]
+        self.units = values.shape[2]
+        self.values = Blocks(len(slots), columns, self.units, values.dtype)
+        self.values.write(slots, values)
+        self.lengths.write(slots, torch.cat([lengths for _, lengths in parts])[rows])
 
     def fit(self, slots: Tensor, checked: Tensor, expected: int) -> None:
         """Fit thresholds to the states in some slots, and keep only codes from now on."""

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from lightning_relay.information.options import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 _BLOCK_BYTES = 2**28
@@ -73,6 +76,18 @@ class LabelRows:
         return rows.masked_fill(beyond, torch.nan if rows.is_floating_point() else IGNORED)
 
 
+def together(labels: Sequence[Tensor]) -> Tensor:
+    """Labels ``(slot,)`` or ``(slot, step)`` of several parts, with as many steps as the longest.
+
+    Steps that a part lacks are ``IGNORED``, or NaN if labels are real.
+    """
+    if labels[0].dim() == 2:
+        steps = max(part.shape[1] for part in labels)
+        missing = torch.nan if labels[0].is_floating_point() else IGNORED
+        labels = [pad(part, (0, steps - part.shape[1]), value=missing) for part in labels]
+    return torch.cat(list(labels))
+
+
 class Blocks:
     """A row of numbers ``(column, width)`` for each slot, in blocks that never move.
 
@@ -131,6 +146,11 @@ class Blocks:
                     here = slots // self._slots == number
                     found[here] = block[slots[here] % self._slots, column - group.columns.start]
         return found
+
+    @property
+    def columns(self) -> int:
+        """Number of columns so far."""
+        return self._groups[-1].columns.stop if self._groups else 0
 
     @property
     def nbytes(self) -> int:

@@ -50,7 +50,7 @@ def after_runs(clock: Clock, of_run: float, runs: int, batches: float, sets: int
     return said
 
 
-@pytest.mark.parametrize(("of_run", "runs"), [(2.0, 2), (2.0, 30), (0.5, 30), (0.25, 40)])
+@pytest.mark.parametrize(("of_run", "runs"), [(2.0, 9), (2.0, 30), (0.5, 30), (0.25, 40)])
 def test_the_time_is_that_of_a_run_times_their_number(
     clock: Clock, of_run: float, runs: int
 ) -> None:
@@ -61,17 +61,30 @@ def test_the_time_is_that_of_a_run_times_their_number(
 
 
 def test_where_the_number_of_batches_is_not_known_the_time_is_that_of_one(clock: Clock) -> None:
-    (said,) = after_runs(clock, 1.5, 4, math.inf)
+    (said,) = after_runs(clock, 1.5, 12, math.inf)
     assert said.startswith("Knock-outs: 9 sets on every batch take about 15 s in an evaluation;")
 
 
 @pytest.mark.parametrize(
-    ("of_run", "runs", "batches"), [(0.1, 10, 90), (0.09, 100, 11), (0.9, 100, 1), (0.5, 2, 90)]
+    ("of_run", "runs", "batches"), [(0.1, 10, 90), (0.09, 100, 11), (0.9, 100, 1), (0.5, 12, 90)]
 )
 def test_nothing_is_said_of_what_is_short_or_not_known_yet(
     clock: Clock, of_run: float, runs: int, batches: float
 ) -> None:
     assert after_runs(clock, of_run, runs, batches) == []
+
+
+def test_a_slow_start_and_runs_that_end_together_do_not_count(clock: Clock) -> None:
+    said: list[str] = []
+    own = Progress(SimpleNamespace(progress_bar_callback=None), said.append)  # type: ignore[arg-type]
+    for batch in range(8):
+        own.advance(200, 8)
+        clock.seconds += 6.0 if batch == 0 else 2.0
+        for _ in range(200):
+            own.advance(200, 8)
+        clock.seconds += 0.1
+    (sentence,) = said
+    assert "200 sets on 8 batches take about 17 s" in sentence
 
 
 @pytest.fixture
@@ -102,6 +115,8 @@ class Bars(tqdm):
 @pytest.fixture
 def bars(monkeypatch: pytest.MonkeyPatch) -> type[Bars]:
     monkeypatch.setattr(progress, "tqdm", Bars)
+    monkeypatch.setattr(progress, "_TOGETHER", 0.0)
+    tqdm.get_lock()
     Bars.made, Bars.at_end = [], []
     return Bars
 
