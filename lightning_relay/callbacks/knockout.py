@@ -141,7 +141,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             ``trainer.test``, errors are raised.
 
     Attributes:
-        reports: The reports so far, the newest last.
+        reports: The reports so far, the newest last; if they are saved, the newest 32.
         own_reports: The reports so far since a fit of another model began.
 
     Raises:

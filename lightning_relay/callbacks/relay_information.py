@@ -166,7 +166,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             ``trainer.test``, errors are raised.
 
     Attributes:
-        reports: Reports so far, the newest last.
+        reports: Reports so far, the newest last; if they are saved, the newest 32.
         own_reports: Reports so far since a fit of another model began.
         tried: Reports of the sanity check, one for each dataloader, until training starts.
 

@@ -34,6 +34,9 @@ from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.packages import Callback, classes, module_class
 from lightning_relay.sampling.processes import Positions, Processes
 
+KEPT = 32
+"""Number of reports that stay in memory once they are saved."""
+
 _LAUNCHERS = classes("strategies.launchers._MultiProcessingLauncher")
 
 OnError = Literal["warn", "raise"]
@@ -228,7 +231,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     def _new_positions(self, dataloaders: Sequence[Any], dataloader: int) -> Positions:
         """Which samples the batches of a dataloader have."""
-        found = Positions(dataloaders[dataloader], self._processes)
+        own = dataloaders[dataloader] if dataloader < len(dataloaders) else None
+        found = Positions(own, self._processes)
         if not found.known:
             self._say(
                 f"no DistributedSampler deals out the samples of dataloader {dataloader}, so the "
@@ -250,12 +254,12 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._waited_for = self._processes.size > 1 and self._follows
 
     def _end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        end, before = "at the end of an evaluation", len(self.reports)
+        end, before = "at the end of an evaluation", self.reports[-1:]
         if self._waited_for:
             with self._protecting(trainer, end, trying=not self._tried):
                 self._processes.check(self._failed)
         self._follow(trainer, end, self._finish, trainer, pl_module, stage)
-        self._tried |= len(self.reports) > before
+        self._tried |= self.reports[-1:] != before
 
     def _follow(
         self, trainer: Trainer, where: str, part: Callable[..., None], *arguments: Any
@@ -372,6 +376,8 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         with self._protecting(trainer, "while saving", f"{kept} saved"):
             directory = report_directory(trainer, self.dirpath, self.directory)
         if not trainer.is_global_zero:
+            if directory is not None:
+                self._forget()
             return
         with self._protecting(trainer, "while drawing", f"{kept} all of its images are logged"):
             loggers: list[Any] = trainer.loggers
@@ -387,6 +393,14 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                     write_new(paths_of(directory, self.prefix, report, suffix), file.getvalue())
                 except OSError as error:
                     self._say(could_not_save(error), rank_zero_warn)
+                else:
+                    self._forget()
+
+    def _forget(self) -> None:
+        """Keep the newest reports in memory; those before are saved."""
+        more = max(0, len(self.reports) - KEPT)
+        del self.reports[:more]
+        self._of_others = max(0, self._of_others - more)
 
     def _say_where_reports_stay(self, trainer: Trainer) -> None:
         """Warn that reports do not come back from a process that the strategy starts."""

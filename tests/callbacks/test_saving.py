@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_relay import KnockoutCallback, RelayInformationCallback, RelayReport
+from lightning_relay import (
+    AlongOrder,
+    KnockoutCallback,
+    RelayInformationCallback,
+    RelayMeasure,
+    RelayReport,
+)
+from lightning_relay.callbacks import reporting_callback
 from lightning_relay.callbacks.saving import check_can_save
 from tests.support.models import Classifier, loader
 from tests.support.reports import assert_equal, small_report
@@ -225,3 +232,26 @@ def test_any_text_names_a_concept_of_a_saved_report(tmp_path: Path) -> None:
     quiet_trainer(callback).validate(Classifier(), loader(), verbose=False)
     (path,) = tmp_path.iterdir()
     assert_equal(RelayReport.load(path), callback.reports[0])
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_newest_reports_stay_in_memory_and_all_that_are_not_saved(
+    tmp_path: Path, saved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting_callback, "KEPT", 3)
+    options: dict[str, Any] = {"dirpath": tmp_path} if saved else {}
+    relay = RelayInformationCallback(measure=RelayMeasure(n_orders=0, n_splits=0), **options)
+    knockouts = KnockoutCallback(AlongOrder(), **options)
+    trainer = quiet_trainer(relay, knockouts, max_epochs=6)
+    trainer.fit(Classifier(), loader(), loader())
+    epochs = [report.epoch for report in relay.reports]
+    assert epochs == ([3, 4, 5] if saved else list(range(6)))
+    assert [report.epoch for report in knockouts.reports] == epochs[-5:]
+    assert len(relay.own_reports) == len(epochs)
+    assert [report.relay_epoch for report in knockouts.reports] == [
+        report.epoch - 1 for report in knockouts.reports
+    ]
+    assert len(list(tmp_path.glob("relay-*.npz"))) == 6 * saved
+    other = Classifier()
+    quiet_trainer(relay, max_epochs=2).fit(other, loader(), loader())
+    assert [report.epoch for report in relay.own_reports] == [0, 1]
