@@ -86,7 +86,7 @@ class _OfDataloader:
         ), {
             layer: HiddenStates.concatenate(
                 [
-                    states[layer].select(some)
+                    states[layer].select(some).to("cpu")
                     for states, some in zip(self.recorded, own, strict=True)
                 ]
             )
@@ -197,7 +197,7 @@ class KnockoutPass:
             }
             own.at_steps.append(
                 {
-                    layer: [_at(part, step) for step in which.measured_at]
+                    layer: [_at(part, step).to("cpu") for step in which.measured_at]
                     for layer, part in counted.items()
                 }
             )
@@ -265,9 +265,9 @@ class KnockoutPass:
                 order = positions.argsort()
                 own.recorded = [
                     {
-                        layer: HiddenStates.concatenate([some[layer] for _, some in parts]).select(
-                            order
-                        )
+                        layer: HiddenStates.concatenate([some[layer] for _, some in parts])
+                        .select(order)
+                        .to(self.pl_module.device)
                         for layer in parts[0][1]
                     }
                 ]

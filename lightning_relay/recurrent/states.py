@@ -137,6 +137,10 @@ class HiddenStates:
         """Number of valid steps of each sequence, int64 ``(batch,)``."""
         return self.valid.sum(1)
 
+    def to(self, device: torch.device | str) -> HiddenStates:
+        """The states on a device."""
+        return HiddenStates(self.values.to(device), self.valid.to(device))
+
     def select(self, sequences: Tensor | slice) -> HiddenStates:
         """The states of some sequences, given by indices, mask or slice."""
         return HiddenStates(self.values[sequences], self.valid[sequences])
