@@ -27,7 +27,7 @@ class _OfStates:
         reference_samples: Number of sequences whose states are recorded, rounded up to whole
             batches. Where the number of batches is not known, only the first batch is recorded.
         lengths: Lengths of sequences that are padded and not packed: an index, key or attribute of
-            the batch, or a function of it.
+            the batch, or a function of it. Default: those of the callback.
     """
 
     reference_samples: int = 1024
@@ -160,8 +160,8 @@ class Ablation:
         if self.which.measured_at and not self.labelled:
             raise ValueError(
                 f"score: got {self.score!r} alone with {type(self.which).__name__}, which compares "
-                "information with accuracies; name target=, prediction=, label_step=, bins= or "
-                "concepts= to measure these, too"
+                "information with accuracies; name target=, prediction=, label_step=, bins=, "
+                "lengths= or concepts= to measure these, too"
             )
         check_entry("target", self.target)
         check_entry("lengths", self.lengths)
@@ -180,8 +180,8 @@ class Ablation:
 
         A logged number needs neither; they are read beside it only where an argument names one.
         """
-        named = (self.target, self.prediction, self.label_step, self.bins, self.concepts)
-        return self.logged is None or any(part is not None for part in named)
+        named = ("target", "prediction", "label_step", "bins", "lengths", "concepts")
+        return self.logged is None or any(getattr(self, name) is not None for name in named)
 
     @property
     def logged(self) -> Logged | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning_relay.reading.bins import Bins
     from lightning_relay.reading.concepts import Concepts
 
-MOST_PAIRS = 2**31
+_MOST_PAIRS = 2**31
 """Maximum number of counts in the confusions of a report, 16 GiB."""
 
 
@@ -159,10 +159,10 @@ def _number_of_classes(labels: Tensor, classes: Tensor, number: int | None) -> i
                 "take numbers from 0. Give target= and prediction=, functions that give these"
             )
         number = int(max(labels.max(), classes.max())) + 1
-    if number**2 * len(classes) > MOST_PAIRS:
+    if number**2 * len(classes) > _MOST_PAIRS:
         raise ValueError(
             f"target: got {number} classes; a report counts all {number} × {number} pairs of label "
-            f"and prediction for {len(classes)} runs, and takes at most {MOST_PAIRS} counts. "
+            f"and prediction for {len(classes)} runs, and takes at most {_MOST_PAIRS} counts. "
             "Number the classes that occur from 0, with target= and prediction=, or take fewer sets"
         )
     return number

@@ -421,9 +421,13 @@ class KnockoutPass:
 
     def _of_lengths(self, states: dict[str, HiddenStates], batch: Any) -> dict[str, HiddenStates]:
         """The states without padding, where the value tells the lengths of the sequences."""
-        if self.asked.of_states is None or self.asked.of_states.lengths is None:
+        if self.asked.of_states is None:
             return states
-        lengths = read_lengths(batch, self.asked.of_states.lengths)
+        entry = self.asked.of_states.lengths
+        entry = self.asked.lengths if entry is None else entry
+        if entry is None:
+            return states
+        lengths = read_lengths(batch, entry)
         return {
             layer: HiddenStates.of_lengths(part.values, lengths) for layer, part in states.items()
         }

@@ -217,13 +217,10 @@ def _damage(
     )
 
 
-def _effect(
-    labelled: Labelled, values: Tensor, parts: Tensor | None = None, number: int = 1
-) -> NDArray[np.float64] | float:
+def _effect(labelled: Labelled, values: Tensor, parts: Tensor, number: int) -> NDArray[np.float64]:
     """Design effect of mean values ``(run, sample)`` of each part, ``(run, part)``."""
-    if labelled.steps is None or parts is labelled.steps:
-        return 1.0
-    parts = torch.zeros_like(labelled.labels) if parts is None else parts
+    if labelled.steps is None:
+        return np.ones((len(values), number))
     return design_effect(values.numpy(), labelled.sequences.numpy(), parts.numpy(), number)
 
 
@@ -236,7 +233,7 @@ def _curve(labelled: Labelled, concepts: Concepts | None, deletion: Deletion) ->
     right = labelled.right(labelled.concept_codes(concepts).get(deletion.concept))
     samples, runs = len(labelled.labels), deletion.places + 1
     counts = right.sum(1).numpy()[runs]
-    effect = np.broadcast_to(_effect(labelled, right), (len(right), 1))[runs, 0]
+    effect = _effect(labelled, right, torch.zeros_like(labelled.labels), 1)[runs, 0]
     lower, upper = wilson_interval(counts / effect, samples / effect)
     accuracy = counts / samples
     return DeletionCurve(
@@ -285,8 +282,10 @@ def _agreement(
             if values is None:
                 values, kind = own.scores, "unit score"
             scores = np.average(values, axis=0, weights=weights)[list(places)].round(_DECIMALS)
-            right = own_step.right(tables[concept])
-            damage = _damage(own_step, right).damage[list(places.values()), 0]
+            damage = report.damage_of(concept).damage
+            if own_step is not labelled:
+                damage = _damage(own_step, own_step.right(tables[concept])).damage[:, 0]
+            damage = damage[list(places.values())]
             correlation = rank_correlation(scores, damage)
             found.append(ScoreAgreement(layer, concept, scores, damage, *correlation, kind=kind))
     return found

@@ -93,8 +93,8 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         score: A torchmetrics.Metric or MetricCollection of class scores and labels, measured
             beside the accuracies; ``Computed()`` sets its number of resamples. Or
             ``Logged("val_loss")``, a number that the step logs or returns, measured instead of the
-            accuracies unless ``target``, ``prediction``, ``label_step``, ``bins`` or ``concepts``
-            is given.
+            accuracies unless ``target``, ``prediction``, ``label_step``, ``bins``, ``lengths`` or
+            ``concepts`` is given.
         target: X_in, the class label of each sequence: an index, key or attribute of the batch, or
             a function of it. Default: that of the RelayInformationCallback in the Trainer, or else
             the only tensor of the batch that can be the labels of the answers.
@@ -111,10 +111,10 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             Trainer, or else the labels of all steps.
         bins: For real labels and answers, the bins that they are in, as for
             RelayInformationCallback. Default: those of the one in the Trainer.
-        lengths: Where each step has a label: the lengths of sequences that are padded, an index,
-            key or attribute of the batch, or a function of it. Labels beyond are not counted.
-            Default: those of the RelayInformationCallback in the Trainer. Needed where padding is
-            not filled with -100.
+        lengths: Lengths of sequences that are padded: an index, key or attribute of the batch, or
+            a function of it. Labels of steps beyond are not counted; needed where padding is not
+            filled with -100. States beyond make no value. Default: those of the
+            RelayInformationCallback in the Trainer.
         concepts: ``"joint"`` (the class itself), ``"per_class"`` (is it this class, or has the
             sample this label?), or functions of the class label by name, called with an int, or of
             several labels, with a tuple. Default: those of the RelayInformationCallback in the

@@ -65,8 +65,6 @@ class EvaluationCapture:
             unknown if sequences are not packed and ``lengths`` is not named.
         lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
             not named.
-        places: Positions of the sequences of the newest batch, int64 ``(batch,)``.
-        counted: Which of them are no repetitions and have a label, bool ``(batch,)``.
     """
 
     def __init__(
@@ -128,8 +126,6 @@ class EvaluationCapture:
         self._could_be: Labels | None = None
         self.labels: Tensor | None = None
         self.lengths: Tensor | None = None
-        self.places: Tensor | None = None
-        self.counted: Tensor | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -210,7 +206,6 @@ class EvaluationCapture:
             labelled = has_label(labels).cpu()
             self.unlabelled[self._dataloader] += int((counted & ~labelled).sum())
             counted = counted & labelled
-        self.places, self.counted = places, counted
         if not counted.all():
             labels, classes, places = labels[counted], classes[counted], places[counted]
             states = {layer: own.select(counted) for layer, own in states.items()}

@@ -139,7 +139,12 @@ def test_values(kind: type[Classifier], value: Any) -> None:
     assert report.samples == 48
 
 
-def test_the_states_of_lengths_that_are_named_are_valid() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"value": Mean(lengths=1)}, {"value": Mean(), "lengths": 1}],
+    ids=["of the value", "of the callback"],
+)
+def test_the_states_of_lengths_that_are_named_are_valid(options: Any) -> None:
     class Padded(Classifier):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             x, lengths, _ = batch
@@ -147,7 +152,7 @@ def test_the_states_of_lengths_that_are_named_are_valid() -> None:
 
     model = lively(Padded)
     lengths = torch.arange(48) % STEPS + 1
-    callback = KnockoutCallback(value=Mean(lengths=1), target=2)
+    callback = KnockoutCallback(target=2, **options)
     validated(model, callback, data=batch_of(INPUTS, lengths, LABELS))
     states = recorded(model, [(INPUTS, None)])
     of_lengths = {

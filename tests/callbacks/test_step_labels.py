@@ -20,6 +20,7 @@ from lightning_relay import (
     KnockoutCallback,
     KnockoutReport,
     KnockoutSet,
+    Logged,
     Mean,
     NamedSets,
     RandomSets,
@@ -388,6 +389,15 @@ def test_labels_beyond_named_lengths_do_not_count() -> None:
         ValueError, match=r"^target: there are labels beyond the ends of the packed"
     ):
         relay_report_of(made(PackedTagger), LENGTHS, zeros, target=2)
+
+
+def test_lengths_make_a_logged_number_one_of_several_scores() -> None:
+    report = knockout_report_of(
+        *(made(Tagger), LABELS), score=Logged("val_loss"), lengths=lambda batch: batch[1][:, 0] + 1
+    )
+    assert report.measures == ("accuracy", "joint", "val_loss")
+    assert report.step_samples[0] == SAMPLES
+    assert report.ignored == int((STEPS - 1 - LABELS[:, 0]).sum())
 
 
 @pytest.mark.parametrize("answers", ["scores", "classes"])

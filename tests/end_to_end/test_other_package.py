@@ -16,7 +16,10 @@ from tests.support.models import Classifier, loader
 from tests.support.training import quiet_trainer
 
 ROOT = Path(__file__).parents[2]
-FILES = ["test_knockout_runs.py test_on_error.py test_progress.py"]
+FILES = [
+    "test_knockout_runs.py test_knockout_logged.py test_on_error.py test_saving.py",
+    "test_relay_information_lifecycle.py test_knockout_logs.py test_progress.py test_answers.py",
+]
 """Tests of what touches the Trainer: logs, metrics, progress bars, exceptions and checkpoints."""
 
 separate = pytest.importorskip("pytorch_lightning", reason="it need not be installed")
