@@ -248,7 +248,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._tried |= trainer.sanity_checking
         self._logged.clear()
         self._told = ToldFirst(trainer, self._stop)
-        self._failed = None
+        self._failed, self._waited_for = None, False
         start = "at the start of an evaluation"
         self._follow(trainer, start, self._start, trainer, pl_module, stage)
         self._waited_for = self._processes.size > 1 and self._follows

@@ -262,10 +262,15 @@ def _several_fit(found: Sequence[_Way]) -> str:
             f"prediction: {name} could have the classes in its second or in its third dimension. "
             f"Give prediction={pair(output, 'lambda scores: scores.argmax(2)')}, or argmax(1)"
         )
-    module = output.source if output.source.startswith("'") else "..."
+    doubt = f"prediction: {name} lies between 0 and 1, so it could be a probability or a logit"
+    if any(way.several for way in found):
+        return (
+            f"{doubt}. For probabilities, give prediction={pair(output, 'lambda p: p.logit()')}; "
+            "logits are known by a BCEWithLogitsLoss in the model"
+        )
     return (
-        f"prediction: {name} lies between 0 and 1, so it could be a probability or a logit. Give "
-        f"prediction=({module}, lambda p: p > 0.5) or prediction=({module}, lambda z: z > 0)"
+        f"{doubt}. Give prediction={pair(output, 'lambda p: p > 0.5')} or "
+        f"prediction={pair(output, 'lambda z: z > 0')}"
     )
 
 

@@ -395,3 +395,20 @@ def test_what_was_tried_is_not_tried_again_when_a_run_is_resumed(
     assert [report.epoch for report in resumed.reports] == epochs
     with pytest.raises(OSError, match="ours"):
         fit(FailingLater(prefix="new"), max_epochs=3)
+
+
+def test_an_error_at_the_start_of_an_evaluation_is_not_kept_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several processes wait for each other at the end of what they follow, and only then."""
+    callback = RelayInformationCallback()
+    trainer = quiet_trainer(callback)
+    trainer.validate(Classifier(), loader(), verbose=False)
+    callback._waited_for = True  # as after an evaluation of several processes
+
+    def fails(*_: object) -> None:
+        raise KeyError("start")
+
+    monkeypatch.setattr(callback, "_start", fails)
+    with pytest.raises(KeyError, match="start"):
+        trainer.validate(Classifier(), loader(), verbose=False)

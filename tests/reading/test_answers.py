@@ -300,8 +300,11 @@ def test_several_probabilities() -> None:
     found = answer((X, SEVERAL), inside, logit=False)
     assert found.classes.tolist() == [1, 0, 3, 7]
     assert found.x_out == "'head' above 0.5 for each of 3 labels"
-    with pytest.raises(ValueError, match="it could be a probability or a logit"):
+    with pytest.raises(
+        ValueError, match=r"a logit. For probabilities, .*=\('head', lambda p: p.log"
+    ):
         answer((X, SEVERAL), inside)
+    assert answer((X, SEVERAL), inside.logit()).classes.tolist() == found.classes.tolist()
     with pytest.raises(ValueError, match=r"^prediction: .* several labels .*; give logits or prob"):
         answer((X, SEVERAL.float()), LOGITS_OF_SEVERAL > 0)
 
