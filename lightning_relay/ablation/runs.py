@@ -15,7 +15,12 @@ from lightning_relay.reading.answers import NonFiniteScoresError
 from lightning_relay.reading.deciding import check_not_of_steps
 from lightning_relay.recurrent.layers import recurrent_layers
 from lightning_relay.recurrent.states import HiddenStates
-from lightning_relay.rerun import StepResult, check_repeatable, check_same_as_own
+from lightning_relay.rerun import (
+    NotRepeatedError,
+    StepResult,
+    check_repeatable,
+    check_same_as_own,
+)
 from lightning_relay.rerun.mapping import CannotMapError
 
 if TYPE_CHECKING:
@@ -191,18 +196,36 @@ class KnockoutRuns:
     longest: dict[str, int] = field(default_factory=dict, init=False)
     _clamps: list[list[Clamp]] | None = field(default=None, init=False)
     _together: bool = field(default=True, init=False)
+    _share: bool = field(default=True, init=False)
 
     def add(self, batch: EvaluationBatch, progress: Callable[[], None]) -> None:
         """Run a batch without knock-out, with each set, and without again, to compare.
 
-        Where only class scores are wanted, the step runs once for several sets if it can.
+        Where only class scores are wanted, the step runs once for several sets if it can. Runs that
+        share their work round other than a run alone. A network that makes much of that gives other
+        scores then, so its sets are run alone, in this batch and all later ones.
 
         ``progress`` is called after each run but the last.
         """
+        try:
+            results = self._run(batch, progress)
+        except NotRepeatedError as error:
+            if not self._share:
+                raise
+            self._share = self._together = False
+            try:
+                results = self._run(batch, progress)
+            except NotRepeatedError:  # it is no matter of rounding
+                raise error from None
+        self._keep(batch, results)
+
+    def _run(self, batch: EvaluationBatch, progress: Callable[[], None]) -> list[StepResult]:
+        """Results without knock-out and with each set; a NotRepeatedError if runs disagree."""
         whole = self.asked.logged is not None
         if self._clamps is None:
             self._clamps = self._clamps_of(batch.rerun.twin)
-        with KnockoutLanes(batch.rerun.twin, self._clamps, len(self.outcomes.sizes)) as lanes:
+        drawn = len(self.outcomes.sizes)
+        with KnockoutLanes(batch.rerun.twin, self._clamps, drawn, share=self._share) as lanes:
             with lanes.lane(None):
                 results = [batch.run(whole=True)]
             answer = results[0].answer
@@ -238,7 +261,7 @@ class KnockoutRuns:
         asks = callable(self.asked.prediction) or isinstance(self.asked.prediction, tuple)
         if asks and batch.labels is not None and not self.outcomes.sizes:
             check_reacts(batch, results[0])
-        self._keep(batch, results)
+        return results
 
     def _run_alone(
         self, batch: EvaluationBatch, lanes: KnockoutLanes, place: int, *, whole: bool

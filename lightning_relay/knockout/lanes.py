@@ -42,9 +42,17 @@ class KnockoutLanes:
 
     Each run is one lane: ``with lanes.lane(number): model(x)``. Calls of the model must depend on
     their inputs alone. ``drawn`` is the number of draws before; another number draws other values.
+    Without ``share``, every lane is computed as by ``knocked_out``.
     """
 
-    def __init__(self, model: nn.Module, sets: Sequence[Sequence[Clamp]], drawn: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sets: Sequence[Sequence[Clamp]],
+        drawn: int = 0,
+        *,
+        share: bool = True,
+    ) -> None:
         self._model = model
         self._drawn = drawn
         self._forwards: list[_SharedForward] = []
@@ -58,7 +66,7 @@ class KnockoutLanes:
                 check_can_be_held(model, name, module)
             shares = runs_pytorch_forward(module) or (any(own) and may_pass_on(module))
             if isinstance(module, nn.RNNBase) and shares:
-                self._forwards.append(_SharedForward(name, module, own, drawn))
+                self._forwards.append(_SharedForward(name, module, own, drawn, share=share))
             else:
                 for others, clamps in zip(self._others, own, strict=True):
                     others += clamps
@@ -182,9 +190,16 @@ class _SharedForward(FusedForward):
     """The forward of nn.RNN, nn.GRU or nn.LSTM in all lanes; ``shared`` are the calls of a run."""
 
     def __init__(
-        self, name: str, module: nn.RNNBase, sets: Sequence[Sequence[Clamp]], drawn: int
+        self,
+        name: str,
+        module: nn.RNNBase,
+        sets: Sequence[Sequence[Clamp]],
+        drawn: int,
+        *,
+        share: bool,
     ) -> None:
         super().__init__(name, module)
+        self._share = share
         self.shared: dict[int, _SharedCall] = {}
         self._sets = [Clamps([_begun(clamp, -drawn) for clamp in clamps]) for clamps in sets]
         self._lane: int | None = None
@@ -226,7 +241,8 @@ class _SharedForward(FusedForward):
                 raise RuntimeError(f"{self.name!r} is not called as without knock-out")
             if number in self._given:
                 return self._given[number]
-        if call.needs_gradients:  # a result that is used again would lead into the graph of its run
+        # A result that is used again would lead into the graph of its run.
+        if call.needs_gradients or not self._share:
             return run_clamped(call, self.clamps.in_call(call, number, offset))
         if number not in self.shared:
             self.shared[number] = _SharedCall(call.copied())

@@ -17,6 +17,10 @@ _REPEATABLE = 1e-6
 """Maximum difference between two runs, as a fraction of the largest number."""
 
 
+class NotRepeatedError(ValueError):
+    """A run of a step gave something else than another run under the same conditions."""
+
+
 @dataclass(frozen=True, eq=False)
 class StepResult:
     """What a run of a step gave.
@@ -65,7 +69,7 @@ def same_scores(first: StepResult, again: StepResult) -> bool:
 
 
 def check_repeatable(first: StepResult, again: StepResult, *, returned: str | None = None) -> None:
-    """Raise a ValueError unless two runs of a step under the same conditions gave the same.
+    """Raise a NotRepeatedError unless two runs of a step under the same conditions gave the same.
 
     Class scores, losses, logged numbers and the returned number of a name may differ by a millionth
     of the largest. Whatever only one of the runs has is not compared. Other returned numbers are
@@ -86,7 +90,7 @@ def check_repeatable(first: StepResult, again: StepResult, *, returned: str | No
         pairs.append((f"returned numbers {returned!r}", one, other))
     for what, one, other in pairs:
         if one is not None and other is not None and not _close(one, other):
-            raise ValueError(
+            raise NotRepeatedError(
                 f"pl_module: the {first.step} gave other {what} when it was run again on the same "
                 "batch: it keeps a state from call to call, changes the class scores in place, "
                 "or draws from random generators of its own; knock-outs need a step that "
@@ -96,13 +100,13 @@ def check_repeatable(first: StepResult, again: StepResult, *, returned: str | No
 
 
 def check_same_as_own(own: Answer | None, again: StepResult) -> None:
-    """Raise a ValueError unless a run gave the class scores of the module's own step.
+    """Raise a NotRepeatedError unless a run gave the class scores of the module's own step.
 
     They may differ as in ``check_repeatable``. Whatever only one of them has is not compared.
     """
     for what, one, other in _pairs(own, again.answer):
         if one is not None and other is not None and not _close(one, other):
-            raise ValueError(
+            raise NotRepeatedError(
                 f"pl_module: the {again.step} gave other {what} when it was run again on the batch "
                 "as the callback was given it. If the module's on_validation_batch_start or "
                 "another callback's changes batch or module, have it do so before: in "

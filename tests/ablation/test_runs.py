@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_relay import KnockoutCallback, Logged
+from lightning_relay import KnockoutCallback, Logged, Mean
 from lightning_relay.ablation.runs import KnockoutRuns
+from lightning_relay.knockout.lanes import _SharedForward
 from tests.support.ablation import as_loader, assert_report, batches, lively, validated
 from tests.support.models import STEPS, Classifier, TwoModules
 from tests.support.tally import Tally
@@ -65,6 +68,43 @@ def test_whatever_is_made_of_the_states(name: str, sizes: tuple[int, ...]) -> No
     callback = KnockoutCallback()
     validated(model, callback, data=as_loader(data))
     assert_report(callback.reports[0], model, data)
+
+
+@pytest.mark.parametrize("score", [None, Logged("val_loss")], ids=["classes", "logged"])
+@pytest.mark.parametrize("value", [0.0, Mean()])
+def test_where_shared_work_rounds_to_other_scores_sets_are_run_alone(
+    score: Any, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = _SharedForward._run
+    shared: Tally[int] = Tally()
+
+    def rounded(self: Any, call: Any, offset: int) -> Any:
+        result = plain(self, call, offset)
+        if not self._share:
+            return result
+        shared.add(len(result.output))
+        return replace(result, output=result.output * 1.001)
+
+    class Logging(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            x, y = batch
+            self.log("val_loss", self.loss(self(x), y))
+
+    reports = []
+    for run in (plain, rounded):
+        monkeypatch.setattr(_SharedForward, "_run", run)
+        callback = KnockoutCallback(score=score, value=value, target=1)
+        validated(lively(Logging), callback)
+        reports += callback.reports
+    assert 0 < len(shared.taken()) < 3 * (1 + 6)  # one batch at most; three batches, six units
+    right, found = (
+        [
+            *report.predictions_changed,
+            *(own for part in report.metrics.values() for own in part.damage),
+        ]
+        for report in reports
+    )
+    np.testing.assert_allclose(found, right, rtol=1e-5)
 
 
 def test_runs_of_logged_numbers_are_one_for_each_set_and_two_without_knock_out() -> None:
