@@ -16,11 +16,10 @@ from tests.support.distributed import main
 ROOT = Path(__file__).parents[2]
 
 
-def run(dirpath: Path, devices: int, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the script in so many processes; one that hangs is an error."""
-    asked = json.dumps({"devices": devices, "dirpath": str(dirpath), **options})
+def start(*runs: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Do all runs, one after the other, in as many processes; if they hang, it is an error."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.support.distributed", asked],
+        [sys.executable, "-m", "tests.support.distributed", json.dumps(runs)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -29,16 +28,9 @@ def run(dirpath: Path, devices: int, **options: Any) -> subprocess.CompletedProc
     )
 
 
-def said(dirpath: Path, devices: int, **options: Any) -> list[Any]:
+def said_in(dirpath: Path) -> list[Any]:
     """What each process logged, or the weights after a fit and the next random number."""
-    if devices == 1 and "strategy" not in options:
-        main({"devices": 1, "dirpath": str(dirpath), **options})  # needs no process of its own
-    else:
-        done = run(dirpath, devices, **options)
-        assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(path.read_text()) for path in sorted(dirpath.glob("process*.json"))]
-    assert len(found) == devices
-    return found
+    return [json.loads(path.read_text()) for path in sorted(dirpath.glob("process*.json"))]
 
 
 def reports(dirpath: Path) -> dict[str, dict[str, Any]]:
@@ -63,80 +55,87 @@ def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, 
             np.testing.assert_equal(found[name][part], value, err_msg=f"{name}: {part}")
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("several", "options"),
-    [
-        (
-            *((2, 3),),
-            {
-                "measure": {"n_bootstraps": 40, "n_permutations": 20},
-                "which": "RandomSets",
-                "which_options": {"n": 10, "n_bootstraps": 5},
-                "inputs_end": "auto",
-            },
-        ),
-        (
-            *((3,),),
-            {
-                "sample": {"max_samples": 100, "storage": "half"},
-                "which": "EveryUnit",
-                "which_options": {"steps": "each", "max_sets": 20},
-                "value": "Mean",
-            },
-        ),
-    ],
-    ids=["all samples", "some"],
-)
-def test_reports_are_bit_for_bit_those_of_one_process(
-    tmp_path: Path, several: tuple[int, ...], options: Any
-) -> None:
-    """331 samples: with 2 and with 3 processes some are repeated."""
-    (alone,) = said(tmp_path / "1", 1, **options)
-    expected = reports(tmp_path / "1")
-    assert len(expected) == 2
-    for devices in several:
-        logged = said(tmp_path / str(devices), devices, **options)
-        assert_same(reports(tmp_path / str(devices)), expected)
-        assert all(numbers == logged[0] for numbers in logged)
-        ours = {name: number for name, number in logged[0].items() if name != "val_loss"}
-        assert ours == {name: alone[name] for name in ours}
+VALIDATIONS: dict[str, dict[str, Any]] = {
+    "all samples": {
+        "measure": {"n_bootstraps": 40, "n_permutations": 20},
+        "which": "RandomSets",
+        "which_options": {"n": 10, "n_bootstraps": 5},
+        "inputs_end": "auto",
+    },
+    "some": {
+        "sample": {"max_samples": 100, "storage": "half"},
+        "which": "EveryUnit",
+        "which_options": {"steps": "each", "max_sets": 20},
+        "value": "Mean",
+    },
+    "a process without a batch": {"uneven": True, "which": "EveryUnit"},
+}
 
 
 @pytest.mark.timeout(600)
-def test_a_process_without_a_batch_neither_hangs_nor_counts(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"uneven": True, "which": "EveryUnit"}
-    for devices in (1, 3):
-        said(tmp_path / str(devices), devices, **options)
-    assert_same(reports(tmp_path / "3"), reports(tmp_path / "1"))
+def test_reports_and_training_are_bit_for_bit_those_of_one_process(tmp_path: Path) -> None:
+    """331 samples: with 2 and with 3 processes some are repeated.
+
+    Training is what it is without callbacks, the random streams, too; EarlyStopping finds what it
+    monitors in each process.
+    """
+    fits = {
+        name: {"fit": True, "callbacks": name == "fit", "which": "EveryUnit"}
+        for name in ("fit", "plain fit")
+    }
+    in_two = {"all samples": VALIDATIONS["all samples"], **fits}
+    for devices, runs in ((1, VALIDATIONS), (2, in_two), (3, VALIDATIONS)):
+        asked = [
+            {"devices": devices, "dirpath": str(tmp_path / str(devices) / name), **options}
+            for name, options in runs.items()
+        ]
+        if devices == 1:
+            for options in asked:
+                main(options)
+            continue
+        done = start(*asked)
+        assert done.returncode == 0, done.stderr[-3000:]
+        for name in VALIDATIONS.keys() & runs.keys():
+            found = tmp_path / str(devices) / name
+            assert_same(reports(found), reports(tmp_path / "1" / name))
+            (alone,) = said_in(tmp_path / "1" / name)
+            logged = said_in(found)
+            assert len(logged) == devices
+            assert all(numbers == logged[0] for numbers in logged)
+            ours = {own: number for own, number in logged[0].items() if own != "val_loss"}
+            assert ours
+            assert ours == {own: alone[own] for own in ours}
+    weights = [said_in(tmp_path / "2" / name) for name in fits]
+    assert weights[0] == weights[1]
+    assert weights[0][0] == weights[0][1]
+    saved = [
+        len(list((tmp_path / "2" / "fit").glob(f"{kind}*.npz"))) for kind in ("relay", "knock")
+    ]
+    assert saved == [2, 2]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_a_process_that_fails_ends_the_others_with_the_reason(tmp_path: Path) -> None:
-    done = run(tmp_path, 2, fails_in=1)
+    done = start({"devices": 2, "dirpath": str(tmp_path), "fails_in": 1})
     assert done.returncode != 0
     words = "process 1: ValueError: states of 'rnn.l0': nan at step 0"
     assert words in done.stderr
     assert not list(tmp_path.glob("*.npz"))
 
 
-@pytest.mark.timeout(600)
-def test_training_in_two_processes_is_what_it_is_without_callbacks(tmp_path: Path) -> None:
-    """The random streams, too; EarlyStopping finds what it monitors in each process."""
-    weights = [
-        said(tmp_path, 2, fit=True, callbacks=callbacks, which="EveryUnit")
-        for callbacks in (True, False)
-    ]
-    assert weights[0] == weights[1]
-    assert weights[0][0] == weights[0][1]
-    assert len(list(tmp_path.glob("relay*.npz"))) == len(list(tmp_path.glob("knock*.npz"))) == 2
-
-
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_one_device_under_a_strategy_for_several(tmp_path: Path, strategy: str) -> None:
-    options: dict[str, Any] = {"which": "EveryUnit", "strategy": strategy}
-    said(tmp_path / "auto", 1, which="EveryUnit")
-    done = run(tmp_path / strategy, 1, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert_same(reports(tmp_path / strategy), reports(tmp_path / "auto"))
+def test_one_device_under_a_strategy_for_several(tmp_path: Path) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        name: {
+            "devices": 1,
+            "dirpath": str(tmp_path / name),
+            "which": "EveryUnit",
+            "strategy": name,
+        }
+        for name in ("auto", "ddp", "ddp_spawn")
+    }
+    main(asked["auto"])
+    for name in ("ddp", "ddp_spawn"):
+        done = start(asked[name])
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert_same(reports(tmp_path / name), reports(tmp_path / "auto"))

@@ -1,8 +1,8 @@
-"""A validation with both callbacks, in any number of processes.
+"""Validations and fits with both callbacks, in any number of processes.
 
-Run ``python -m tests.support.distributed OPTIONS``, with options as JSON; reports are saved in
-``dirpath``, and what each process logged. Lightning starts the other processes with the same
-command.
+Run ``python -m tests.support.distributed RUNS``, with the options of each run as a JSON list;
+reports are saved in its ``dirpath``, and what each process logged. Lightning starts the other
+processes with the same command, once for all runs.
 """
 
 from __future__ import annotations
@@ -133,4 +133,5 @@ def main(options: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(json.loads(sys.argv[1]))
+    for run in json.loads(sys.argv[1]):
+        main(run)
