@@ -108,7 +108,9 @@ def test_importing_the_package_loads_neither_torch_nor_lightning_nor_numba() -> 
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("modules", [["information", "recurrent"], ["sampling", "relay.analysis"]])
+@pytest.mark.parametrize(
+    "modules", [["information", "recurrent", "metrics"], ["sampling", "relay.analysis"]]
+)
 def test_the_measures_need_no_lightning(modules: list[str]) -> None:
     imports = "; ".join(f"import lightning_relay.{name}" for name in modules)
     code = f"import sys; {imports}; print('lightning' in sys.modules)"

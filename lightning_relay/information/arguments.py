@@ -19,7 +19,7 @@ _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torc
 
 def check_codes(hidden: Tensor) -> None:
     """Raise unless ``hidden`` is an integer tensor ``(…, samples, units)`` with a unit."""
-    _check_integers("hidden", hidden, "discretize the states first")
+    check_integers("hidden", hidden, "discretize the states first")
     _check_units(hidden)
 
 
@@ -46,7 +46,7 @@ def check_labels(name: str, labels: Tensor, hidden: Tensor) -> None:
 
 def check_label_tensor(name: str, labels: Tensor) -> None:
     """Raise unless ``labels`` are integers ``(…, samples)``."""
-    _check_integers(name, labels, "give class labels or the codes of a concept")
+    check_integers(name, labels, "give class labels or the codes of a concept")
     if labels.dim() == 0:
         raise ValueError(f"{name}: got a single label; it takes (…, samples)")
 
@@ -66,7 +66,7 @@ def check_weights(weights: Tensor | None, hidden: Tensor) -> None:
     """Raise unless ``weights`` is None or integers from 0, broadcastable to the samples."""
     if weights is None:
         return
-    _check_integers("weights", weights, "give how many times each sample counts")
+    check_integers("weights", weights, "give how many times each sample counts")
     _check_samples("weights", weights, hidden)
     if not weights.numel():
         return
@@ -97,9 +97,10 @@ def broadcast_leading(**given: Tensor | None) -> torch.Size:
     return leading
 
 
-def checked_units(name: str, units: Iterable[int], count: int, where: str = "") -> list[int]:
+def checked_units(name: str, units: Iterable[int], count: int | None, where: str = "") -> list[int]:
     """Unit indices as a list; raises unless they are integers from 0 below ``count``, each once.
 
+    ``count`` is None where the number of units is not known yet.
     ``where`` says in messages which part of the argument ``name`` the units are.
     """
     if not isinstance(units, Iterable) or (isinstance(units, torch.Tensor) and units.dim() != 1):
@@ -110,18 +111,21 @@ def checked_units(name: str, units: Iterable[int], count: int, where: str = "") 
         if isinstance(plain, bool) or not hasattr(plain, "__index__"):
             raise TypeError(f"{name}: got {unit!r}{where}; it takes unit indices, not a mask")
         place = index(plain)
-        if not 0 <= place < count:
-            raise ValueError(
-                f"{name}: got {place}{where}; hidden has {count} units, so it takes 0 to "
-                f"{count - 1}"
+        if place < 0 or (count is not None and place >= count):
+            takes = (
+                f"hidden has {count} units, so it takes 0 to {count - 1}"
+                if count
+                else ("it takes unit indices from 0")
             )
+            raise ValueError(f"{name}: got {place}{where}; {takes}")
         if place in found:
             raise ValueError(f"{name}: unit {place} is named twice{where}; name each unit once")
         found.append(place)
     return found
 
 
-def _check_integers(name: str, tensor: Tensor, remedy: str) -> None:
+def check_integers(name: str, tensor: Tensor, remedy: str) -> None:
+    """Raise unless ``tensor`` holds integers; ``remedy`` says what to do about real numbers."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}; it takes a tensor of integers")
     if tensor.dtype not in _INTEGERS:
