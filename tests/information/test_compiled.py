@@ -99,6 +99,11 @@ print("done")
         capture_output=True,
         text=True,
         check=False,
-        env={"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_BOUNDSCHECK": "1", "PATH": ""},
+        env={
+            "NUMBA_CACHE_DIR": str(tmp_path),
+            "NUMBA_BOUNDSCHECK": "1",
+            "NUMBA_OPT": "0",
+            "PATH": "",
+        },
     )
     assert found.stdout == "done\n", found.stderr
