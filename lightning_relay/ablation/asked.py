@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.ablation.selection import Selection, check_count
 from lightning_relay.reading.bins import Bins, check_bins
-from lightning_relay.reading.concepts import check_concepts
-from lightning_relay.reading.labels import check_entry
+from lightning_relay.reading.concepts import Concepts, check_concepts
+from lightning_relay.reading.labels import BatchEntry, check_entry
 from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 
 _SCORES = "a torchmetrics.Metric or MetricCollection, or Logged(…) for a number that the step gives"
 
 
+# LightningCLI takes a subclass of a plain class by its name; of several dataclasses it takes the
+# first that the arguments fit.
+class OfStates:
+    """A value computed from recorded states: ``Mean()``, ``MeanPerStep()`` or ``Resample()``."""
+
+    reference_samples: int
+    lengths: BatchEntry | None
+    name: ClassVar[str]
+
+
+class Score:
+    """What is measured beside the accuracies or instead: ``Computed()`` or ``Logged()``."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class _OfStates:
+class _OfStates(OfStates):
     """A value computed from recorded states, those of the first sequences of the evaluation.
 
     Attributes:
@@ -31,8 +43,7 @@ class _OfStates:
     """
 
     reference_samples: int = 1024
-    lengths: Callable[[Any], Tensor] | int | str | None = None
-    name: ClassVar[str]
+    lengths: BatchEntry | None = None
 
     def __post_init__(self) -> None:
         check_count("reference_samples", self.reference_samples, 2)
@@ -57,12 +68,12 @@ class Resample(_OfStates):
     name = "resample"
 
 
-Value = float | Mean | MeanPerStep | Resample
+Value = float | OfStates
 """The value that units are held at."""
 
 
 @dataclass(frozen=True)
-class Logged:
+class Logged(Score):
     """A number that the step itself computes for every batch and logs or returns.
 
     Its value over the evaluation is the mean over batches, weighted by their numbers of samples,
@@ -96,7 +107,7 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Computed:
+class Computed(Score):
     """A metric of class scores and labels, or of predicted classes where there are no scores.
 
     Attributes:
@@ -132,13 +143,13 @@ class Ablation:
 
     which: Selection
     value: Value = 0.0
-    score: Logged | Computed | None = None
-    target: Callable[[Any], Tensor] | int | str | None = None
+    score: Score | None = None
+    target: BatchEntry | None = None
     prediction: Prediction | None = None
     label_step: int | None = None
     bins: Bins | None = None
-    lengths: Callable[[Any], Tensor] | int | str | None = None
-    concepts: str | Mapping[str, Callable[[Any], Hashable]] | None = None
+    lengths: BatchEntry | None = None
+    concepts: Concepts | None = None
     max_batches: int | None = None
     seed: int = 0
 
@@ -148,7 +159,7 @@ class Ablation:
                 f"which: got {self.which!r}; it takes EveryUnit(), AlongOrder(), TopUnits(), "
                 "RandomSets(), RandomOrders() or NamedSets({'first two': {'rnn.l0': [0, 1]}})"
             )
-        if not isinstance(self.value, _OfStates):
+        if not isinstance(self.value, OfStates):
             number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
             if not number or not math.isfinite(self.value):
                 raise ValueError(
@@ -194,14 +205,14 @@ class Ablation:
         return self.score if isinstance(self.score, Computed) else None
 
     @property
-    def of_states(self) -> _OfStates | None:
+    def of_states(self) -> OfStates | None:
         """The value, if it is computed from recorded states."""
-        return self.value if isinstance(self.value, _OfStates) else None
+        return self.value if isinstance(self.value, OfStates) else None
 
     @property
     def held_value(self) -> float | str:
         """The value, as ``knocked_out`` takes it."""
-        return self.value.name if isinstance(self.value, _OfStates) else self.value
+        return self.value.name if isinstance(self.value, OfStates) else self.value
 
     def value_in_words(self, reference: int) -> str:
         """The value for reports; ``reference`` is the number of recorded sequences."""

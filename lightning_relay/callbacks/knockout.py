@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lightning_relay.ablation.asked import Ablation, Computed, Logged, Mean, MeanPerStep, Resample
+from lightning_relay.ablation.asked import Ablation, Computed, Score, Value
 from lightning_relay.ablation.passes import KnockoutPass
 from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.ablation.results import knockout_report
@@ -35,7 +34,7 @@ from lightning_relay.callbacks.relay_information import RelayInformationCallback
 from lightning_relay.callbacks.reporting_callback import OnError, ReportingCallback
 from lightning_relay.reading.bins import Bins
 from lightning_relay.reading.concepts import Concepts
-from lightning_relay.reading.labels import TooFewLabelsError
+from lightning_relay.reading.labels import BatchEntry, TooFewLabelsError
 from lightning_relay.reading.predictions import Prediction
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
@@ -170,14 +169,14 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         self,
         which: Selection | None = None,
         *,
-        value: float | Mean | MeanPerStep | Resample = 0.0,
-        score: Metric | MetricCollection | Computed | Logged | None = None,
-        target: Callable[[Any], Tensor] | int | str | None = None,
+        value: Value = 0.0,
+        score: Metric | MetricCollection | Score | None = None,
+        target: BatchEntry | None = None,
         prediction: Prediction | None = None,
         label_step: int | None = None,
         bins: Bins | None = None,
-        lengths: Callable[[Any], Tensor] | int | str | None = None,
-        concepts: str | Mapping[str, Callable[[Any], Hashable]] | None = None,
+        lengths: BatchEntry | None = None,
+        concepts: Concepts | None = None,
         relay: str | RelayReport | Path | None = None,
         max_batches: int | None = None,
         seed: int = 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from lightning_relay.callbacks.evaluations import (
     dataloaders_of,
@@ -27,8 +26,8 @@ from lightning_relay.information.options import RelayMeasure
 from lightning_relay.latent.capture import LatentCapture
 from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.reading.bins import Bins, bin_edges, binned, check_bins
-from lightning_relay.reading.concepts import JOINT, check_concepts
-from lightning_relay.reading.labels import TooFewLabelsError, check_entry
+from lightning_relay.reading.concepts import JOINT, Concepts, check_concepts
+from lightning_relay.reading.labels import BatchEntry, TooFewLabelsError, check_entry
 from lightning_relay.reading.predictions import Prediction, check_label_step, check_prediction
 from lightning_relay.recurrent.chosen import Calls, check_calls
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, ignores_new_hooks
@@ -197,13 +196,13 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         *,
         layers: Layers = "last",
         states: Sequence[State] = ("hidden",),
-        target: Callable[[Any], Tensor] | int | str | None = None,
+        target: BatchEntry | None = None,
         prediction: Prediction | None = None,
         label_step: int | None = None,
         bins: Bins | None = None,
-        lengths: Callable[[Any], Tensor] | int | str | None = None,
+        lengths: BatchEntry | None = None,
         calls: Calls | Mapping[str, Calls] | None = None,
-        concepts: str | Mapping[str, Callable[[Any], Hashable]] | None = None,
+        concepts: Concepts | None = None,
         inputs_end: int | Mapping[str, int] | Literal["auto"] | None = None,
         measure: RelayMeasure | None = None,
         sample: SequenceSample | None = None,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
+
+from lightning_relay.reading.functions import Function
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Concepts = str | Mapping[str, Callable[[Any], Hashable]]
+Concepts = Mapping[str, Function] | str
 """``"joint"`` (the label itself), ``"per_class"`` (is it class k?) or functions of it by name."""
 
 JOINT = "joint"
@@ -116,7 +118,7 @@ def _parts(label: int, num_labels: int | None) -> _Label:
     return label if num_labels is None else tuple(label >> one & 1 for one in range(num_labels))
 
 
-def _codes(name: str, function: Callable[[Any], Hashable], labels: list[_Label]) -> list[int]:
+def _codes(name: str, function: Function, labels: list[_Label]) -> list[int]:
     codes: dict[Hashable, int] = {}
     found = []
     for label in labels:

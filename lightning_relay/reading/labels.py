@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.containers import tensors_in
+from lightning_relay.reading.functions import Function
 
-BatchEntry = int | str | Callable[[Any], Tensor]
+BatchEntry = Function | int | str
 """Place in a batch: an index, a key, the name of an attribute, or a function of the batch."""
 
 

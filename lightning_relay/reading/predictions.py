@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
@@ -30,13 +29,16 @@ from lightning_relay.reading.bins import Bins, bins_in_words, is_up_down
 from lightning_relay.reading.code import loss_takes_logits
 from lightning_relay.reading.containers import tensors_in
 from lightning_relay.reading.deciding import NAME_ANSWER, decide
+from lightning_relay.reading.functions import Function
 from lightning_relay.reading.labels import BatchEntry, Labels, NoReadingError, read_labels
 from lightning_relay.recurrent.hooks import HookErrors, TransientHook
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.utils.hooks import RemovableHandle
 
-Prediction = str | Callable[..., Any] | tuple[str, Callable[..., Any]]
+Prediction = Function | tuple[str, Function] | str
 """Source of the answer: a submodule's name, a function of what the step returned, or a submodule's
 name and a function of its output. A function with two arguments is given the batch, too."""
 
@@ -348,7 +350,7 @@ def _final(
     ]
 
 
-def _result(function: Callable[..., Any], value: Any, batch: Any) -> Any:
+def _result(function: Function, value: Any, batch: Any) -> Any:
     """What a function of one or two arguments gives."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -392,13 +394,13 @@ def _at(outputs: list[Output], place: int) -> Output:
 
 def _name_and_function(
     prediction: Prediction | None,
-) -> tuple[str | None, Callable[..., Any] | None]:
+) -> tuple[str | None, Function | None]:
     if isinstance(prediction, tuple):
         return prediction
     return (prediction, None) if isinstance(prediction, str) else (None, prediction)
 
 
-def _is_pair(prediction: object) -> TypeGuard[tuple[str, Callable[..., Any]]]:
+def _is_pair(prediction: object) -> TypeGuard[tuple[str, Function]]:
     return isinstance(prediction, tuple) and len(prediction) == 2
 
 
