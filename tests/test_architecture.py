@@ -66,7 +66,8 @@ def rooms() -> dict[str, set[str]]:
         own = name.partition(".")[0]
         others = {module.partition(".")[0] for module in modules}
         found.setdefault(own, set()).update(others - {own, "lazy"})
-    for module in ("lazy", "load"):  # in no folder: below all, and above all reports
+    # In no folder: below all, above all reports, and above all.
+    for module in ("lazy", "load", "command_line", "__main__"):
         del found[module]
     return found
 

@@ -215,6 +215,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         """Name of this callback's state in a checkpoint, made of what it measures and where."""
         return self._key
 
+    @property
+    def waits_for_relays(self) -> bool:
+        """Whether its sets follow the reports of a RelayInformationCallback."""
+        return self.asked.which.follows and self._given is None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the Trainer brings, and find the relay callback."""
         super().setup(trainer, pl_module, stage)
@@ -229,7 +234,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                 f"has: {prefixes}"
             )
         self._relay = found[0] if found else None
-        if self.asked.which.follows and self._relay is None and self._given is None:
+        if self.waits_for_relays and self._relay is None:
             raise ValueError(
                 f"which: {type(self.asked.which).__name__} follows a relay report, and there is "
                 "none; add a RelayInformationCallback to the Trainer, or give a report as relay="
@@ -253,7 +258,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose sets from the relay reports of the sanity check, to refuse what cannot be."""
         which = self.asked.which
-        if not which.follows or self._given is not None or self._relay is None:
+        if not self.waits_for_relays or self._relay is None:
             return
         for report in self._relay.tried if "validate" in self.stages else ():
             which.sets(which.layers_in(pl_module), Known(report, self._concepts), self.asked.seed)
@@ -292,7 +297,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                 f"evaluation; run trainer.{stage} twice, or give a report as relay="
             )
         which.check(pl_module, self._given, self._concepts)
-        relay = self._relay if which.follows and self._given is None else None
+        relay = self._relay if self.waits_for_relays else None
         if relay is not None and relay.own_reports and relay.is_of_another(pl_module):
             self._say(
                 f"{type(which).__name__} follows a relay report of another module object: right if "
