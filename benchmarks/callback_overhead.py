@@ -1,7 +1,7 @@
 """What the relay callback adds to training: the same run with and without it, in turn.
 
     python benchmarks/callback_overhead.py [--pairs 5] [--orders 16] [--splits 4]
-        [--permutations 0]
+        [--permutations 0] [--device cuda]
 
 Both runs have a TensorBoardLogger; the callback writes its scalars, pictures, tables and reports.
 Prints, for each case, the median time of three epochs of training and validation without the
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -41,7 +42,7 @@ class Case:
 CASES = (Case(20, 10, 1024), Case(64, 10, 1024), Case(20, 47, 1024), Case(64, 47, 2048))
 
 
-def seconds(case: Case, callbacks: list[Callback]) -> float:
+def seconds(case: Case, callbacks: list[Callback], device: str) -> float:
     """Time of three epochs."""
     seed_everything(0, verbose=False)
     task = MemoryTask(3, case.delay, train_size=4 * case.sequences, val_size=case.sequences)
@@ -49,6 +50,8 @@ def seconds(case: Case, callbacks: list[Callback]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             max_epochs=3,
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=1,
             callbacks=callbacks,
             logger=TensorBoardLogger(folder),
             enable_checkpointing=False,
@@ -87,6 +90,8 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=16, help="of relay shares; 0 for none")
     parser.add_argument("--splits", type=int, default=4, help="of relay transfer; 0 for none")
     parser.add_argument("--permutations", type=int, default=0, help="for chance levels")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--cases", type=int, default=len(CASES), help="number of cases to measure")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
@@ -96,14 +101,15 @@ def main() -> None:
         n_splits=arguments.splits,
         n_permutations=arguments.permutations,
     )
-    seconds(Case(20, 2, 64), [Timed(measure)])
+    seconds(Case(20, 2, 64), [Timed(measure)], arguments.device)
+    print(f"on {torch.cuda.get_device_name() if arguments.device == 'cuda' else 'the CPU'}")
     print("units  steps  sequences  without, s  with / without (lowest to highest)  inside")
-    for case in CASES:
+    for case in CASES[: arguments.cases]:
         without, ratios, inside = [], [], []
         for _ in range(arguments.pairs):
             callback = Timed(measure)
-            without.append(seconds(case, []))
-            ratios.append(seconds(case, [callback]) / without[-1])
+            without.append(seconds(case, [], arguments.device))
+            ratios.append(seconds(case, [callback], arguments.device) / without[-1])
             inside.append(callback.seconds / without[-1])
         print(
             f"{case.units:5}{case.delay + 3:7}{case.sequences:11}"

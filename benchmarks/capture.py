@@ -100,7 +100,7 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 def main() -> None:
     """Print both."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--sequences", type=int, default=SEQUENCES)
     arguments = parser.parse_args()
@@ -108,13 +108,14 @@ def main() -> None:
     stream_memory(arguments.sequences)
 
     device = torch.device(arguments.device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU"
     inputs = torch.randn(BATCH, STEPS, UNITS, device=device)
     cases: list[tuple[str, nn.Module, Layers, Sequence[State]]] = [
         ("GRU, last layer", nn.GRU(UNITS, UNITS, batch_first=True), "last", ("hidden",)),
         ("GRU of 2, all layers", nn.GRU(UNITS, UNITS, 2, batch_first=True), "all", ("hidden",)),
         ("LSTM, cell states", nn.LSTM(UNITS, UNITS, batch_first=True), "last", ("hidden", "cell")),
     ]
-    print(f"\n{BATCH} sequences × {STEPS} steps, {UNITS} channels and units, on {device}")
+    print(f"\n{BATCH} sequences × {STEPS} steps, {UNITS} channels and units, on {name}")
     print("                        recorded / plain            reading the states / plain")
     for name, module, layers, states in cases:
         with torch.no_grad():

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lightning_relay.recurrent.forwards import given_arguments
 from lightning_relay.recurrent.hooks import FunctionHook, HookErrors, is_compiled
 from lightning_relay.recurrent.states import prefix_mask
+from lightning_relay.recurrent.transfer import queued
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ class MeanInputs:
         self._compiled = is_compiled(model)
         self._errors = errors
         self._sums: dict[tuple[int, str], Tensor] = {}
-        self._counts: dict[tuple[int, str], int] = {}
+        self._counts: dict[tuple[int, str], int | Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -61,7 +62,7 @@ class MeanInputs:
     def means(self, dataloader: int) -> dict[str, Tensor]:
         """Mean input ``(channel,)`` of each module that was called, float64 on the CPU."""
         return {
-            name: total.cpu() / self._counts[own, name]
+            name: total.cpu() / float(self._counts[own, name])
             for (own, name), total in self._sums.items()
             if own == dataloader
         }
@@ -71,6 +72,7 @@ class MeanInputs:
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         inputs: Tensor | PackedSequence = given_arguments(module, args, kwargs)[0]
+        number = None
         if isinstance(inputs, PackedSequence):
             rows = inputs.data
         else:
@@ -78,13 +80,14 @@ class MeanInputs:
             sequences, steps, _ = by_sequence.shape
             rows, before = by_sequence.flatten(0, 1), self._steps.get(name, 0)
             if self._lengths is not None and len(self._lengths) == sequences:
-                left = self._lengths.to(inputs.device) - before
-                rows = by_sequence[prefix_mask(left, steps)]
+                left = queued(self._lengths, inputs.device) - before
+                counted = prefix_mask(left, steps).flatten()
+                rows, number = rows.masked_fill(~counted.unsqueeze(1), 0), counted.sum()
             self._steps[name] = before + steps
         total = rows.sum(0, dtype=torch.float64)
         place = self._dataloader, name
         self._sums[place] = self._sums[place] + total if place in self._sums else total
-        self._counts[place] = self._counts.get(place, 0) + len(rows)
+        self._counts[place] = self._counts.get(place, 0) + (len(rows) if number is None else number)
 
 
 def _by_sequence(module: nn.Module, inputs: Tensor) -> Tensor:

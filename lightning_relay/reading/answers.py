@@ -9,8 +9,11 @@ import torch
 
 from lightning_relay.information.options import IGNORED
 from lightning_relay.reading.labels import are_yes_or_no, is_multi_hot, without_last
+from lightning_relay.recurrent.transfer import on_cpu, queued
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lightning_relay.reading.labels import Entry
@@ -66,7 +69,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Labels of a batch, and what a model answered.
+    """Labels of a batch, and what a model answered. All but the scores are in CPU memory.
 
     Attributes:
         labels: Class labels, int64 ``(batch,)``, or ``(batch, step)`` if each step has one;
@@ -82,6 +85,7 @@ class Answer:
         x_out: Source of the predicted classes in words.
         module: Module that gave the scores, if it was called once in the step; else None.
         num_labels: Number of labels of a sample, if there are several; else None.
+        beside: What was to be read together with the answer.
     """
 
     labels: Tensor
@@ -92,6 +96,7 @@ class Answer:
     x_out: str
     module: str | None = None
     num_labels: int | None = None
+    beside: Sequence[Tensor] = ()
 
 
 def read(
@@ -100,24 +105,29 @@ def read(
     output: Output,
     module: str | None = None,
     since: Tensor | None = None,
+    beside: Sequence[Tensor] = (),
 ) -> Answer:
     """Labels and predicted classes of a batch, read as in the batches before.
 
-    Real labels and answers are compared with ``since``, if it is given. Raises a
+    Real labels and answers are compared with ``since``, if it is given. The host waits once for
+    them and for other tensors ``beside`` to come from a GPU. Raises a
     NonFiniteScoresError if a score is NaN, or infinitely large among several, where a label counts.
     """
     classes, scores, sound = answered(reading, output, since)
     number = number_of_classes(reading, output.values)
+    values, classes, sound, *others = on_cpu(entry.values, classes, sound, *beside)
+    entry = replace(entry, values=values)
     labels = _labels(reading, entry, number, since)
     if labels is None or labels.shape != classes.shape:
         raise ValueError(_does_not_fit_now(reading, entry, output, number))
-    labels = labels.to(classes.device)
     check_sound(output, sound | ~has_label(labels))
     words = _WORDS[reading.kind].format(output.source, number)
     if reading.several:
         words += f" for each of {reading.several} labels"
     words += " at each step" if reading.axis is not None else ""
-    return Answer(labels, classes, scores, number, entry.source, words, module, reading.several)
+    return Answer(
+        labels, classes, scores, number, entry.source, words, module, reading.several, others
+    )
 
 
 def answered(
@@ -162,13 +172,16 @@ def has_label(labels: Tensor) -> Tensor:
 
 
 def within(answer: Answer, lengths: Tensor) -> Answer:
-    """The answer with labels of steps beyond the lengths ``(batch,)`` not counted."""
+    """The answer with labels of steps beyond the lengths ``(batch,)`` not counted.
+
+    Lengths are in CPU memory.
+    """
     labels = answer.labels
     if labels.dim() == 1:
         return answer
-    beyond = torch.arange(labels.shape[1]) >= lengths.cpu().unsqueeze(1)
+    beyond = torch.arange(labels.shape[1]) >= lengths.unsqueeze(1)
     missing = torch.nan if labels.is_floating_point() else IGNORED
-    return replace(answer, labels=labels.masked_fill(beyond.to(labels.device), missing))
+    return replace(answer, labels=labels.masked_fill(beyond, missing))
 
 
 def at_step(answer: Answer, step: int) -> Answer:
@@ -185,11 +198,14 @@ def at_step(answer: Answer, step: int) -> Answer:
         )
     rows, places, there = label_places(labels, step)
     missing = torch.nan if labels.is_floating_point() else IGNORED
+    scores = answer.scores
+    if scores is not None:
+        scores = scores[queued(rows, scores.device), queued(places, scores.device)]
     return replace(
         answer,
         labels=labels[rows, places].masked_fill(~there, missing),
         classes=answer.classes[rows, places],
-        scores=None if answer.scores is None else answer.scores[rows, places],
+        scores=scores,
         x_in=f"{answer.x_in} at step {step}",
         x_out=answer.x_out.replace("at each step", f"at step {step}"),
     )

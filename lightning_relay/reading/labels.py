@@ -123,7 +123,9 @@ def read_labels(
         could_be = _could_be(tensor, real=real)
         entry = Entry(tensor, path, copied=False, original=id(tensor))
         if could_be and known in (None, path):
-            entry = _copy(tensor, path) if real or _is_short(tensor) else entry
+            # What was taken for the labels before is not looked at again.
+            copied = real or known is not None or _is_short(tensor)
+            entry = _copy(tensor, path) if copied else entry
             found.append(entry)
         if could_be or (tensor.layout == torch.strided and tensor.dim() == 3):
             others.append(entry)

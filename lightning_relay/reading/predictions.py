@@ -32,6 +32,7 @@ from lightning_relay.reading.deciding import NAME_ANSWER, decide
 from lightning_relay.reading.functions import Function
 from lightning_relay.reading.labels import BatchEntry, Labels, NoReadingError, read_labels
 from lightning_relay.recurrent.hooks import HookErrors, TransientHook
+from lightning_relay.recurrent.transfer import on_cpu, queued
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,9 +200,12 @@ class PredictionReader:
         self._begun.clear()
         self._calls.clear()
 
-    def read(self, outputs: Any, labels: Labels, batch: Any = None) -> Answer:
+    def read(
+        self, outputs: Any, labels: Labels, batch: Any = None, *, beside: Sequence[Tensor] = ()
+    ) -> Answer:
         """Labels and answers of the step since the last ``clear``, which returned ``outputs``.
 
+        Tensors ``beside`` are brought to CPU memory together with the answer, as its ``beside``.
         A TypeError or ValueError says what was seen, if answers cannot be found or do not fit.
         """
         call, found = self._outputs(outputs, labels, batch)
@@ -211,7 +215,8 @@ class PredictionReader:
             if self._watched is None:
                 self._watch(call.module)
             module = call.module if self._begun[call.module] == 1 else None
-        return self._question.put(_read(reading, labels, _at(found, reading.place), module))
+        output = _at(found, reading.place)
+        return self._question.put(_read(reading, labels, output, module, beside))
 
     def read_values(self, labels: Labels, batch: Any = None) -> Tensor:
         """The values that ``read`` makes classes of, as in an earlier step; not checked."""
@@ -230,13 +235,16 @@ class PredictionReader:
             since = since.expand(lanes[0], *since.shape).flatten(0, 1)
         output = Output(values.flatten(0, 1), source)
         classes, scores, sound = answered(reading, output, since)
+        classes, sound = on_cpu(classes, sound)
         check_sound(output, sound.unflatten(0, lanes) | ~has_label(found.labels))
         classes = classes.unflatten(0, lanes)
         scores = None if scores is None else scores.unflatten(0, lanes)
         if step is not None:
             rows, places, _ = label_places(found.labels, step)
             classes = classes[:, rows, places]
-            scores = None if scores is None else scores[:, rows, places]
+            if scores is not None:
+                where = queued(rows, scores.device), queued(places, scores.device)
+                scores = scores[:, *where]
         return replace(self._question.put(found), classes=classes, scores=scores)
 
     def _given(self, call: _Call | None) -> frozenset[int]:
@@ -328,9 +336,20 @@ class PredictionReader:
         raise NoReadingError(f"prediction: {problem}. {NAME_ANSWER}")
 
 
-def _read(reading: Reading, labels: Labels, output: Output, module: str | None = None) -> Answer:
-    answer = read(reading, labels[reading.label], output, module, labels.since)
-    return answer if labels.lengths is None else within(answer, labels.lengths)
+def _read(
+    reading: Reading,
+    labels: Labels,
+    output: Output,
+    module: str | None = None,
+    beside: Sequence[Tensor] = (),
+) -> Answer:
+    entry, lengths = labels[reading.label], labels.lengths
+    own = [] if lengths is None else [lengths]
+    answer = read(reading, entry, output, module, labels.since, [*own, *beside])
+    if lengths is not None:
+        lengths, *others = answer.beside
+        answer = replace(within(answer, lengths), beside=others)
+    return answer
 
 
 def _final(

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of
 from lightning_relay.recurrent.forwards import given_arguments
 from lightning_relay.recurrent.layers import hidden_units
 from lightning_relay.recurrent.replay import FusedCall, check_replayable, replay, versions_of
-from lightning_relay.recurrent.states import prefix_mask
+from lightning_relay.recurrent.transfer import padded
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from lightning_relay.recurrent.forwards import Unlike
     from lightning_relay.recurrent.layers import StateKey
 
 
@@ -104,8 +105,9 @@ def _fused(
     missing = [key for key in keys if key not in states]
     if missing:
         inputs, initial = given_arguments(module, args, kwargs)
-        check_replayable(name, module, missing, inputs, initial, result)
-        pending = (_fused_call(name, module, inputs, initial, final, values, valid), missing)
+        unlike = check_replayable(name, module, missing, inputs, initial, result)
+        call = _fused_call(name, module, inputs, initial, final, values, valid, unlike)
+        pending = (call, missing)
     sequences, steps, _ = values.shape
     return Call(states, sequences, steps, valid=valid, presorted=presorted, pending=pending)
 
@@ -118,6 +120,7 @@ def _fused_call(
     final: Any,
     hidden: Tensor,
     valid: Tensor | None,
+    unlike: Unlike | None,
 ) -> FusedCall:
     device = hidden.device
     if isinstance(inputs, PackedSequence):
@@ -133,8 +136,6 @@ def _fused_call(
         initial = tuple(
             torch.zeros(rows, len(hidden), size, dtype=dtype, device=device) for size in sizes
         )
-    if valid is None:
-        valid = torch.ones(hidden.shape[:2], dtype=torch.bool, device=device)
     # A parametrized weight is computed at each access, perhaps at random; the call used these.
     weights = tuple(weight.detach() for weight in module._flat_weights if weight is not None)
     return FusedCall(
@@ -152,6 +153,7 @@ def _fused_call(
         ),
         weights=weights,
         versions=versions_of(weights),
+        unlike=unlike,
     )
 
 
@@ -220,9 +222,14 @@ def _misread(name: str, module: nn.Module, returned: str) -> ValueError:
 
 def _unpacked(packed: PackedSequence) -> tuple[Tensor, Tensor, bool]:
     """States ``(batch, step, unit)`` of a packed sequence, and its ``valid`` and ``presorted``."""
-    values, lengths = pad_packed_sequence(packed, batch_first=True)
-    valid = prefix_mask(lengths.to(values.device), values.shape[1])
-    return values, valid, packed.sorted_indices is None and not bool(valid.all())
+    sizes = packed.batch_sizes
+    ones = torch.ones(len(packed.data), dtype=torch.bool, device=packed.data.device)
+    differ = bool(sizes[0] != sizes[-1])
+    return (
+        padded(packed),
+        padded(packed._replace(data=ones)),
+        packed.sorted_indices is None and differ,
+    )
 
 
 def _batch_first(module: nn.RNNBase, states: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_relay.recurrent.adapters import adapter_of
+from lightning_relay.recurrent.transfer import on_cpu, padded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,21 +40,42 @@ class ConstantInputs:
 
     def add(self, inputs: HiddenStates | None) -> None:
         """Add the inputs ``(batch, step, channel)`` of a batch; None if they cannot be read."""
+        looked = self.look(inputs)
+        if looked is not None:
+            self.take(*on_cpu(looked))
+
+    def look(self, inputs: HiddenStates | None) -> Tensor | None:
+        """What ``take`` is to add of a batch, int64 ``(3,)``, for a look at several at once.
+
+        None if there is nothing to add. Lengths may be wrong here.
+        """
         if inputs is None or not self.possible:
             self.possible = False
-            return
+            return None
         values, valid, lengths = inputs.values, inputs.valid, inputs.lengths
-        last = values[torch.arange(len(values), device=values.device), lengths - 1]
+        ends = (lengths - 1).clamp(0, values.shape[1] - 1)
+        last = values[torch.arange(len(values), device=values.device), ends]
         differ = (values != last.unsqueeze(1)).any(-1) & valid
         after = torch.arange(1, values.shape[1] + 1, device=values.device)
         begins = (differ * after).amax(1)
-        if bool((lengths - begins < _CONSTANT).any()):
+        short = (lengths - begins < _CONSTANT).any()
+        tail = self._tail = last[0] if self._tail is None else self._tail
+        alike = tail.shape == last[0].shape
+        same = (last == tail).all() if alike else torch.zeros_like(short)
+        return torch.stack([short.long(), begins.max(), same.long()])
+
+    def take(self, looked: Tensor) -> None:
+        """Add what was looked at."""
+        short, begin, same = looked.tolist()
+        if short:
             self.possible = False
             return
-        self._begin = max(self._begin, int(begins.max()))
-        tail = last[0] if self._tail is None else self._tail
-        self._same &= tail.shape == last[0].shape and bool((last == tail).all())
-        self._tail = tail
+        self._begin = max(self._begin, begin)
+        self._same &= bool(same)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes are told, who have GPUs of their own."""
+        return vars(self) | {"_tail": None if self._tail is None else self._tail.cpu()}
 
     def merge(self, other: ConstantInputs) -> None:
         """Take in what was found of other batches."""
@@ -82,7 +104,7 @@ def inputs_of(
     """
     inputs = args[0] if args else kwargs.get("input")
     if isinstance(inputs, PackedSequence):
-        inputs, _ = pad_packed_sequence(inputs, batch_first=True)
+        inputs = padded(inputs)
     elif not isinstance(inputs, Tensor) or inputs.is_nested or inputs.layout != torch.strided:
         return None
     elif adapter_of(module) is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import weakref
+from functools import reduce
+from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
+
+from lightning_relay.recurrent.transfer import known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from lightning_relay.recurrent.transfer import Flag
 
 
 class Continuation:
@@ -42,27 +47,33 @@ class Continuation:
         self._returned_any = [part.any() for part in tensors]
         self._new_pass = False
 
-    def goes_on(self, state: Any) -> bool:
+    def goes_on(self, state: Any) -> Flag:
         """Whether a state is the very one that the last call returned, not changed since."""
         parts = _parts(state)
         found = self._returned[-len(parts) :]  # a cell may return an output before its state
-        return len(parts) == len(found) > 0 and all(
-            isinstance(part, Tensor) and part is returned() and _is_unchanged(part, content)
-            for part, (returned, content) in zip(parts, found, strict=True)
-        )
+        if not len(parts) == len(found) > 0:
+            return False
+        pairs = list(zip(parts, found, strict=True))
+        if not all(isinstance(part, Tensor) and part is own() for part, (own, _) in pairs):
+            return False
+        return known(reduce(and_, [_is_unchanged(part, content) for part, (_, content) in pairs]))
 
-    def step_goes_on(self, state: Any, *, kept_inside: bool = False) -> bool:
+    def step_goes_on(self, state: Any, *, kept_inside: bool = False) -> Flag:
         """Whether a cell's step, given a state or None, continues the sequences of the last step.
 
         ``kept_inside``: the cell may keep its state itself, so None does not mean a reset.
         """
-        if self.goes_on(state):
-            return True
-        if self._new_pass:
-            return False
+        same = self.goes_on(state)
+        if same is True or self._new_pass:
+            return same
         if state is None:
             return kept_inside
-        return not _is_zero(state) or not any(map(bool, self._returned_any))
+        parts = _parts(state)
+        if not all(isinstance(part, Tensor) for part in parts):
+            return True
+        is_any = reduce(or_, [part.any() for part in parts])
+        returned_zero = ~reduce(or_, self._returned_any) if self._returned_any else True
+        return known(same | is_any | returned_zero)
 
 
 def given_state(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -85,12 +96,9 @@ def _content(tensor: Tensor) -> int | Tensor:
     return tensor.clone() if tensor.is_inference() else tensor._version
 
 
-def _is_unchanged(tensor: Tensor, content: int | Tensor) -> bool:
-    if isinstance(content, Tensor):
-        same = torch.equal(tensor, content)
-        return same or torch.allclose(tensor, content, rtol=0, atol=0, equal_nan=True)
-    return tensor._version == content
-
-
-def _is_zero(state: Any) -> bool:
-    return all(isinstance(part, Tensor) and not bool(part.any()) for part in _parts(state))
+def _is_unchanged(tensor: Tensor, content: int | Tensor) -> Flag:
+    if not isinstance(content, Tensor):
+        return tensor._version == content
+    if tensor.shape != content.shape:
+        return False
+    return ((tensor == content) | (tensor.isnan() & content.isnan())).all()

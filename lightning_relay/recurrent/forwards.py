@@ -9,6 +9,7 @@ Nothing of the module is called for that, and no random number is drawn.
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -18,9 +19,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lightning_relay.recurrent.continuation import given_state
 from lightning_relay.recurrent.hooks import own_forward
+from lightning_relay.recurrent.transfer import on_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _KINDS = (nn.RNN, nn.GRU, nn.LSTM)
 
@@ -73,13 +75,34 @@ def given_arguments(
     return given("input", 0), state if is_state else None
 
 
-def distance(found: Tensor, expected: Tensor) -> float:
-    """Largest difference of two tensors; 0 if they agree to the tolerance of their type."""
+def distance(found: Tensor, expected: Tensor) -> Tensor:
+    """Largest difference of two tensors, ``()``; 0 if they agree to the tolerance of their type."""
     tolerance = _TOLERANCE.get(expected.dtype, 5e-3)
     found, expected = found.double(), expected.double()
-    if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
-        return 0.0
-    return float((found - expected).abs().max())
+    if found.numel() == 0:
+        return found.new_zeros(())
+    close = torch.isclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True).all()
+    return (found - expected).abs().max().masked_fill(close, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Unlike:
+    """How far the tensors of a result, such as its output, are from those of PyTorch's forward."""
+
+    names: tuple[str, ...]
+    far: tuple[Tensor, ...]  # as of ``distance``
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it takes no wait to read."""
+        return all(own.device.type == "cpu" for own in self.far)
+
+    def words(self, far: Sequence[Tensor]) -> str:
+        """How the result differs, in words; empty if it does not. ``far`` is in CPU memory."""
+        for name, own in zip(self.names, far, strict=True):
+            if own:
+                return f"whose {name} is up to {float(own):.1e} away from that of PyTorch's forward"
+        return ""
 
 
 def difference(module: nn.RNNBase, inputs: Any, state: Any, result: Any) -> str:
@@ -87,6 +110,12 @@ def difference(module: nn.RNNBase, inputs: Any, state: Any, result: Any) -> str:
 
     The words go on after "has a forward of its own, ".
     """
+    found = compared(module, inputs, state, result)
+    return found if isinstance(found, str) else found.words(on_cpu(*found.far))
+
+
+def compared(module: nn.RNNBase, inputs: Any, state: Any, result: Any) -> str | Unlike:
+    """As ``difference``, but what takes a wait to read is not read."""
     if module.training and module.dropout > 0 and module.num_layers > 1:
         return (
             "and cannot be compared with PyTorch's in training mode, where "
@@ -99,11 +128,19 @@ def difference(module: nn.RNNBase, inputs: Any, state: Any, result: Any) -> str:
     if not isinstance(result, tuple) or len(result) != 2:
         kind = type(result).__name__
         return f"which returned {kind} where PyTorch's returns a pair of output and final state"
-    for name, own, other in zip(("output", "final state"), result, expected, strict=True):
-        for part, like in _pairs(own, other):
-            if why := _unlike(name, part, like):
-                return why
-    return ""
+    pairs = [
+        (name, part, like)
+        for name, own, other in zip(("output", "final state"), result, expected, strict=True)
+        for part, like in _pairs(own, other)
+    ]
+    for name, part, like in pairs:
+        kinds = [_described(part), _described(like)]
+        if kinds[0] != kinds[1]:
+            return f"which returned {kinds[0]} as its {name} where PyTorch's returns {kinds[1]}"
+    return Unlike(
+        tuple(name for name, *_ in pairs),
+        tuple(distance(part.detach(), like) for _, part, like in pairs),
+    )
 
 
 class OwnCall:
@@ -163,16 +200,6 @@ def _pairs(own: Any, other: Any) -> list[tuple[Any, Any]]:
     if isinstance(own, tuple) and isinstance(other, tuple) and len(own) == len(other):
         return list(zip(own, other, strict=True))
     return [(own, other)]
-
-
-def _unlike(name: str, own: Any, other: Tensor) -> str:
-    """How one tensor of an output or final state differs from PyTorch's, in words."""
-    kinds = [_described(own), _described(other)]
-    if kinds[0] != kinds[1]:
-        return f"which returned {kinds[0]} as its {name} where PyTorch's returns {kinds[1]}"
-    if far := distance(own.detach(), other):
-        return f"whose {name} is up to {far:.1e} away from that of PyTorch's forward"
-    return ""
 
 
 def _described(part: Any) -> str:

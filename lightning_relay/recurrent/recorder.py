@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of, cells_of
 from lightning_relay.recurrent.calls import Call, read_call
@@ -39,11 +39,14 @@ from lightning_relay.recurrent.layers import (
 )
 from lightning_relay.recurrent.stacks import StackSteps
 from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.recurrent.transfer import on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from torch.utils.hooks import RemovableHandle
+
+    from lightning_relay.recurrent.transfer import Flag
 
 
 class HiddenStateRecorder:
@@ -281,7 +284,7 @@ class HiddenStateRecorder:
     def clear(self) -> None:
         """Forget all recorded states and inputs."""
         for recording in self._recordings.values():
-            recording.batches.clear()
+            recording.clear()
 
 
 class _Recording:
@@ -301,9 +304,11 @@ class _Recording:
         self.keeps_inputs = keeps_inputs
         cells = cells_of(module)
         self.stack = None if cells is None else StackSteps(name, module, cells, keys)
-        self.batches: list[list[Call]] = []
+        self._batches: list[list[Call]] = []
+        self._last: Call | None = None
+        self._new: list[tuple[Call, Flag]] = []  # calls, and whether they continue those before
         self.continuation = Continuation()
-        self._step_goes_on = False
+        self._step_goes_on: Flag = False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at the state that a step of a cell is given."""
@@ -326,8 +331,34 @@ class _Recording:
             call = read_call(self.name, module, self.keys, args, kwargs, output)
         if self.keeps_inputs:
             call.inputs = inputs_of(module, args, kwargs, (call.sequences, call.steps))
-        if self._goes_on(call, given_arguments(module, args, kwargs)[1]):
-            expected = self.batches[-1][0].sequences
+        self._new.append((call, self._goes_on(call, given_arguments(module, args, kwargs)[1])))
+        self._last = call
+        if all(isinstance(goes_on, bool) for _, goes_on in self._new):
+            self._divide()
+        self.continuation.remember(_state_of(module, call, output))
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self._batches.clear()
+        self._new.clear()
+        self._last = None
+
+    @property
+    def batches(self) -> list[list[Call]]:
+        """Calls of each batch of sequences."""
+        self._divide()
+        return self._batches
+
+    def _divide(self) -> None:
+        """Add the new calls to the batches; only here the host may wait for a GPU."""
+        new, self._new = self._new, []
+        waiting = [goes_on for _, goes_on in new if isinstance(goes_on, Tensor)]
+        read = iter(on_cpu(*waiting))
+        for call, goes_on in new:
+            if not (next(read) if isinstance(goes_on, Tensor) else goes_on):
+                self._batches.append([call])
+                continue
+            expected = self._batches[-1][0].sequences
             if call.sequences != expected:
                 raise ValueError(
                     f"modules: {self.name!r} was called on {expected} sequences and then, in the "
@@ -335,10 +366,7 @@ class _Recording:
                     "sequences. Between batches call the model's own forward, or clear() the "
                     "recorder"
                 )
-            self.batches[-1].append(call)
-        else:
-            self.batches.append([call])
-        self.continuation.remember(_state_of(module, call, output))
+            self._batches[-1].append(call)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -372,7 +400,7 @@ class _Recording:
                 valid = batch[0].valid
                 if valid is None:
                     valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-                found[str(key)].append(HiddenStates(values, valid))
+                found[str(key)].append(HiddenStates.padded_at_end(values, valid))
         return {key: put_together(parts) for key, parts in found.items()}
 
     def inputs(self) -> list[HiddenStates | None]:
@@ -386,14 +414,14 @@ class _Recording:
             values, valid = torch.cat(parts, dim=1), batch[0].valid
             if valid is None:
                 valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-            found.append(HiddenStates(values, valid))
+            found.append(HiddenStates.padded_at_end(values, valid))
         return found
 
-    def _goes_on(self, call: Call, given: Any) -> bool:
-        if not self.batches:
+    def _goes_on(self, call: Call, given: Any) -> Flag:
+        if self._last is None:
             return False
         if call.one_step:
-            return self.batches[-1][-1].one_step and self._step_goes_on
+            return self._last.one_step and self._step_goes_on
         return self.continuation.goes_on(given)
 
 

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_relay.recurrent.forwards import (
-    difference,
+    Unlike,
+    compared,
     distance,
     may_pass_on,
     runs_pytorch_forward,
 )
 from lightning_relay.recurrent.layers import hidden_units
+from lightning_relay.recurrent.transfer import on_cpu, padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -51,31 +53,34 @@ class FusedCall:
     initial: tuple[Tensor, ...]  # h_0 and, for an LSTM, c_0: (layer and direction, batch, unit)
     final: tuple[Tensor, ...]  # h_n and, for an LSTM, c_n, as the module returned them
     hidden: Tensor  # output of the module, (batch, step, direction and unit)
-    valid: Tensor  # steps that are no padding, bool (batch, step)
+    valid: Tensor | None  # steps that are no padding, bool (batch, step); None for all
     autocast: tuple[str, bool, torch.dtype]  # device type, whether autocast was on, its dtype
     weights: tuple[Tensor, ...]  # weights and biases that the call used, in PyTorch's order
     versions: tuple[int, ...]  # how often each weight had been changed in place by then
+    unlike: Unlike | None = None  # what a forward of its own gave, beside PyTorch's
 
 
 def check_replayable(
     name: str, module: nn.RNNBase, keys: Collection[StateKey], inputs: Any, state: Any, result: Any
-) -> None:
+) -> Unlike | None:
     """Raise a ValueError if the inner layers and cell states ``keys`` of a call cannot be replayed.
 
     The forward must be PyTorch's, or have given what PyTorch's gives, and no random dropout may
-    come before a replayed layer.
+    come before a replayed layer. What a forward of its own gave on a GPU is returned and left to
+    ``replay``, because it takes a wait to read.
     """
+    unlike = None
     if not runs_pytorch_forward(module):
-        why = "which was set on the module itself (a knock-out of its units sets one, too)"
+        found: str | Unlike = (
+            "which was set on the module itself (a knock-out of its units sets one, too)"
+        )
         if may_pass_on(module):
-            why = difference(module, inputs, state, result)
-        if why:
-            raise ValueError(
-                f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, "
-                f"{why}. So states that it does not return cannot be replayed; record only "
-                "layers='last' and states=('hidden',), or register an adapter for its class with "
-                "register_recurrent"
-            )
+            found = compared(module, inputs, state, result)
+        if isinstance(found, Unlike):
+            unlike = found
+            found = unlike.words(unlike.far) if unlike.is_known else ""
+        if found:
+            raise _not_replayable(name, module, found)
     behind_dropout = _layers_to_run(module, keys) > 1 or any(key.cell and key.layer for key in keys)
     if behind_dropout and module.training and module.dropout > 0:
         raise ValueError(
@@ -84,6 +89,15 @@ def check_replayable(
             "known afterwards; record in evaluation mode (model.eval()), or only layers='last' and "
             "states=('hidden',)"
         )
+    return unlike
+
+
+def _not_replayable(name: str, module: nn.RNNBase, why: str) -> ValueError:
+    return ValueError(
+        f"layers, states: {name!r} ({type(module).__name__}) has a forward of its own, {why}. So "
+        "states that it does not return cannot be replayed; record only layers='last' and "
+        "states=('hidden',), or register an adapter for its class with register_recurrent"
+    )
 
 
 @torch.no_grad()
@@ -101,18 +115,22 @@ def replay(call: FusedCall, keys: Collection[StateKey]) -> dict[StateKey, Tensor
             "the weights change"
         )
     found: dict[StateKey, Tensor] = {}
+    far: list[Tensor] = []  # of the final states
     inputs = call.inputs
     to_run = _layers_to_run(module, keys)
     units = hidden_units(module)
     with torch.autocast(call.autocast[0], enabled=False):
         for layer in range(1 + max(key.layer for key in keys)):
-            outputs = _run_layer(call, layer, inputs) if layer < to_run else call.hidden
+            outputs = _run_layer(call, layer, inputs, far) if layer < to_run else call.hidden
             hidden = _padded(outputs)
             for key in keys:
                 if key.layer == layer:
                     own = hidden[..., units:] if key.reverse else hidden[..., :units]
-                    found[key] = _cell_states(call, key, _padded(inputs), own) if key.cell else own
+                    if key.cell:
+                        own = _cell_states(call, key, _padded(inputs), own, far)
+                    found[key] = own
             inputs = outputs
+    _check(call, far)
     return found
 
 
@@ -127,7 +145,7 @@ def _layers_to_run(module: nn.RNNBase, keys: Collection[StateKey]) -> int:
 
 
 def _run_layer(
-    call: FusedCall, layer: int, inputs: Tensor | PackedSequence
+    call: FusedCall, layer: int, inputs: Tensor | PackedSequence, far: list[Tensor]
 ) -> Tensor | PackedSequence:
     """Output of one layer, both directions one after the other in the last dimension."""
     module = call.module
@@ -152,12 +170,13 @@ def _run_layer(
                 final = [state.index_select(1, restored) for state in final]
         else:
             outputs, *final = run(inputs, hx, weights, *options, True)
-    for replayed, returned in zip(final, call.final, strict=True):
-        _check_final(call, replayed, returned[rows])
+    far += [distance(own, given[rows]) for own, given in zip(final, call.final, strict=True)]
     return outputs
 
 
-def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor) -> Tensor:
+def _cell_states(
+    call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor, far: list[Tensor]
+) -> Tensor:
     """Cell states of one layer and direction, ``(batch, step, unit)``."""
     module = call.module
     units = module.hidden_size
@@ -170,11 +189,11 @@ def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor)
     h_0, c_0 = (state[row].to(precise) for state in call.initial)
     valid = call.valid
     if key.reverse:
-        inputs, hidden, valid = inputs.flip(1), hidden.flip(1), valid.flip(1)
+        inputs, hidden = inputs.flip(1), hidden.flip(1)
+        valid = None if valid is None else valid.flip(1)
     cell = c_0
     steps = hidden.shape[1]
     states = torch.empty(steps, *c_0.shape, dtype=hidden.dtype, device=hidden.device)
-    padded = not bool(valid.all())
     at_once = max(1, _GATES_AT_ONCE // max(1, 3 * c_0.numel()))
     for first in range(0, steps, at_once):
         block = slice(first, min(first + at_once, steps))
@@ -186,19 +205,20 @@ def _cell_states(call: FusedCall, key: StateKey, inputs: Tensor, hidden: Tensor)
         kept = kept.sigmoid_()
         for step in range(block.start, block.stop):
             new = torch.addcmul(taken[step - first], kept[step - first], cell)
-            cell = torch.where(valid[:, step, None], new, cell) if padded else new
+            cell = new if valid is None else torch.where(valid[:, step, None], new, cell)
             states[step] = cell
-    _check_final(call, cell, call.final[1][row])
+    far.append(distance(cell, call.final[1][row]))
     states = states.transpose(0, 1)
     return states.flip(1) if key.reverse else states
 
 
-def _before(hidden: Tensor, valid: Tensor, h_0: Tensor, block: slice) -> Tensor:
+def _before(hidden: Tensor, valid: Tensor | None, h_0: Tensor, block: slice) -> Tensor:
     """Hidden states before each step of a block, ``(step, batch, unit)``."""
     start = max(block.start - 1, 0)
     shifted = hidden[:, start : block.stop - 1].transpose(0, 1).to(h_0.dtype)
-    begun = valid[:, start : block.stop - 1].T.unsqueeze(-1)
-    shifted = torch.where(begun, shifted, h_0)
+    if valid is not None:
+        begun = valid[:, start : block.stop - 1].T.unsqueeze(-1)
+        shifted = torch.where(begun, shifted, h_0)
     return shifted if block.start else torch.cat([h_0.unsqueeze(0), shifted])
 
 
@@ -211,16 +231,19 @@ def _weights(call: FusedCall, layer: int, reverse: bool) -> list[Tensor]:
 
 
 def _padded(states: Tensor | PackedSequence) -> Tensor:
-    if isinstance(states, PackedSequence):
-        return pad_packed_sequence(states, batch_first=True)[0]
-    return states
+    return padded(states) if isinstance(states, PackedSequence) else states
 
 
-def _check_final(call: FusedCall, replayed: Tensor, returned: Tensor) -> None:
-    if far := distance(replayed, returned):
+def _check(call: FusedCall, far: list[Tensor]) -> None:
+    """Raise a ValueError if the call was not PyTorch's, or a replay ends in other final states."""
+    own = () if call.unlike is None else call.unlike.far
+    read = on_cpu(*own, *far)
+    if call.unlike is not None and (why := call.unlike.words(read[: len(own)])):
+        raise _not_replayable(call.name, call.module, why)
+    for found in filter(bool, read[len(own) :]):
         raise ValueError(
             f"layers, states: the replay of {call.name!r} ({type(call.module).__name__}) ends up "
-            f"to {far:.1e} away from the final states that its forward returned, so its "
+            f"to {float(found):.1e} away from the final states that its forward returned, so its "
             "inner states cannot be known; record only layers='last' and states=('hidden',), or "
             "register an adapter for its class with register_recurrent. If its weights changed "
             "after the call, read the states before the weights change"

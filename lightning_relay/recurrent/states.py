@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from lightning_relay.recurrent.transfer import queued
 
 _ELEMENTS_AT_ONCE = 2**19
 """Approximate number of values in a block of sequences that is checked at a time."""
@@ -88,17 +88,21 @@ class HiddenStates:
                 from 1 to the number of steps.
         """
         batch, steps = values.shape[:2]
-        if lengths.shape != (batch,):
-            raise ValueError(
-                f"lengths: got shape {tuple(lengths.shape)} for {batch} sequences; it takes one "
-                "length for each"
-            )
+        check_one_each(lengths, batch)
         if lengths.is_floating_point() or bool(((lengths < 1) | (lengths > steps)).any()):
             raise ValueError(
                 f"lengths: got {lengths.dtype} values from {lengths.min()} to {lengths.max()}; it "
                 f"takes integers from 1 to the {steps} steps of the states"
             )
-        return cls(values, prefix_mask(lengths.to(values.device), steps))
+        return cls.padded_at_end(values, prefix_mask(queued(lengths, values.device), steps))
+
+    @classmethod
+    def padded_at_end(cls, values: Tensor, valid: Tensor) -> HiddenStates:
+        """States of which is known that ``valid`` fits; nothing is checked."""
+        states = object.__new__(cls)
+        object.__setattr__(states, "values", values)
+        object.__setattr__(states, "valid", valid)
+        return states
 
     @classmethod
     def concatenate(cls, parts: Sequence[HiddenStates]) -> HiddenStates:
@@ -107,7 +111,7 @@ class HiddenStates:
             return parts[0]
         steps = max(part.valid.shape[1] for part in parts)
         missing = [(part, steps - part.valid.shape[1]) for part in parts]
-        return cls(
+        return cls.padded_at_end(
             torch.cat([pad(part.values, (0, 0, 0, more)) for part, more in missing]),
             torch.cat([pad(part.valid, (0, more)) for part, more in missing]),
         )
@@ -122,12 +126,12 @@ class HiddenStates:
         values = torch.cat([part.values for part in parts], 1)
         valid = torch.cat([part.valid for part in parts], 1)
         if bool(valid.all()):
-            return cls(values, valid)
+            return cls.padded_at_end(values, valid)
         order = torch.sort(valid.byte(), dim=1, descending=True, stable=True).indices
         values = values.gather(1, order.unsqueeze(-1).expand_as(values))
         lengths = valid.sum(1)
         steps = int(lengths.max())
-        return cls(values[:, :steps], prefix_mask(lengths, steps))
+        return cls.padded_at_end(values[:, :steps], prefix_mask(lengths, steps))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -139,11 +143,14 @@ class HiddenStates:
 
     def to(self, device: torch.device | str) -> HiddenStates:
         """The states on a device."""
-        return HiddenStates(self.values.to(device), self.valid.to(device))
+        return self.padded_at_end(self.values.to(device), self.valid.to(device))
 
     def select(self, sequences: Tensor | slice) -> HiddenStates:
         """The states of some sequences, given by indices, mask or slice."""
-        return HiddenStates(self.values[sequences], self.valid[sequences])
+        if isinstance(sequences, Tensor):
+            rows = sequences.nonzero().squeeze(1) if sequences.dtype == torch.bool else sequences
+            sequences = queued(rows, self.values.device)
+        return self.padded_at_end(self.values[sequences], self.valid[sequences])
 
     def has(self, step: int) -> bool:
         """Whether any sequence is long enough for a step, counted as in ``at``."""
@@ -159,13 +166,22 @@ class HiddenStates:
         Raises:
             ValueError: If no sequence has the step.
         """
-        lengths = self.lengths
         if not self.has(step):
-            raise_no_step(step, lengths)
+            raise_no_step(step, self.lengths)
+        return self.known_at(step)
+
+    def known_at(self, step: int) -> HiddenStates:
+        """As ``at``, but none is valid if no sequence has the step."""
+        lengths = self.lengths
         position = torch.full_like(lengths, step) if step >= 0 else lengths + step
         valid = has_step(lengths, step)
         values = self.values[torch.arange(len(lengths), device=lengths.device), position * valid]
-        return HiddenStates(values.unsqueeze(1), valid.unsqueeze(1))
+        return self.padded_at_end(values.unsqueeze(1), valid.unsqueeze(1))
+
+    @property
+    def finite(self) -> Tensor:
+        """A bool tensor; if true, ``check_finite`` raises no error."""
+        return torch.isfinite(self.values.sum())
 
     def check_finite(self, layer: str) -> None:
         """Check that all valid states are finite.
@@ -176,7 +192,7 @@ class HiddenStates:
         Raises:
             ValueError: If a valid state is NaN or infinite; says at which step and unit.
         """
-        if bool(torch.isfinite(self.values.sum())):
+        if bool(self.finite):
             return
         at_once = max(1, _ELEMENTS_AT_ONCE // max(1, self.values[:1].numel()))
         blocks = zip(self.values.split(at_once), self.valid.split(at_once), strict=True)
@@ -195,6 +211,15 @@ class HiddenStates:
 def _not_finite(values: Tensor, valid: Tensor) -> Tensor:
     """Which valid states are NaN or infinite, bool ``(…, step, unit)``."""
     return ~torch.isfinite(values) & valid.unsqueeze(-1)
+
+
+def check_one_each(lengths: Tensor, sequences: int) -> None:
+    """Raise a ValueError unless there is one length for each sequence."""
+    if lengths.shape != (sequences,):
+        raise ValueError(
+            f"lengths: got shape {tuple(lengths.shape)} for {sequences} sequences; it takes one "
+            "length for each"
+        )
 
 
 def prefix_mask(lengths: Tensor, steps: int) -> Tensor:

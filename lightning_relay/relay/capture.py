@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from lightning_relay.reading.answers import has_label
+from lightning_relay.reading.answers import Answer, NonFiniteScoresError, has_label
 from lightning_relay.reading.deciding import check_not_of_steps
 from lightning_relay.reading.predictions import Prediction, PredictionReader, Question
 from lightning_relay.recurrent.chosen import ChosenCalls, calls_by_module, check_one, in_words
 from lightning_relay.recurrent.constant_inputs import ConstantInputs
 from lightning_relay.recurrent.hooks import HOOK_GUARDS, HookErrors, is_compiled
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
-from lightning_relay.recurrent.states import HiddenStates
+from lightning_relay.recurrent.states import HiddenStates, check_one_each, prefix_mask
+from lightning_relay.recurrent.transfer import queued
 from lightning_relay.sampling.processes import Positions, Processes
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class EvaluationCapture:
             for.
         steps: Numbers of steps of the batches with unknown lengths, by layer key. Lengths are
             unknown if sequences are not packed and ``lengths`` is not named.
-        lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``; None if they are
-            not named.
+        lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``, after its step in
+            CPU memory; None if they are not named.
     """
 
     def __init__(
@@ -181,9 +182,8 @@ class EvaluationCapture:
         if self._could_be is None or self._dataloader is None:
             raise RuntimeError("capture: after_step was called without before_step")
         states = self._step_states(self._could_be.sizes)
-        answer = self._reader.read(outputs, self._could_be, self._batch)
+        answer, lengths = self._read(outputs, self._could_be, states, self._dataloader)
         self.labels = answer.labels
-        self._look_at_inputs(self._dataloader)
         for layer, own in states.items():
             _check_sequences(layer, len(own), {len(answer.labels)})
         if self._dataloader not in self.num_classes and not self._concepts_named:
@@ -201,29 +201,60 @@ class EvaluationCapture:
         labels, classes = answer.labels, answer.classes
         places, counted = self._positions[self._dataloader].of_batch(len(labels))
         if labels.dim() == 2:
-            self._check_steps(states, labels)
+            self._check_steps(states, lengths, labels)
         else:
-            labelled = has_label(labels).cpu()
+            labelled = has_label(labels)
             self.unlabelled[self._dataloader] += int((counted & ~labelled).sum())
             counted = counted & labelled
         if not counted.all():
             labels, classes, places = labels[counted], classes[counted], places[counted]
             states = {layer: own.select(counted) for layer, own in states.items()}
         self.buffers[self._dataloader].add(
-            states, labels, classes, expected=expected, positions=places
+            states, labels, classes, expected=expected, positions=places, finite=True
         )
         self._recorder.clear()
         self._reader.clear()
         self._batch = None
 
-    def _check_steps(self, states: dict[str, HiddenStates], labels: Tensor) -> None:
+    def _read(
+        self, outputs: Any, labels: Labels, states: dict[str, HiddenStates], dataloader: int
+    ) -> tuple[Answer, dict[str, Tensor]]:
+        """The answer, and the lengths of the sequences of each layer.
+
+        The host waits once for a GPU. Then the states are checked, and padding is marked in them.
+        """
+        looked = self._looked_at(dataloader)
+        beside = [own.lengths for own in states.values()]
+        beside += [own.finite for own in states.values()]
+        beside += looked.values()
+        beside += [] if self.lengths is None else [self.lengths]
+        try:
+            answer = self._reader.read(outputs, labels, self._batch, beside=beside)
+        except NonFiniteScoresError:
+            for layer, own in states.items():  # where it begins
+                self._within_lengths(layer, own, own.lengths.cpu()).check_finite(layer)
+            raise
+        read = iter(answer.beside)
+        lengths, finite = ({layer: next(read) for layer in states} for _ in range(2))
+        for name in looked:
+            self.constant[dataloader][name].take(next(read))
+        self.lengths = next(read, None)
+        for layer, own in states.items():
+            states[layer] = self._within_lengths(layer, own, lengths[layer])
+            if not finite[layer]:
+                states[layer].check_finite(layer)
+        return answer, lengths if self.lengths is None else dict.fromkeys(states, self.lengths)
+
+    def _check_steps(
+        self, states: dict[str, HiddenStates], lengths: Mapping[str, Tensor], labels: Tensor
+    ) -> None:
         """Refuse labels of other steps than those of the states; packing may leave out padding."""
         steps = labels.shape[1]
         for layer, own in states.items():
             padded = layer in self._recorder.packed or self.lengths is not None
             found = own.values.shape[1]
-            beyond = torch.arange(steps) >= own.lengths.cpu().unsqueeze(1)
-            if padded and (beyond & has_label(labels).cpu()).any():
+            beyond = torch.arange(steps) >= lengths[layer].unsqueeze(1)
+            if padded and (beyond & has_label(labels)).any():
                 raise ValueError(
                     f"target: there are labels beyond the ends of the packed sequences of {layer!r}"
                     ". If these are padding, name lengths=, or fill them with -100; if they are of "
@@ -272,12 +303,18 @@ class EvaluationCapture:
         ends = {name: own.end for name, own in self.constant.get(dataloader, {}).items()}
         return {name: end for name, end in ends.items() if end is not None}
 
-    def _look_at_inputs(self, dataloader: int) -> None:
+    def _looked_at(self, dataloader: int) -> dict[str, Tensor]:
+        """What tells where the inputs of modules end, to be read."""
+        looked = {}
         for name, found in self._recorder.inputs.items():
             inputs = found[0] if len(found) == 1 else None
             if inputs is not None and self.lengths is not None:
-                inputs = HiddenStates.of_lengths(inputs.values, self.lengths)
-            self.constant[dataloader][name].add(inputs)
+                check_one_each(self.lengths, len(inputs))
+                steps, lengths = inputs.values.shape[1], queued(self.lengths, inputs.values.device)
+                inputs = HiddenStates.padded_at_end(inputs.values, prefix_mask(lengths, steps))
+            if (own := self.constant[dataloader][name].look(inputs)) is not None:
+                looked[name] = own
+        return looked
 
     def _expected(self, sequences: int) -> int | None:
         """Number of sequences of the whole dataloader if all batches have this size."""
@@ -304,11 +341,12 @@ class EvaluationCapture:
         states = self._recorder.states
         for layer, layer_states in states.items():
             _check_sequences(layer, len(layer_states), sizes)
-            states[layer] = self._within_lengths(layer, layer_states)
-            states[layer].check_finite(layer)
+            if self.lengths is not None:
+                check_one_each(self.lengths, len(layer_states))
         return states
 
-    def _within_lengths(self, layer: str, states: HiddenStates) -> HiddenStates:
+    def _within_lengths(self, layer: str, states: HiddenStates, lengths: Tensor) -> HiddenStates:
+        """The states without the padding that named lengths tell; ``lengths`` are their own."""
         packed = self._recorder.packed
         if self.lengths is None:
             if layer not in packed:
@@ -317,7 +355,7 @@ class EvaluationCapture:
                 self.presorted.add(layer)
             return states
         named = HiddenStates.of_lengths(states.values, self.lengths)
-        if layer in packed and not torch.equal(named.lengths, states.lengths):
+        if layer in packed and not torch.equal(self.lengths.to("cpu", torch.int64), lengths):
             raise ValueError(
                 f"lengths: the packed sequences given to {layer!r} have other lengths than named, "
                 "so their order is not that of the batch; let the packing sort them "

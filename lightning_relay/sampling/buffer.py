@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_relay.information.options import RelayMeasure
+from lightning_relay.recurrent.transfer import on_cpu
 from lightning_relay.sampling.kept import KeptLayer, KeptStates
 from lightning_relay.sampling.sample import CHECKED, SequenceSample
 from lightning_relay.sampling.storage import LabelRows, Numbers, together
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from lightning_relay.recurrent.states import HiddenStates
     from lightning_relay.sampling.processes import Processes
 
-_ELEMENTS_AT_ONCE = 2**19
-"""Approximate number of states of a batch that are taken in at a time, to bound copies."""
+_ELEMENTS_AT_ONCE = {"cpu": 2**19, "gpu": 2**24}
+"""Approximate number of states of a batch that are taken in at a time, to bound copies.
+
+The host waits for a GPU each time.
+"""
 
 _ADVICE = (
     "Keep fewer sequences (max_samples), fit thresholds to fewer (fit_samples), keep fewer steps "
@@ -126,6 +130,7 @@ class SequenceBuffer:
         *,
         expected: int | None = None,
         positions: Tensor | None = None,
+        finite: bool = False,
     ) -> None:
         """Add a batch of sequences.
 
@@ -139,6 +144,7 @@ class SequenceBuffer:
             positions: Number of each sequence in the whole stream, of which other processes may
                 have parts, ascending over all batches, int64 ``(batch,)``; default: they follow
                 those before.
+            finite: Whether the states are known to be finite, so that they need no check.
 
         Raises:
             TypeError: If labels are not ``(batch,)`` or ``(batch, step)``, or integers in one batch
@@ -148,7 +154,7 @@ class SequenceBuffer:
                 ``storage="half"``, or the kept sequences would take more than ``max_bytes``; says
                 how much.
         """
-        self._check_batch(states, x_in, x_out)
+        self._check_batch(states, x_in, x_out, finite=finite)
         if len(x_in) == 0:
             return
         self._check_memory(states, expected)
@@ -200,7 +206,9 @@ class SequenceBuffer:
         pool.expected, pool.bytes_needed = len(own), max(part.bytes_needed for part in parts)
         return pool
 
-    def _check_batch(self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor) -> None:
+    def _check_batch(
+        self, states: Mapping[str, HiddenStates], x_in: Tensor, x_out: Tensor, *, finite: bool
+    ) -> None:
         """Raise an error unless a batch is consistent and has the layers of those before."""
         if not states:
             raise ValueError("states: got no layer; it takes hidden states by layer key")
@@ -224,7 +232,8 @@ class SequenceBuffer:
                     f"{len(x_out)} labels; they take one label each for every sequence. A recorder "
                     "keeps all sequences until clear()"
                 )
-            layer.check_finite(key)
+            if not finite:
+                layer.check_finite(key)
             if self._sample.storage == "half":
                 _check_half(key, layer)
         if self._kinds and kinds != self._kinds:
@@ -236,7 +245,9 @@ class SequenceBuffer:
 
     def _spans(self, sequences: int, layers: Iterable[HiddenStates]) -> Iterator[tuple[int, int]]:
         """Bounds of small parts of a batch, one of which ends where thresholds will be fitted."""
-        at_once = max(1, _ELEMENTS_AT_ONCE // max(layer.values[0].numel() for layer in layers))
+        values = [layer.values for layer in layers]
+        most = _ELEMENTS_AT_ONCE["cpu" if values[0].device.type == "cpu" else "gpu"]
+        at_once = max(1, most // max(layer[0].numel() for layer in values))
         first = 0
         while first < sequences:
             last = min(first + at_once, sequences)
@@ -259,15 +270,20 @@ class SequenceBuffer:
         rows, slots = self._kept.place(draws, positions)
         if self._sample.codes_follow:
             checked_places = self._checked.place(draws, positions)
+        writings = []
         for key, layer_states in states.items():
             layer = self._layers.setdefault(key, KeptLayer(key, self._sample, self._measure))
             if fitted:
                 layer.fit(held, checked, self.expected)
-            layer.write(layer_states, rows, slots, self.expected)
+            writings.append(layer.write(layer_states, rows, slots, self.expected))
             if self._sample.codes_follow:
-                layer.write_checked(layer_states, *checked_places, self.expected)
-        self._x_in.write(slots, x_in.cpu()[rows], self.expected)
-        self._x_out.write(slots, x_out.cpu()[rows], self.expected)
+                writings.append(layer.write_checked(layer_states, *checked_places, self.expected))
+        x_in, x_out, *parts = on_cpu(x_in, x_out, *(one for own in writings for one in own.parts))
+        for writing in writings:
+            own, parts = parts[: len(writing.parts)], parts[len(writing.parts) :]
+            writing.write(own)
+        self._x_in.write(slots, x_in[rows], self.expected)
+        self._x_out.write(slots, x_out[rows], self.expected)
 
     def _draws(self, positions: Tensor) -> Tensor:
         """Random draws of some positions; those between are drawn, too."""
@@ -385,7 +401,8 @@ def megabytes(count: int) -> str:
 
 
 def _check_half(key: str, states: HiddenStates) -> None:
-    largest = float(states.values[states.valid].abs().max()) if len(states) else 0.0
+    valid = states.valid.unsqueeze(-1)
+    largest = float(states.values.abs().masked_fill(~valid, 0).max()) if len(states) else 0.0
     if largest > torch.finfo(torch.float16).max:
         raise ValueError(
             f"storage: a state of {key!r} is {largest:.3g}, beyond the range of half precision; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import pad
 
 from lightning_relay.information.discretization import Thresholds, fit_thresholds
 from lightning_relay.recurrent.states import HiddenStates, StepError, has_step, raise_no_step
+from lightning_relay.recurrent.transfer import queued
 from lightning_relay.sampling.sample import CHECKED
 from lightning_relay.sampling.storage import (
     Blocks,
@@ -20,7 +22,7 @@ from lightning_relay.sampling.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 
 _FEWEST = 32
 """Number of first sequences that must have a step for it to get thresholds, or all if fewer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """What ``write`` takes once it is in CPU memory."""
+
+    parts: Sequence[Tensor]
+    write: Callable[[Sequence[Tensor]], None]
 
 
 class KeptLayer:
@@ -51,22 +61,22 @@ class KeptLayer:
         self.values: Blocks | None = None
         self.checked: Blocks | None = None
 
-    def write(self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int) -> None:
+    def write(self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int) -> Writing:
         """Keep some rows of a batch in slots; ``expected`` is the number of slots to come."""
         self.units = states.values.shape[2]
         if self.values is None:
             half = self.sample.storage == "half"
             expected = min(expected, self.sample.held)
             self.values = self._blocks_of_states(states, expected, half)
-        self._write(self.values, self.lengths, states, rows, slots)
+        return self._writing(self.values, self.lengths, states, rows, slots)
 
     def write_checked(
         self, states: HiddenStates, rows: Tensor, slots: Tensor, expected: int
-    ) -> None:
+    ) -> Writing:
         """Keep the raw states of some rows of a batch, to check the thresholds with."""
         if self.checked is None:
             self.checked = self._blocks_of_states(states, min(expected, CHECKED), half=False)
-        self._write(self.checked, self.checked_lengths, states, rows, slots)
+        return self._writing(self.checked, self.checked_lengths, states, rows, slots)
 
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """States ``(slot, column, unit)`` in some slots, and the lengths of their sequences."""
@@ -99,7 +109,8 @@ class KeptLayer:
         for step, column in self._steps(lengths):
             values = states.column(column, slots)
             self.thresholds[column] = self._fitted(values, has_step(lengths, step))
-            codes.write(slots, self._packed(values.unsqueeze(1), column), column)
+            own = self._codes(values.unsqueeze(1), column)
+            codes.write(slots, pack_codes(own, self.measure.levels), column)
         self.values = codes
         self.coded = True
         # Sequences checked against thresholds fitted mostly to themselves would agree too well.
@@ -133,25 +144,36 @@ class KeptLayer:
 
     def _columns(self, states: HiddenStates) -> Iterator[tuple[int, Tensor]]:
         """States ``(batch, step, unit)`` to keep, each with its first column."""
+        if states.values.shape[1] == 0:
+            raise_no_step(-1, states.lengths)
         if self.sample.time_steps is None:
-            yield 0, states.at(-1).values
+            yield 0, states.known_at(-1).values
             yield 1, states.values[:, : max(self.thresholds)] if self.coded else states.values
             return
         for column, step in enumerate(self.sample.time_steps):
-            if states.has(step) and self.column_of(step) is not None:
-                yield column, states.at(step).values
+            if step < states.values.shape[1] and self.column_of(step) is not None:
+                yield column, states.known_at(step).values
 
-    def _write(
+    def _writing(
         self, blocks: Blocks, lengths: Numbers, states: HiddenStates, rows: Tensor, slots: Tensor
-    ) -> None:
+    ) -> Writing:
         if len(rows) == 0:
-            return
-        states = states.select(rows.to(states.values.device))
-        lengths.write(slots, states.lengths)
+            return Writing([], lambda _: None)
+        states = states.select(rows)
+        columns, parts = [], []
+        codes = self.coded and blocks is self.values
         for column, values in self._columns(states):
-            if self.coded and blocks is self.values:
-                values = self._packed(values, column)
-            blocks.write(slots, values, column)
+            columns.append(column)
+            parts.append(self._codes(values, column) if codes else values.to(blocks.dtype))
+
+        def write(parts: Sequence[Tensor]) -> None:
+            *values, own = parts
+            lengths.write(slots, own)
+            for column, part in zip(columns, values, strict=True):
+                packed = pack_codes(part, self.measure.levels) if codes else part
+                blocks.write(slots, packed, column)
+
+        return Writing([*parts, states.lengths], write)
 
     def _steps(self, lengths: Tensor) -> Iterator[tuple[int, int]]:
         """Kept steps that enough sequences have, each with its column."""
@@ -171,13 +193,13 @@ class KeptLayer:
             layer=self.key,
         )
 
-    def _packed(self, states: Tensor, first_column: int) -> Tensor:
+    def _codes(self, states: Tensor, first_column: int) -> Tensor:
         columns = range(first_column, first_column + states.shape[1])
         cuts = torch.stack([self.thresholds[column].cuts for column in columns])
-        codes = Thresholds(cuts.to(states.device)).codes(
+        codes = Thresholds(queued(cuts, states.device)).codes(
             states.transpose(0, 1), code_dtype(self.measure.levels)
         )
-        return pack_codes(codes.transpose(0, 1).cpu(), self.measure.levels)
+        return codes.transpose(0, 1)
 
     def _blocks_of_states(self, states: HiddenStates, expected: int, half: bool) -> Blocks:
         columns = self.sample.columns(states.values.shape[1])

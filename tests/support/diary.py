@@ -74,8 +74,24 @@ class Diary(Callback):
                 "python": random.getstate(),
                 "numpy": np.random.get_state(legacy=False)["state"],  # noqa: NPY002 - the stream users have
                 "torch": torch.get_rng_state(),
+                "gpus": torch.cuda.get_rng_state_all(),
+                "backends": backends(),
             }
         )
+
+
+def backends() -> dict[str, bool | list[bool]]:
+    """How torch computes on a GPU and with half precision."""
+    return {
+        "cudnn": torch.backends.cudnn.enabled,
+        "benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.backends.cudnn.deterministic,
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "highest": torch.get_float32_matmul_precision() == "highest",
+        "products": torch.backends.cuda.matmul.fp32_precision == "tf32",
+        "recurrence": torch.backends.cudnn.rnn.fp32_precision == "tf32",
+        "autocast": [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")],
+    }
 
 
 def metrics_of(model: LightningModule) -> dict[str, Any]:
