@@ -140,7 +140,9 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
             ``trainer.test``, errors are raised.
 
     Attributes:
-        reports: The reports so far, the newest last; if they are saved, the newest 32.
+        reports: The reports so far, the newest last. If they are saved, the newest 32; if not, all,
+            until you clear the list. In a run that is resumed, they begin with those up to the
+            checkpoint, as far as they are saved or in the checkpoint, which holds the newest.
         own_reports: The reports so far since a fit of another model began.
 
     Raises:

@@ -165,7 +165,9 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             ``trainer.test``, errors are raised.
 
     Attributes:
-        reports: Reports so far, the newest last; if they are saved, the newest 32.
+        reports: Reports so far, the newest last. If they are saved, the newest 32; if not, all,
+            until you clear the list. In a run that is resumed, they begin with those up to the
+            checkpoint, as far as they are saved or in the checkpoint, which holds the newest.
         own_reports: Reports so far since a fit of another model began.
         tried: Reports of the sanity check, one for each dataloader, until training starts.
 

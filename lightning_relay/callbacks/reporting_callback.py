@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 import weakref
 from abc import ABC, abstractmethod
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, Generic, Literal, get_args
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_relay.callbacks.evaluations import (
     ReportT,
@@ -27,9 +28,17 @@ from lightning_relay.callbacks.evaluations import (
     paths_of,
     report_directory,
 )
+from lightning_relay.callbacks.resuming import (
+    file_of,
+    gone,
+    newest_saved,
+    other_options,
+    up_to_newest,
+)
 from lightning_relay.callbacks.saving import check_can_save, check_dirpath, could_not_save
 from lightning_relay.callbacks.told_first import ToldFirst
-from lightning_relay.reports.files import ReportFileError, write_new
+from lightning_relay.reports.files import ReportFileError, checksum_of, write_new
+from lightning_relay.reports.history import Saved, directory_of_attempt
 from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.packages import Callback, classes, module_class
 from lightning_relay.sampling.processes import Positions, Processes
@@ -87,6 +96,9 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._processes = Processes()
         self._failed: Exception | None = None
         self._waited_for = False
+        self._resumed = False
+        self._saved: Saved | None = None  # the newest of own_reports that is saved
+        self._attempts: dict[Path, Path] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: all but what follows an evaluation."""
@@ -110,8 +122,11 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 check_can_save(directory, self.prefix)
         self._evaluated = self._tried = False
         self._said.clear()
-        if stage == "fit" and (self._made_of is None or self.is_of_another(pl_module)):
-            self._of_others = len(self.reports)
+        if stage == "fit":
+            self._resumed = False
+            self._attempts.clear()
+            if self._made_of is None or self.is_of_another(pl_module):
+                self._of_others, self._saved = len(self.reports), None
         self._model = weakref.ref(pl_module)
         self._say_where_reports_stay(trainer)
 
@@ -191,13 +206,15 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         check_was_evaluated(trainer, stage, self.stages, self._evaluated)
 
     def state_dict(self) -> dict[str, Any]:
-        """The newest report of the model, for a checkpoint; without one, whether it was tried."""
+        """The newest report, for a checkpoint, and where the others are; or whether it was tried.
+
+        The state grows with the size of a report, not with their number.
+        """
         state: dict[str, Any] = {"tried": True} if self._tried else {}
         if not self.own_reports:
             return state
-        file = BytesIO()
         try:
-            self.reports[-1].save(file)
+            data = file_of(self.reports[-1]).getvalue()
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -205,7 +222,13 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 f"the newest report is not in the checkpoint: {_words(error)}", rank_zero_warn
             )
             return state
-        return {"newest_report": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
+        state = {
+            "newest_report": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+            "reports": len(self.own_reports),
+        }
+        if self._saved is not None:
+            state |= {"saved_as": self._saved.path, "checksum": self._saved.checksum}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the newest report of a checkpoint, unless the model has reports already.
@@ -213,21 +236,91 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         A report that another version wrote, or a damaged one, is left out with a warning.
         """
         self._tried = True
-        if "newest_report" not in state_dict or self.own_reports:
+        if not self.own_reports:
+            newest = self._newest_of(state_dict)
+            if newest is not None:
+                self.reports.append(newest)
+                self._made_of = self._model
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on, where a fit is resumed, from the reports up to the checkpoint, and only those."""
+        if trainer.state.fn != TrainerFn.FITTING:
             return
-        saved = state_dict["newest_report"]
+        self._resumed = True
+        state: dict[str, Any] = checkpoint["callbacks"].get(self.state_key, {})
+        if not state:
+            self._say_that_it_begins(checkpoint["callbacks"])
+        newest, before = self._newest_of(state), self.own_reports
+        history = [] if newest is None else up_to_newest(before, newest)
+        if len(before) > len(history):
+            self._say(
+                f"{len(before) - len(history)} {self.analysis} reports that the run has not had at "
+                "the checkpoint are no longer in the callback's reports.",
+                rank_zero_info,
+            )
+        self._saved = Saved.of(state.get("saved_as"), state.get("checksum"))
+        if trainer.is_global_zero and newest is not None:
+            history = self._history(history, newest, state.get("reports"), trainer.ckpt_path)
+        self.reports[self._of_others :] = self._processes.gather(history)[0]
+        self._made_of = weakref.ref(pl_module)
+
+    def _history(
+        self, known: list[ReportT], newest: ReportT, number: Any, checkpoint: Any
+    ) -> list[ReportT]:
+        """The reports that are known, or those saved if they are more; the newest is the last."""
+        why = "they were not saved"
+        if self._saved is not None:
+            why = gone(self._saved.path)
+            path = self._saved.found(self.prefix, self._saved.beside(checkpoint))
+            if path is not None:
+                self._saved = Saved(str(path), self._saved.checksum)
+                try:
+                    saved, why = newest_saved(self._report, path, self.prefix, KEPT)
+                except OSError as error:
+                    saved, why = [], _words(error)
+                known = max(saved, known, key=len)
+        if not up_to_newest(known[-1:], newest):
+            known = known + [newest]  # noqa: RUF005
+        missing = number - len(known) if isinstance(number, int) else 0
+        if missing > 0:
+            how = rank_zero_info if self._saved is None else rank_zero_warn
+            self._say(
+                f"{missing} of the {number} newest {self.analysis} reports from before the "
+                f"checkpoint are not in the callback's reports: {why}",
+                how,
+            )
+        return known
+
+    def _say_that_it_begins(self, states: Mapping[str, Any]) -> None:
+        """Say why the checkpoint has no reports of this callback."""
+        begin = f"The {self.analysis} reports {self.prefix!r} begin anew: "
+        others = other_options(self.state_key, states)
+        if others is None:
+            self._say(f"{begin}the checkpoint has no state of this callback.", rank_zero_info)
+            return
+        names = ", ".join(f"{name}=" for name in others)
+        what = f"those before the checkpoint have other options ({names})"
+        self._say(begin + what, rank_zero_warn)
+
+    def _newest_of(self, state: Mapping[str, Any]) -> ReportT | None:
+        """The newest report in a state, if there is one that can be read."""
+        if "newest_report" not in state:
+            return None
+        saved = state["newest_report"]
         of_bytes = isinstance(saved, torch.Tensor) and saved.dtype == torch.uint8
         data = saved.cpu().numpy().tobytes() if of_bytes else b""
         try:
-            self.reports.append(self._report.load(BytesIO(data)))
+            return self._report.load(BytesIO(data))
         except ReportFileError as error:
-            rank_zero_warn(
+            self._say(
                 f"The newest {self.analysis} report in the checkpoint is lost, and what ranks "
                 "units by it begins after the next report; all else is resumed. "
-                f"{error}"
+                f"{error}",
+                rank_zero_warn,
             )
-        else:
-            self._made_of = self._model
+            return None
 
     def _new_positions(self, dataloaders: Sequence[Any], dataloader: int) -> Positions:
         """Which samples the batches of a dataloader have."""
@@ -361,6 +454,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
     ) -> None:
         """Log, save and keep a report; ``write`` writes its images and tables to TensorBoard."""
         prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
+        self._of_others = min(self._of_others, len(self.reports))  # the user may have cleared them
         self.reports.append(report)
         self._made_of = weakref.ref(pl_module)
         kept = "its report is in the callback's reports, but not"
@@ -372,7 +466,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                     log = partial(log, sync_dist=True, reduce_fx="max")
                 log(pl_module, f"{prefix}/{name}{suffix}", value)
                 self._logged.add(f"{prefix}/{name}{suffix}")
-        directory = None
+        directory: Path | None = None
         with self._protecting(trainer, "while saving", f"{kept} saved"):
             directory = report_directory(trainer, self.dirpath, self.directory)
         if not trainer.is_global_zero:
@@ -387,14 +481,24 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         with self._protecting(trainer, "while saving", f"{kept} saved"):
             if directory is not None:
                 try:
-                    directory.mkdir(parents=True, exist_ok=True)
-                    file = BytesIO()
-                    report.save(file)
-                    write_new(paths_of(directory, self.prefix, report, suffix), file.getvalue())
+                    own, file = self._directory_of_attempt(trainer, directory), file_of(report)
+                    paths = paths_of(own, self.prefix, report, suffix)
+                    path = os.path.realpath(write_new(paths, file.getvalue()))
+                    self._saved = Saved.of(path, checksum_of(file))
                 except OSError as error:
                     self._say(could_not_save(error), rank_zero_warn)
                 else:
                     self._forget()
+
+    def _directory_of_attempt(self, trainer: Trainer, directory: Path) -> Path:
+        """Where this attempt saves: in the directory, or in one inside it; it is made."""
+        if trainer.state.fn == TrainerFn.FITTING and directory not in self._attempts:
+            self._attempts[directory] = directory_of_attempt(
+                directory, self.prefix, self._saved, resumed=self._resumed
+            )
+        own = self._attempts.get(directory, directory)
+        own.mkdir(parents=True, exist_ok=True)
+        return own
 
     def _forget(self) -> None:
         """Keep the newest reports in memory; those before are saved."""

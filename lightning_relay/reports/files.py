@@ -88,8 +88,8 @@ def write(
         temporary.replace(target)
 
 
-def write_new(paths: Iterable[Path], data: bytes) -> None:
-    """Write a file under the first of the paths in a directory that is free.
+def write_new(paths: Iterable[Path], data: bytes) -> Path:
+    """Write a file under the first of the paths on a file system that is free; this path.
 
     Of several processes that write at once, none takes the name of another's file; on a file system
     without hard links that is so unless they do it in the same instant.
@@ -104,7 +104,8 @@ def write_new(paths: Iterable[Path], data: bytes) -> None:
                 continue
             except OSError:
                 temporary.replace(path)
-            return
+            return path
+    raise FileExistsError(errno.EEXIST, "no name is free", str(first))
 
 
 @contextmanager
@@ -175,6 +176,19 @@ def kind_of(path: Path) -> str | None:
                 f"path: {_name(path)} holds no report, or a damaged one; remove it, or copy it "
                 "again from where it was saved"
             )
+    return None
+
+
+def checksum_of(path: Path | IO[bytes]) -> str | None:
+    """Checksum of a saved report, by which two are compared; None if there is no report.
+
+    Only a regular file is opened, and of it only this checksum and the header are read.
+    """
+    with suppress(OSError, ValueError, MemoryError), _damage_named(_name(path), "relay"):
+        if not isinstance(path, Path) or path.is_file():
+            with _binary(path) as file:
+                header = _header(ZipFile(file), file.seek(0, os.SEEK_END))
+                return None if header is None else header["checksum"]
     return None
 
 

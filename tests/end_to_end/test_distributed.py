@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightning_relay import load_reports
 from tests.support.distributed import main
 
 ROOT = Path(__file__).parents[2]
@@ -77,13 +78,16 @@ def test_reports_and_training_are_bit_for_bit_those_of_one_process(tmp_path: Pat
     """331 samples: with 2 and with 3 processes some are repeated.
 
     Training is what it is without callbacks, the random streams, too; EarlyStopping finds what it
-    monitors in each process.
+    monitors in each process. A run that is resumed has its reports in each process.
     """
-    fits = {
+    fits: dict[str, dict[str, Any]] = {
         name: {"fit": True, "callbacks": name == "fit", "which": "EveryUnit"}
         for name in ("fit", "plain fit")
     }
-    in_two = {"all samples": VALIDATIONS["all samples"], **fits}
+    checkpoint = str(tmp_path / "last.ckpt")
+    resumed = {**fits["fit"], "resumed": checkpoint, "max_epochs": 3}
+    fits["fit"] |= {"checkpoint": checkpoint}
+    in_two = {"all samples": VALIDATIONS["all samples"], **fits, "resumed": resumed}
     for devices, runs in ((1, VALIDATIONS), (2, in_two), (3, VALIDATIONS)):
         asked = [
             {"devices": devices, "dirpath": str(tmp_path / str(devices) / name), **options}
@@ -108,6 +112,10 @@ def test_reports_and_training_are_bit_for_bit_those_of_one_process(tmp_path: Pat
     weights = [said_in(tmp_path / "2" / name) for name in fits]
     assert weights[0] == weights[1]
     assert weights[0][0] == weights[0][1]
+    first, second = said_in(tmp_path / "2" / "resumed")
+    assert first == second  # each process has all reports
+    assert [epoch for epoch, _ in first] == [0, 1, 2, 0, 1, 2]
+    assert len(load_reports(tmp_path / "2" / "resumed").knockout) == 3
     saved = [
         len(list((tmp_path / "2" / "fit").glob(f"{kind}*.npz"))) for kind in ("relay", "knock")
     ]

@@ -115,7 +115,7 @@ def test_checkpoints_in_the_middle_hold_nothing_but_the_newest_report(tmp_path: 
             state for key, state in callbacks.items() if key.startswith("RelayInformationCallback")
         ]
         saved.append([list(state) for state in states])
-    assert saved == [[["tried"]]] * 3 + [[["newest_report"]]] * 3
+    assert saved == [[["tried"]]] * 3 + [[["newest_report", "reports"]]] * 3
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
@@ -288,7 +288,7 @@ def test_knock_outs_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     checkpoints = ModelCheckpoint(tmp_path, save_last=True)
     model, first = with_knockouts(checkpoints, max_epochs=2, enable_checkpointing=True)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][first.state_key]
-    assert list(state) == ["newest_report"]
+    assert list(state) == ["newest_report", "reports"]
     relay, resumed = RelayInformationCallback(**ALL), KnockoutCallback(EveryUnit(**ALL))
     following = KnockoutCallback(AlongOrder(n_random=1, **ALL), prefix="greedy")
     trainer = quiet_trainer(

@@ -27,6 +27,8 @@ from lightning_relay import (
     RelayMeasure,
     SequenceSample,
 )
+from lightning_relay.callbacks.resuming import file_of
+from lightning_relay.reports.files import checksum_of
 from tests.support.models import Classifier
 from tests.support.training import quiet_trainer
 
@@ -116,13 +118,22 @@ def main(options: dict[str, Any]) -> None:
         devices=devices,
         strategy=options.get("strategy", "ddp" if devices > 1 else "auto"),
         use_distributed_sampler=not options.get("uneven"),
+        max_epochs=options.get("max_epochs", 2),
     )
     model = Packed(options.get("fails_in"))
     loader = DataLoader(data, 32 // devices)
     if options.get("fit"):
-        trainer.fit(model, loader, loader)
+        trainer.fit(model, loader, loader, ckpt_path=options.get("resumed"), weights_only=True)
+        if "checkpoint" in options:
+            trainer.save_checkpoint(options["checkpoint"])
         weights = torch.cat([parameter.flatten() for parameter in model.parameters()])
         said: Any = [*weights.tolist(), torch.rand(1).item()]
+        if "resumed" in options:
+            said = [
+                [report.epoch, checksum_of(file_of(report))]
+                for own in callbacks
+                for report in getattr(own, "reports", ())
+            ]
     else:
         (logged,) = trainer.validate(model, loader, verbose=False)
         said = dict(logged)
