@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_flatten
 
 from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.callbacks.loggers import place_of
 from lightning_relay.reading.concepts import check_text
 from lightning_relay.recurrent.states import StepError
 from lightning_relay.relay.report import RelayReport
@@ -88,19 +89,17 @@ def suffix_of(trainer: Trainer, stage: str, dataloader: int) -> str:
 
 
 def report_directory(trainer: Trainer, dirpath: str | Path | None, name: str) -> Path | None:
-    """Directory to save reports in; None if reports are not saved."""
+    """Local directory to save reports in, on every process that of the first; None without one."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     if dirpath is not None:
         return Path(dirpath)
-    if not trainer.loggers or trainer.log_dir is None:
-        return None
-    if "://" in trainer.log_dir:
-        rank_zero_warn(
-            f"reports are not saved to {trainer.log_dir!r}; name a local directory with dirpath="
-        )
-        return None
-    return Path(trainer.log_dir) / name
+    places: list[str] = []
+    if trainer.is_global_zero:  # only there do loggers have a run
+        loggers: list[Any] = trainer.loggers
+        places = [place for place in map(place_of, loggers) if place and "://" not in place]
+    directory = Path(places[0]) / name if places else None
+    return trainer.strategy.broadcast(directory)
 
 
 def stamped(report: ReportT, trainer: Trainer, stage: Stage, dataloader: int) -> ReportT:

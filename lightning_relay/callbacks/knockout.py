@@ -14,12 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_relay.ablation.asked import Ablation, Computed, Score, Value
+from lightning_relay.ablation.faces import knockout_faces
 from lightning_relay.ablation.passes import KnockoutPass
 from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.ablation.results import knockout_report
 from lightning_relay.ablation.scalars import knockout_scalars
 from lightning_relay.ablation.selection import EveryUnit, Known, Selection
-from lightning_relay.ablation.tensorboard import write_knockout_report
 from lightning_relay.callbacks.evaluations import (
     dataloaders_of,
     is_due,
@@ -57,7 +57,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     shares were not measured; ties are broken at random. Single units' damage is compared with their
     relay shares (their unit scores, where shares were not measured).
 
-    Reports are kept in ``reports``, saved, and drawn in TensorBoard. Tags start with ``{prefix}/``
+    Reports are kept in ``reports``, saved, and drawn. Tags start with ``{prefix}/``
     (``{prefix}_test/`` in testing) and end with ``/dataloader_{i}`` if there are several
     dataloaders. Logged scalars:
 
@@ -76,10 +76,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
     - ``{metric}``, ``{metric}/largest_damage``: a metric of the user without knock-out, and the
       largest damage to it.
 
-    A TensorBoardLogger also gets the text ``knockout_table`` and images: ``damage`` of every set,
-    ``{layer}/{concept}/deletion`` along orders, ``{layer}/{concept}/agreement`` of damage and relay
-    shares, ``{layer}/{concept}/prediction`` of damage over the relay information of random sets,
-    and ``{layer}/{measure}/step_damage`` of single units at single steps.
+    Every logger gets the scalars. TensorBoardLogger, WandbLogger and MLFlowLogger also get the
+    table ``knockout_table`` and images: ``damage`` of every set, ``{layer}/{concept}/deletion``
+    along orders, ``{layer}/{concept}/agreement`` of damage and relay shares,
+    ``{layer}/{concept}/prediction`` of damage over the relay information of random sets, and
+    ``{layer}/{measure}/step_damage`` of single units at single steps.
 
     Args:
         which: Units to knock out, and when: ``EveryUnit()``, each alone (default);
@@ -129,10 +130,11 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
         every_n_epochs: In fitting, analyse the validation of every n-th epoch.
         stages: Which of ``"validate"`` and ``"test"`` to analyse.
         prefix: First part of all tags.
-        dirpath: Directory of saved reports; default: ``knockout_reports`` in the directory of the
-            Trainer's first logger. Without ``dirpath`` and a logger, and in a ``fast_dev_run``,
-            nothing is saved. The directory is tried before training; if a report cannot be saved
-            later, there is a warning and training goes on.
+        dirpath: Local directory to save reports in. Default: ``knockout_reports`` in the directory
+            of the run, for the Trainer's first logger that has a local one. Runs of MLflow also get
+            every report as an artifact. Without a directory and MLflow, and in a
+            ``fast_dev_run``, nothing is saved. The directory is tried before training; if a report
+            cannot be saved later, there is a warning and training goes on.
         on_error: What an error of the analysis does while the model is trained, after the sanity
             check: ``"warn"`` gives a warning with the reason, once, and training goes on without
             this report; ``"raise"`` ends the fit. In the sanity check, in the first analysis of a
@@ -376,9 +378,7 @@ class KnockoutCallback(ReportingCallback[KnockoutReport]):
                 )
             report = stamped(report, trainer, stage, dataloader)
             suffix = suffix_of(trainer, stage, dataloader)
-            self._log(
-                trainer, pl_module, report, knockout_scalars(report), write_knockout_report, suffix
-            )
+            self._log(trainer, pl_module, report, knockout_scalars(report), knockout_faces, suffix)
 
 
 def _given_report(relay: str | RelayReport | Path | None) -> RelayReport | None:

@@ -40,9 +40,9 @@ from lightning_relay.recurrent.layers import (
 )
 from lightning_relay.relay.analysis import shared_report
 from lightning_relay.relay.capture import EvaluationCapture
+from lightning_relay.relay.faces import relay_faces
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.relay.scalars import early_notes, relay_scalars
-from lightning_relay.relay.tensorboard import write_relay_report
 from lightning_relay.reports.stage import Stage
 from lightning_relay.sampling.buffer import SequenceBuffer, megabytes
 from lightning_relay.sampling.kept import KeptStates
@@ -100,11 +100,12 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
       fraction of the codes of a fair sample that thresholds fitted to this sample would give too,
       at the step and of the unit where it is lowest.
 
-    A TensorBoardLogger also gets, for each layer and concept, the images ``…/relay_share`` (bits by
-    step and unit), ``…/greedy_order``, ``…/units_needed`` and ``…/relay_transfer`` (by pair of
-    steps) and the table ``…/relay_table``; with ``latent``, also the image ``{layer}/latent``
-    (trajectories of the states and attractors) and the table ``{layer}/latent_table``. A model with
-    several layers also has the image ``{concept}/layers``: bits by layer and step.
+    Every logger gets the scalars. TensorBoardLogger, WandbLogger and MLFlowLogger also get, for
+    each layer and concept, the images ``…/relay_share`` (bits by step and unit),
+    ``…/greedy_order``, ``…/units_needed`` and ``…/relay_transfer`` (by pair of steps) and the table
+    ``…/relay_table``; with ``latent``, also the image ``{layer}/latent`` (trajectories of the
+    states and attractors) and the table ``{layer}/latent_table``. A model with several layers also
+    has the image ``{concept}/layers``: bits by layer and step.
 
     Args:
         modules: Dotted names of the recurrent modules to analyse. Default: all recurrent modules.
@@ -154,10 +155,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         every_n_epochs: In fitting, the validation of every n-th epoch is analysed.
         stages: Evaluations to analyse: ``"validate"``, ``"test"``, or both.
         prefix: First part of all tags.
-        dirpath: Directory to save reports in. Default: ``relay_reports`` in the directory of the
-            Trainer's first logger. Without ``dirpath`` and logger, and in a ``fast_dev_run``,
-            nothing is saved. The directory is tried before training; if a report cannot be saved
-            later, there is a warning and training goes on.
+        dirpath: Local directory to save reports in. Default: ``relay_reports`` in the directory
+            of the run, for the Trainer's first logger that has a local one. Runs of MLflow also get
+            every report as an artifact. Without a directory and MLflow, and in a
+            ``fast_dev_run``, nothing is saved. The directory is tried before training; if a report
+            cannot be saved later, there is a warning and training goes on.
         on_error: What an error of the analysis does while the model is trained, after the sanity
             check: ``"warn"`` gives a warning with the reason, once, and training goes on without
             this report; ``"raise"`` ends the fit. In the sanity check, in the first analysis of a
@@ -404,11 +406,12 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             scalars = relay_scalars(report)
             report = stamped(report, trainer, stage, dataloader)
             if trainer.sanity_checking:
+                self._check_names(trainer, (f"{self.prefix}/{name}" for name in scalars))
                 self.tried.append(report)
                 continue
             suffix = suffix_of(trainer, stage, dataloader)
             self._say_what_inputs_end_changes(report)
-            self._log(trainer, pl_module, report, scalars, write_relay_report, suffix)
+            self._log(trainer, pl_module, report, scalars, relay_faces, suffix)
         self._looks_for_ends &= trainer.sanity_checking
 
     def _analysed(

@@ -6,7 +6,7 @@ import os
 import traceback
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -28,6 +28,16 @@ from lightning_relay.callbacks.evaluations import (
     paths_of,
     report_directory,
 )
+from lightning_relay.callbacks.loggers import (
+    Paths,
+    Store,
+    artifact_stores,
+    place_of,
+    refused,
+    shower_of,
+    upload,
+    where_in_words,
+)
 from lightning_relay.callbacks.resuming import (
     file_of,
     gone,
@@ -37,6 +47,7 @@ from lightning_relay.callbacks.resuming import (
 )
 from lightning_relay.callbacks.saving import check_can_save, check_dirpath, could_not_save
 from lightning_relay.callbacks.told_first import ToldFirst
+from lightning_relay.reports.faces import Faces
 from lightning_relay.reports.files import ReportFileError, checksum_of, write_new
 from lightning_relay.reports.history import Saved, directory_of_attempt
 from lightning_relay.reports.stage import Stage
@@ -59,7 +70,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
     """Name of the analysis in messages."""
 
     directory: ClassVar[str]
-    """Name of the directory of reports, beside the logs of the Trainer's first logger."""
+    """Name of the directory of reports, in that of a run."""
 
     reports: list[ReportT]
     _report: type[ReportT]
@@ -116,10 +127,6 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                     f"prefix: two callbacks log under {self.prefix!r}; give one of them another "
                     "prefix"
                 )
-        if {"fit": "validate"}.get(stage, stage) in self.stages:
-            directory = report_directory(trainer, self.dirpath, self.directory)
-            if trainer.is_global_zero and directory is not None:
-                check_can_save(directory, self.prefix)
         self._evaluated = self._tried = False
         self._said.clear()
         if stage == "fit":
@@ -128,7 +135,11 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
             if self._made_of is None or self.is_of_another(pl_module):
                 self._of_others, self._saved = len(self.reports), None
         self._model = weakref.ref(pl_module)
-        self._say_where_reports_stay(trainer)
+        if {"fit": "validate"}.get(stage, stage) in self.stages:
+            directory = report_directory(trainer, self.dirpath, self.directory)
+            if trainer.is_global_zero and directory is not None:
+                check_can_save(directory, self.prefix)
+            self._say_where_reports_go(trainer, directory)
 
     @property
     def own_reports(self) -> list[ReportT]:
@@ -449,46 +460,72 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         pl_module: LightningModule,
         report: ReportT,
         scalars: Mapping[str, float],
-        write: Callable[..., None],
+        faces_of: Callable[[ReportT], Faces],
         suffix: str,
     ) -> None:
-        """Log, save and keep a report; ``write`` writes its images and tables to TensorBoard."""
+        """Keep a report, log its scalars, pictures and tables, and save it."""
         prefix = self.prefix if report.stage == "validate" else f"{self.prefix}_{report.stage}"
         self._of_others = min(self._of_others, len(self.reports))  # the user may have cleared them
         self.reports.append(report)
         self._made_of = weakref.ref(pl_module)
         kept = "its report is in the callback's reports, but not"
         with self._protecting(trainer, "while logging", f"{kept} all of its scalars are logged"):
-            for name, value in scalars.items():
+            tags = {f"{prefix}/{name}{suffix}": value for name, value in scalars.items()}
+            left_out = refused(trainer.loggers, tags)
+            for tag in (tag for tag in tags if tag not in left_out):
                 # A method of the user's may pass on other names or values.
                 log = module_class(type(pl_module)).log
                 if self._processes.size > 1:  # all have the same value, which max leaves exact
                     log = partial(log, sync_dist=True, reduce_fx="max")
-                log(pl_module, f"{prefix}/{name}{suffix}", value)
-                self._logged.add(f"{prefix}/{name}{suffix}")
-        directory: Path | None = None
+                log(pl_module, tag, tags[tag])
+                self._logged.add(tag)
+            self._check_names(trainer, left_out)
+        stores: list[Store] = []
         with self._protecting(trainer, "while saving", f"{kept} saved"):
             directory = report_directory(trainer, self.dirpath, self.directory)
-        if not trainer.is_global_zero:
+            stores = artifact_stores(trainer.loggers, self.directory)
             if directory is not None:
+                stores.insert(0, partial(self._save_file, trainer, directory))
+        if not trainer.is_global_zero:
+            if stores:
                 self._forget()
             return
-        with self._protecting(trainer, "while drawing", f"{kept} all of its images are logged"):
-            loggers: list[Any] = trainer.loggers
-            for logger in loggers:
-                if isinstance(logger, classes("loggers.TensorBoardLogger")):
-                    write(logger.experiment, report, prefix, trainer.global_step, suffix=suffix)
-        with self._protecting(trainer, "while saving", f"{kept} saved"):
-            if directory is not None:
+        lost = f"{kept} all of its images and tables are logged"
+        showers = [shower for shower in map(shower_of, trainer.loggers) if shower is not None]
+        faces: Faces = {}
+        with self._protecting(trainer, "while drawing", lost):
+            if showers:
+                faces = {f"{prefix}/{tag}{suffix}": face for tag, face in faces_of(report).items()}
+        for show in showers if faces else ():
+            with self._protecting(trainer, "while logging images", lost):
+                show(faces, trainer.global_step)
+        paths = partial(paths_of, prefix=self.prefix, report=report, suffix=suffix)
+        saved = 0
+        for save in stores:
+            with self._protecting(trainer, "while saving", f"{kept} saved"):
                 try:
-                    own, file = self._directory_of_attempt(trainer, directory), file_of(report)
-                    paths = paths_of(own, self.prefix, report, suffix)
-                    path = os.path.realpath(write_new(paths, file.getvalue()))
-                    self._saved = Saved.of(path, checksum_of(file))
+                    save(paths, file_of(report))
                 except OSError as error:
                     self._say(could_not_save(error), rank_zero_warn)
                 else:
-                    self._forget()
+                    saved += 1
+        if stores and saved == len(stores):
+            self._forget()
+
+    def _check_names(self, trainer: Trainer, names: Iterable[str]) -> None:
+        """Refuse names of scalars with which a logger of the Trainer would end the fit."""
+        for name in refused(trainer.loggers, names):
+            raise ValueError(
+                f"concepts: MLFlowLogger takes no scalar named {name!r}; give each concept a name "
+                "with a Latin letter or a digit"
+            )
+
+    def _save_file(self, trainer: Trainer, directory: Path, paths: Paths, file: BytesIO) -> None:
+        """Save in a directory of this attempt, and with a W&B run that it lies in."""
+        own = self._directory_of_attempt(trainer, directory)
+        path = write_new(paths(own), file.getvalue())
+        self._saved = Saved.of(os.path.realpath(path), checksum_of(file))
+        upload(trainer.loggers, path)
 
     def _directory_of_attempt(self, trainer: Trainer, directory: Path) -> Path:
         """Where this attempt saves: in the directory, or in one inside it; it is made."""
@@ -506,16 +543,23 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         del self.reports[:more]
         self._of_others = max(0, self._of_others - more)
 
-    def _say_where_reports_stay(self, trainer: Trainer) -> None:
-        """Warn that reports do not come back from a process that the strategy starts."""
+    def _say_where_reports_go(self, trainer: Trainer, directory: Path | None) -> None:
+        """Say what is not where TensorBoard would have it, and warn of what stays elsewhere."""
         if isinstance(trainer.strategy.launcher, _LAUNCHERS):
-            saved = report_directory(trainer, self.dirpath, self.directory)
-            where = f"load those saved in {saved}" if saved else "save them with dirpath="
+            where = f"load those saved in {directory}" if directory else "save them with dirpath="
             self._say(
                 f"this strategy trains in another process, so the {self.analysis} callback's "
                 f"reports stay empty in this one; {where}",
                 rank_zero_warn,
             )
+        loggers: list[Any] = trainer.loggers
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            words = where_in_words(loggers, directory, self.directory)
+            saved = directory is not None or artifact_stores(loggers, "")
+            if words:
+                lost = any(map(place_of, loggers)) and not saved
+                how = rank_zero_warn if lost else rank_zero_info
+                self._say(f"The {self.analysis} callback: {words}.", how)
 
     def _say(self, message: str, how: Callable[[str], None], *, about: str | None = None) -> None:
         """Say a message once in a run of the Trainer, or once for each ``about``."""

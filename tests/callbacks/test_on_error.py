@@ -165,7 +165,7 @@ def test_a_report_that_cannot_be_shown_or_saved_is_kept(
     if what == "scalars":
         monkeypatch.setattr(LightningModule, "log", log)
     if what == "images":
-        for module in ("relay_information.write_relay_report", "knockout.write_knockout_report"):
+        for module in ("relay_information.relay_faces", "knockout.knockout_faces"):
             monkeypatch.setattr(f"lightning_relay.callbacks.{module}", fail)
     elif what == "file":
         monkeypatch.setattr(kind._report, "save", fail)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_relay import RelayInformationCallback, RelayMeasure, RelayReport
-from lightning_relay.callbacks.evaluations import report_directory
 from lightning_relay.relay.picture import share_image
 from tests.support.images import decoded
 from tests.support.models import CLASSES, Classifier, Frozen, loader
@@ -155,22 +152,6 @@ def test_without_a_logger_nothing_is_written(
     )
     assert len(callback.reports) == 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_reports_are_not_saved_to_a_remote_directory() -> None:
-    remote: Any = SimpleNamespace(fast_dev_run=False, loggers=[None], log_dir="s3://runs/1")
-    with pytest.warns(UserWarning, match="not saved to 's3://runs/1'; name a local .* dirpath="):
-        assert report_directory(remote, None, "relay_reports") is None
-    assert report_directory(remote, "here", "relay_reports") == Path("here")
-
-
-def test_other_loggers_get_the_scalars(tmp_path: Path) -> None:
-    logger = CSVLogger(tmp_path)
-    quiet_trainer(RelayInformationCallback(), logger=logger, log_every_n_steps=1).fit(
-        Classifier(), loader(), loader()
-    )
-    header = Path(logger.log_dir, "metrics.csv").read_text().splitlines()[0]
-    assert "relay/rnn.l0/joint/information_last" in header.split(",")
 
 
 def test_two_callbacks_log_under_prefixes_of_their_own() -> None:

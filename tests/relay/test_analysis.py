@@ -20,7 +20,7 @@ from lightning_relay import (
 )
 from lightning_relay.information import bootstrap, chance_level, relay_share, relay_transfer
 from lightning_relay.relay.analysis import _blocks
-from lightning_relay.relay.tensorboard import order_in_words, relay_table
+from lightning_relay.relay.table import order_in_words, relay_table
 from lightning_relay.sampling import SequenceBuffer
 from tests.support import brute_force
 from tests.support.reports import assert_equal

@@ -1,4 +1,4 @@
-"""A report in TensorBoard: pictures and tables of each layer and concept."""
+"""Table of a relay report: a row for each step of a layer and concept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_relay.latent.table import attractor_table
-from lightning_relay.relay.picture import PICTURES
 from lightning_relay.relay.report import CHANCE_LEVEL
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch.utils.tensorboard import SummaryWriter
-
     from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
 
 _UNITS_IN_TABLE = 10
@@ -27,41 +22,6 @@ _EVIDENCE = "evidence"
 
 _MOST_NAMED = 12
 """Up to this many unranked units are named; more are counted."""
-
-
-def write_relay_report(
-    writer: SummaryWriter,
-    report: RelayReport,
-    prefix: str,
-    global_step: int,
-    *,
-    suffix: str = "",
-) -> None:
-    """Write the images and tables of a report under the tags that the callback lists."""
-    images: dict[str, NDArray[np.uint8]] = {}
-    of_concepts = {name: PICTURES[name] for name in PICTURES if name not in ("latent", "layers")}
-    for key, layer in report.layers.items():
-        if layer.latent is not None:
-            images[f"{prefix}/{key}/latent"] = PICTURES["latent"](report, key, "")
-            table = attractor_table(layer.latent)
-            writer.add_text(f"{prefix}/{key}/latent_table{suffix}", table, global_step)
-        for concept, relay in layer.concepts.items():
-            tag = f"{prefix}/{key}/{concept}"
-            for name, draw in of_concepts.items():
-                if _is_measured(relay, name):
-                    images[f"{tag}/{name}"] = draw(report, key, concept)
-            layers = f"{prefix}/{concept}/layers"
-            if len(report.layers) > 1 and layers not in images:
-                images[layers] = PICTURES["layers"](report, key, concept)
-            table = relay_table(report, key, concept)
-            writer.add_text(f"{tag}/relay_table{suffix}", table, global_step)
-    for tag, image in images.items():
-        writer.add_image(f"{tag}{suffix}", image, global_step, dataformats="HWC")
-
-
-def _is_measured(relay: ConceptRelay, picture: str) -> bool:
-    needed = {"relay_share": relay.share, "relay_transfer": relay.transfer}
-    return picture not in needed or needed[picture] is not None
 
 
 def relay_table(report: RelayReport, layer: str, concept: str) -> str:

@@ -1,4 +1,4 @@
-"""A knock-out report in TensorBoard: pictures of the damage, and a table."""
+"""Pictures and a table of a knock-out report, for every logger that shows them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from lightning_relay.ablation.summary import distinct_measures
 from lightning_relay.ablation.table import knockout_table
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from lightning_relay.ablation.report import KnockoutReport
+    from lightning_relay.reports.faces import Faces
 
 
-def write_knockout_report(
-    writer: SummaryWriter,
-    report: KnockoutReport,
-    prefix: str,
-    global_step: int,
-    *,
-    suffix: str = "",
-) -> None:
-    """Write the images and the table of a knock-out report, under ``{prefix}/``.
+def knockout_faces(report: KnockoutReport) -> Faces:
+    """The images and the table of a knock-out report, by the tags that follow its prefix.
 
     - ``knockout_table``: text.
     - ``damage``: image of every set, unless all sets follow orders or are random.
@@ -36,25 +28,24 @@ def write_knockout_report(
     - ``{layer}/{measure}/step_damage``: image of single units at single steps.
     """
     epoch = "" if report.epoch is None else f", epoch {report.epoch}"
-    images = {}
+    faces: Faces = {}
     if not report.sets or any(some.group not in (*ORDERS, "random", "all") for some in report.sets):
-        images["damage"] = damage_image(report, f"knock-outs{epoch}")
+        faces["damage"] = damage_image(report, f"knock-outs{epoch}")
     for layer, concept in dict.fromkeys((some.layer, some.concept) for some in report.curves):
         title = f"{layer}: {concept}{epoch}"
-        images[f"{layer}/{concept}/deletion"] = deletion_image(report, layer, concept, title)
+        faces[f"{layer}/{concept}/deletion"] = deletion_image(report, layer, concept, title)
     for found in report.agreement:
         title = f"{found.layer}: {found.concept}{epoch}"
         image = agreement_image(report, found.layer, found.concept, title)
-        images[f"{found.layer}/{found.concept}/agreement"] = image
+        faces[f"{found.layer}/{found.concept}/agreement"] = image
     for name, predicted in by_name(report, "prediction").items():
         title = f"{predicted.layer}: {predicted.concept}{epoch}"
         of_step = report.step_accuracy is not None
-        images[name] = prediction_image(predicted, title, of_step=of_step)
+        faces[name] = prediction_image(predicted, title, of_step=of_step)
     for layer in report.layers:
         if report.single_steps(layer):
             for measure in distinct_measures(report):
                 image = step_damage_image(report, layer, measure, f"{layer}{epoch}")
-                images[f"{layer}/{measure}/step_damage"] = image
-    for name, image in images.items():
-        writer.add_image(f"{prefix}/{name}{suffix}", image, global_step, dataformats="HWC")
-    writer.add_text(f"{prefix}/knockout_table{suffix}", knockout_table(report), global_step)
+                faces[f"{layer}/{measure}/step_damage"] = image
+    faces["knockout_table"] = knockout_table(report)
+    return faces

@@ -1,54 +1,14 @@
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
-from lightning_relay.relay.picture import PICTURES
 from lightning_relay.relay.report import ConceptRelay
-from lightning_relay.relay.tensorboard import order_in_words, relay_table, write_relay_report
+from lightning_relay.relay.table import order_in_words, relay_table
 from tests.support.changed import changed
-from tests.support.images import decoded
 from tests.support.reports import EVIDENCE, small_report
 
-NAMES = ("greedy_order", "units_needed", "relay_transfer")
 ORDER = "order, most important first"
-
-
-def test_images_and_tables_are_written_as_drawn(tmp_path: Path) -> None:
-    report = small_report(concepts="per_class")
-    with SummaryWriter(str(tmp_path)) as writer:
-        write_relay_report(writer, report, "relay", 7, suffix="/dataloader_1")
-    events = EventAccumulator(str(tmp_path)).Reload()
-    tags = [f"relay/rnn.l0/class_{label}" for label in range(4)]
-    pictures = ["relay_share", *NAMES]
-    assert set(events.Tags()["images"]) == {
-        f"{tag}/{picture}/dataloader_1" for tag in tags for picture in pictures
-    }
-    assert events.Tags()["tensors"] == [
-        f"{tag}/relay_table/dataloader_1/text_summary" for tag in tags
-    ]
-    for name in pictures:
-        (image,) = events.Images(f"{tags[3]}/{name}/dataloader_1")
-        assert image.step == 7
-        expected = PICTURES[name](report, "rnn.l0", "class_3")
-        np.testing.assert_array_equal(decoded(image.encoded_image_string), expected)
-
-
-def test_all_layers_have_a_picture_where_there_are_several_and_shares_where_measured(
-    tmp_path: Path,
-) -> None:
-    report = small_report(n_orders=0, n_splits=0)
-    two = dataclasses.replace(report, layers={"a.l0": report["rnn.l0"], "b.l0": report["rnn.l0"]})
-    with SummaryWriter(str(tmp_path)) as writer:
-        write_relay_report(writer, two, "relay", 7)
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert set(events.Tags()["images"]) == {
-        "relay/joint/layers",
-        *(f"relay/{key}/joint/{name}" for key in two.layers for name in NAMES[:2]),
-    }
 
 
 def read(table: str) -> tuple[str, list[dict[str, str]]]:
