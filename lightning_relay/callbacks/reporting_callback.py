@@ -52,6 +52,7 @@ from lightning_relay.reports.files import ReportFileError, checksum_of, write_ne
 from lightning_relay.reports.history import Saved, directory_of_attempt
 from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.packages import Callback, classes, module_class
+from lightning_relay.rerun.traces import RandomStreams
 from lightning_relay.sampling.processes import Positions, Processes
 
 KEPT = 32
@@ -480,6 +481,19 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 log(pl_module, tag, tags[tag])
                 self._logged.add(tag)
             self._check_names(trainer, left_out)
+        with RandomStreams.now(pl_module.device).inside():  # packages of loggers may draw
+            self._show_and_save(trainer, report, faces_of, prefix, suffix, kept)
+
+    def _show_and_save(
+        self,
+        trainer: Trainer,
+        report: ReportT,
+        faces_of: Callable[[ReportT], Faces],
+        prefix: str,
+        suffix: str,
+        kept: str,
+    ) -> None:
+        """Give pictures and tables to the loggers, and save the report."""
         stores: list[Store] = []
         with self._protecting(trainer, "while saving", f"{kept} saved"):
             directory = report_directory(trainer, self.dirpath, self.directory)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch
+import numpy as np
 import pytest
+import torch
+from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_relay import KnockoutCallback, RelayInformationCallback, load_reports
@@ -131,6 +135,24 @@ def test_an_error_in_one_logger_costs_the_others_nothing(
         fit(first, second)
     assert "relay/rnn.l0/joint/relay_share" in drawn
     assert len(load_reports(first.log_dir).relay) == 1
+
+
+def test_random_numbers_that_a_logger_draws_are_not_those_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = []
+    for draws in (False, True):
+        logger, drawn = TensorBoardLogger(tmp_path, version=int(draws)), []
+
+        def draw(*_: Any, draws: bool = draws, drawn: list[Any] = drawn, **__: Any) -> None:
+            drawn += [random.random(), torch.rand(1), np.random.rand()] if draws else []  # noqa: NPY002
+
+        monkeypatch.setattr(logger.experiment, "add_image", draw)
+        seed_everything(1)
+        fit(logger)
+        assert bool(drawn) is draws
+        following.append([random.random(), torch.rand(1).item(), np.random.rand()])  # noqa: NPY002
+    assert following[0] == following[1]
 
 
 def test_loggers_of_both_packages_are_known(tmp_path: Path) -> None:
