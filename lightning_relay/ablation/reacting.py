@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.runs import EvaluationBatch
     from lightning_relay.rerun import StepResult
 
-_TRIES = 3
-_SIZE = 100.0
-"""Standard deviation of the noise that is added to outputs of modules."""
+_SIZES = (100.0, 1.0, 10.0) * 3
+"""Standard deviation of the noise that is added to outputs of modules, in each try.
+
+The classes of a small batch can be the same by chance, and large noise can saturate a model.
+"""
 
 
 def check_reacts(batch: EvaluationBatch, before: StepResult) -> None:
@@ -31,7 +33,7 @@ def check_reacts(batch: EvaluationBatch, before: StepResult) -> None:
     with ExitStack() as hooks:
         for module in modules:
             hooks.callback(module.register_forward_hook(noise).remove)
-        for _ in range(_TRIES):
+        for noise.size in _SIZES:
             try:
                 found = batch.run(whole=True)
             except Exception:  # of any type, in the user's code; it depends on the noise
@@ -54,6 +56,7 @@ class _Noise:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.size = 0.0
         self._generator = torch.Generator().manual_seed(0)
 
     def __call__(self, _module: Any, _args: Any, outputs: Any) -> Any:
@@ -66,7 +69,7 @@ class _Noise:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         noise = torch.randn(value.shape, generator=self._generator)
-        return value + _SIZE * noise.to(value)
+        return value + self.size * noise.to(value)
 
 
 def _differ(before: StepResult, found: StepResult) -> bool:

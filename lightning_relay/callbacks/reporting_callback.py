@@ -111,10 +111,12 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self._resumed = False
         self._saved: Saved | None = None  # the newest of own_reports that is saved
         self._attempts: dict[Path, Path] = {}
+        self._is_copy = False
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: all but what follows an evaluation."""
-        return vars(self) | dict.fromkeys(self._running) | {"_processes": Processes()}
+        own: dict[str, Any] = {"_processes": Processes(), "_is_copy": True}
+        return vars(self) | dict.fromkeys(self._running) | own
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer, its module, the prefixes of its callbacks and where reports go."""
@@ -559,12 +561,18 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
 
     def _say_where_reports_go(self, trainer: Trainer, directory: Path | None) -> None:
         """Say what is not where TensorBoard would have it, and warn of what stays elsewhere."""
+        where = f"load_reports({str(directory)!r})" if directory else "save them with dirpath="
         if isinstance(trainer.strategy.launcher, _LAUNCHERS):
-            where = f"load those saved in {directory}" if directory else "save them with dirpath="
             self._say(
                 f"this strategy trains in another process, so the {self.analysis} callback's "
                 f"reports stay empty in this one; {where}",
                 rank_zero_warn,
+            )
+        elif self._is_copy:
+            self._say(
+                f"The {self.analysis} callback in use is a copy, so the original gets no reports; "
+                f"for those of the copy: {where}",
+                rank_zero_info,
             )
         loggers: list[Any] = trainer.loggers
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]

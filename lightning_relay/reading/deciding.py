@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME_ANSWER = (
-    "Give prediction= the name of the submodule whose output is the class scores, or a function of "
-    "what the step returns that gives class scores or predicted classes"
+    "Give prediction= the name of the submodule whose output is the answer, a function of what the "
+    "step returns, or a pair: the name of a submodule ('' for the model's own forward) and a "
+    "function of its output"
 )
 
 
@@ -255,7 +256,7 @@ def _several_fit(found: Sequence[_Way]) -> str:
         )
     if len(outputs) > 1:
         several = ", ".join(outputs)
-        return f"prediction: several outputs could be the class scores: {several}. {NAME_ANSWER}"
+        return f"prediction: several outputs could be the answer: {several}. {NAME_ANSWER}"
     ((name, output),) = outputs.items()
     if {way.axis for way in found} == {1, 2}:
         return (
@@ -276,9 +277,11 @@ def _several_fit(found: Sequence[_Way]) -> str:
 
 def _none_fits(labels: Labels, outputs: Sequence[Output], *, real: bool) -> str:
     seen = ", ".join(map(str, outputs))
+    own = ", ".join(map(str, labels.entries)) if labels.named else None
     if real:
+        what = f"{own} holds no" if own else "no tensor in the batch holds"
         return (
-            f"target: no tensor of real numbers in the batch has the shape of {seen}; it has: "
+            f"target: {what} real numbers of the shape of {seen}; the batch has: "
             f"{labels.batch}. With bins=, name with target= and prediction= numbers of one shape, "
             "(batch,) or (batch, step), such as target=lambda batch: batch[1][:, 0]"
         )
@@ -310,12 +313,13 @@ def _none_fits(labels: Labels, outputs: Sequence[Output], *, real: bool) -> str:
         numbers = [one for one in tried if one.column.dim() == 1]
         if len(numbers) == 1:
             return does_not_fit(numbers[0], output, shape[1] if len(shape) > 1 else 1)
-        alike = [one for one in labels.entries if _is_real(one) and one.values.shape == shape]
+        own_shape = without_last(output.values).shape
+        alike = [one for one in labels.entries if _is_real(one) and one.column.shape == own_shape]
         if alike:
             return of_real_numbers(alike[0], output)
+    what = f"{own} cannot" if own else "nothing in the batch could"
     return (
-        f"target: nothing in the batch could be the class labels for {seen}; it has: "
-        f"{labels.batch}. {NAME_IT}"
+        f"target: {what} be the class labels for {seen}; the batch has: {labels.batch}. {NAME_IT}"
     )
 
 

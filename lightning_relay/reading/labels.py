@@ -113,13 +113,16 @@ def read_labels(
     """What could be the labels of a batch: the target, or all tensors of one or two dimensions.
 
     ``known`` is the source of the labels in an earlier batch. ``real``: whether labels are real
-    numbers, which are compared with the entry ``since`` if there is one. ``lengths``: entry with
-    the lengths of the sequences. Raises a TypeError or ValueError if an entry is not there or no
-    tensor of numbers.
+    numbers, which are compared with the entry ``since`` if there is one; this entry is no label.
+    ``lengths``: entry with the lengths of the sequences. Raises a TypeError or ValueError if an
+    entry is not there or no tensor of numbers.
     """
     words = _described(batch)
     found, others = [], []
+    compared = None if since is None else read_entry(batch, since, "bins")
     for path, tensor in tensors_in(batch, "batch"):
+        if tensor is compared:
+            continue
         could_be = _could_be(tensor, real=real)
         entry = Entry(tensor, path, copied=False, original=id(tensor))
         if could_be and known in (None, path):
@@ -135,7 +138,7 @@ def read_labels(
         computed=callable(target),
         others=tuple(others),
         batch=words,
-        since=None if since is None else _to_compare(batch, since),
+        since=None if since is None else _to_compare(compared, since),
         lengths=None if lengths is None else read_lengths(batch, lengths),
     )
     if target is not None:
@@ -151,18 +154,19 @@ def read_labels(
             )
         return replace(about, entries=(_copy(values, f"target={name}"),))
     if not found:
-        what = f"no {known}" if known else "no tensor (batch,)"
-        numbers = [one for one in others if one.column.dim() == 2]
-        hint = ". For numbers to predict at each step, give bins=" if numbers else ""
-        raise NoReadingError(
-            f"target: {what} could be the class labels in the batch; it has: {words}. {NAME_IT}"
-            f"{hint}"
-        )
+        wanted = "numbers to predict" if real else "class labels"
+        what = f"no {known}" if known else f"no tensor (batch,){' or (batch, step)' * real}"
+        why = f"{what} could be the {wanted} in the batch; it has: {words}."
+        if not real and any(one.column.dim() == 2 for one in others):
+            why = f"bins: {why} For numbers to predict at each step, give bins=."
+        else:
+            why = f"target: {why}"
+        raise NoReadingError(f"{why} {NAME_IT}")
     return about
 
 
 NAME_IT = (
-    "The analysis needs the class of each input: give target= an index or key of the batch, or a "
+    "The analysis needs the label of each input: give target= an index or key of the batch, or a "
     "function of it"
 )
 
@@ -206,7 +210,12 @@ def read_lengths(batch: Any, lengths: BatchEntry) -> Tensor:
 
 
 def without_last(values: Tensor) -> Tensor:
-    """The values without a last dimension of size 1, if there are more."""
+    """The values without a last dimension of size 1, if there are more.
+
+    Values ``(batch, 1, 1)`` are one for each sample, too.
+    """
+    if values.shape[1:] == (1, 1):
+        return values[:, 0, 0]
     return values.squeeze(-1) if values.dim() > 1 and values.shape[-1] == 1 else values
 
 
@@ -248,8 +257,7 @@ def _copy(values: Tensor, source: str) -> Entry:
     return Entry(values.detach().clone(), source, original=id(values))
 
 
-def _to_compare(batch: Any, since: BatchEntry) -> Tensor:
-    values = read_entry(batch, since, "bins")
+def _to_compare(values: Any, since: BatchEntry) -> Tensor:
     if not isinstance(values, Tensor) or values.is_complex():
         raise TypeError(
             f"bins: {since!r} gave {type(values).__name__}; it takes a tensor of the values to "

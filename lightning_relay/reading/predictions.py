@@ -61,9 +61,9 @@ class _Call:
 
     module: str
     outputs: Any
-    answers: tuple[Tensor, ...]  # floating outputs of one to three dimensions
+    answers: tuple[Tensor, ...]  # floating outputs that ``_plain`` gives dimensions 1 to 3
     sizes: frozenset[int]  # sizes of the first dimension of all floating outputs
-    seen: str  # shapes of all outputs, in words
+    seen: str  # places and shapes of all outputs, in words
     inputs: frozenset[int]  # ids of the input tensors; answers stay alive, so ids can be compared
     bounded: bool  # whether a sigmoid comes last
 
@@ -145,9 +145,10 @@ class PredictionReader:
 
     By default, it looks at all outermost module calls of a step, except for losses and metrics.
     Candidates are floating outputs ``(batch,)`` or ``(batch, classes)``, or if there are none,
-    those of three dimensions, that are no input of a later call with such an output. They are taken
-    from the last call that has an output for each sample. From then on only its module is watched,
-    or from the start the named ``module``.
+    those of three dimensions, that are no input of a later call with such an output. Further
+    dimensions of size 1 at the end are left out. Candidates are taken from the last call that has
+    an output for each sample. From then on only its module is watched, or from the start the named
+    ``module``.
     """
 
     def __init__(
@@ -296,7 +297,7 @@ class PredictionReader:
             ) from error
         name = getattr(self._function, "__qualname__", repr(self._function))
         source = f"prediction={name}" if called is None else f"{name} of {_name(called.module)}"
-        return called, [Output(_checked(values, source, labels.sizes), source)]
+        return called, [Output(_plain(_checked(values, source, labels.sizes)), source)]
 
     def _is_logit(self, call: _Call) -> bool | None:
         if self._question.reading is not None:
@@ -325,13 +326,16 @@ class PredictionReader:
             self._only_call(self._watched)
         if len(final) > 1:
             several = [f"{_name(calls[at].module)} {tuple(one.shape)}" for at, _, one in final]
-            problem = f"several outputs could be the class scores: {', '.join(several)}"
+            problem = f"several outputs could be the answer: {', '.join(several)}"
         else:
             seen = "; ".join(f"{_name(call.module)}: {call.seen}" for call in self._calls)
             size = " or ".join(map(str, sorted(sizes)))
+            wanted = f"class scores of shape ({size}, classes)"
+            if self._question.bins is not None:
+                wanted = f"real numbers of shape ({size},) or ({size}, step, 1)"
             problem = (
-                f"the step does not end with class scores of shape ({size}, classes); outermost "
-                f"module calls seen: {seen or 'none'}"
+                f"the step does not end with {wanted}; outermost module calls seen: "
+                f"{seen or 'none'}"
             )
         raise NoReadingError(f"prediction: {problem}. {NAME_ANSWER}")
 
@@ -360,10 +364,10 @@ def _final(
         (position, place, values)
         for position, call in enumerate(calls)
         for place, values in enumerate(call.answers)
-        if len(values) in sizes and values.dim() in dimensions
+        if len(values) in sizes and _plain(values).dim() in dimensions
     ]
     return [
-        (position, place, values)
+        (position, place, _plain(values))
         for position, place, values in found
         if not any(id(values) in calls[later].inputs for later, *_ in found if later > position)
     ]
@@ -477,7 +481,8 @@ class _Leave(TransientHook):
             self._keep(module, args, kwargs, outputs)
 
     def _add(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        tensors = [tensor for _, tensor in tensors_in(outputs)]
+        found = list(tensors_in(outputs))
+        tensors = [tensor for _, tensor in found]
         self._calls.append(
             _Call(
                 self._module,
@@ -488,7 +493,8 @@ class _Leave(TransientHook):
                     for tensor in tensors
                     if tensor.is_floating_point() and tensor.dim() > 0
                 ),
-                ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor",
+                ", ".join(f"{path} {tuple(one.shape)}".strip() for path, one in found)
+                or "no tensor",
                 frozenset(id(tensor) for _, tensor in tensors_in((args, kwargs))),
                 _ends_with_sigmoid(module),
             )
@@ -507,7 +513,17 @@ def watchable(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _could_be_answer(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dim() in (1, 2, 3)
+    return tensor.is_floating_point() and _plain(tensor).dim() in (1, 2, 3)
+
+
+def _plain(values: Tensor) -> Tensor:
+    """The values without dimensions of size 1 at the end, beyond the third.
+
+    One value for each sample is ``(batch, 1)`` at the most.
+    """
+    while values.dim() > 3 and values.shape[-1] == 1:
+        values = values.squeeze(-1)
+    return values.squeeze(-1) if values.shape[1:] == (1, 1) else values
 
 
 def _ends_with_sigmoid(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lightning_relay import EveryUnit, KnockoutCallback, RandomSets
-from tests.support.ablation import lively, validated
+from tests.support.ablation import as_loader, batches, lively, validated
 from tests.support.models import Classifier
 
 
@@ -88,6 +88,15 @@ def test_scores_that_nothing_moves_yet_are_no_reason_to_refuse() -> None:
     validated(model, callback)
     assert callback.reports[0].accuracy is not None
     assert not callback.reports[0].accuracy.damage.any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_batch_whose_few_classes_large_noise_leaves_by_chance_is_not_refused(seed: int) -> None:
+    data = as_loader(batches(1, 15))
+    model = lively(Returning, seed)
+    callback = KnockoutCallback(prediction=lambda outputs: outputs["classes"] // 2)
+    validated(model, callback, data=data)
+    assert len(callback.reports) == 1
 
 
 def test_a_step_that_fails_on_noise_is_not_refused() -> None:

@@ -170,9 +170,29 @@ def test_a_strategy_that_trains_in_another_process_says_where_reports_are(
     trainer = quiet_trainer(
         callback, strategy="ddp_fork", logger=CSVLogger(tmp_path) if saved else False
     )
-    where = "load those saved in" if saved else "save them with dirpath="
+    where = r"load_reports\(" if saved else "save them with dirpath="
     with pytest.warns(UserWarning, match=f"reports stay empty in this one; {where}"):
         callback.setup(trainer, Classifier(), "fit")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_a_copy_says_where_its_reports_are(
+    copied: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = RelayInformationCallback()
+    twin = copied(own)
+    with caplog.at_level("INFO"):
+        for stage, logger in (("predict", False), ("fit", False), ("fit", CSVLogger(tmp_path))):
+            for callback in (own, twin):
+                trainer = quiet_trainer(callback, logger=logger)
+                callback.setup(trainer, Classifier(), stage)
+    said = "The relay callback in use is a copy, so the original gets no reports; for those of"
+    saved = str(tmp_path / "lightning_logs" / "version_0" / "relay_reports")
+    assert [message for message in caplog.messages if "is a copy" in message] == [
+        f"{said} the copy: save them with dirpath=",
+        f"{said} the copy: load_reports({saved!r})",
+    ]
+    assert twin.reports is not own.reports
 
 
 def test_reports_of_a_process_that_a_strategy_started_are_saved(tmp_path: Path) -> None:

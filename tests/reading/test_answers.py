@@ -104,7 +104,7 @@ def test_one_of_two_outputs_fits() -> None:
     assert decide(labels, both) == Reading("batch[1]", 1, "scores")
     two = [Output(LOGITS, "'head'", 0), Output(SCORES[:, :2], "'head'", 1)]
     assert decide(read_labels((X, YES)), two).kind == "scores"  # integers are trained as classes
-    with pytest.raises(ValueError, match=r"^prediction: several outputs could be the class scores"):
+    with pytest.raises(ValueError, match=r"^prediction: several outputs could be the answer"):
         decide(read_labels((X, YES.float()), 1), two)
 
 
@@ -485,8 +485,12 @@ def test_real_numbers_are_compared_with_an_entry() -> None:
 @pytest.mark.parametrize(
     ("batch", "values", "words"),
     [
-        ((X, CLASSES), LOGITS, r"target: no tensor of real numbers in the batch has the shape of"),
-        ((X, REAL), SCORES, r"target: no tensor of real numbers in the batch has the shape of"),
+        (
+            (X, CLASSES),
+            LOGITS,
+            r"target: no tensor in the batch holds real numbers of the shape of",
+        ),
+        ((X, REAL), SCORES, r"target: no tensor in the batch holds real numbers of the shape of"),
         ((X, (REAL + 5) / 0), LOGITS, r"target: .* holds infinite numbers, or bins= compares"),
         ((X, REAL), LOGITS / 0, r"prediction: numbers of 'head' are NaN or infinite"),
     ],
@@ -494,6 +498,37 @@ def test_real_numbers_are_compared_with_an_entry() -> None:
 def test_real_numbers_that_cannot_be_read(batch: Any, values: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}"):
         real(batch, values)
+
+
+def test_one_number_of_each_sample_has_any_shape() -> None:
+    for labels in (REAL, REAL[:, None], REAL[:, None, None]):
+        for values in (LOGITS, LOGITS[:, None]):
+            found = real((X, labels), values)
+            assert found.labels.tolist() == REAL.tolist()
+            assert found.classes.tolist() == LOGITS.tolist()
+
+
+def test_what_labels_are_compared_with_is_no_label() -> None:
+    past, future, values = torch.randn(3, 4, 5, 1).unbind()
+    found = real((past, future), values, bins=("up/down", 0))
+    assert torch.equal(found.labels, (future.double() - past.double())[:, :, 0])
+    with pytest.raises(ValueError, match=r"^target: several tensors"):
+        real((past, future), values)
+
+
+def test_a_target_that_does_not_fit_is_named() -> None:
+    column = REAL[:, None].expand(4, 3)
+    for values, options, words in (
+        (torch.randn(4, 3, 1), {"bins": None}, r"bins: target=1 .*\(4, 3\) holds real numbers for"),
+        (torch.randn(4, 2), {"bins": None}, r"target: target=1 .*\(4, 3\) cannot be the class lab"),
+        (
+            torch.randn(4, 2),
+            {},
+            r"target: target=1 .*\(4, 3\) holds no real numbers of the shape of 'head'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            real((X, column), values, 1, **options)
 
 
 def test_a_named_target_may_be_of_integers() -> None:

@@ -137,7 +137,7 @@ def test_two_heads_are_not_guessed_between(model: Model) -> None:
         model.other(hidden)
         with pytest.raises(
             ValueError,
-            match=r"prediction: several outputs could be the class scores: 'head' \(4, 3\), 'other'"
+            match=r"prediction: several outputs could be the answer: 'head' \(4, 3\), 'other'"
             r" \(4, 4\)\. Give prediction= the name of the submodule",
         ):
             reader.read(None, LABELS)
@@ -160,8 +160,8 @@ def scores_then_a_value(model: Model) -> None:
 @pytest.mark.parametrize(
     ("step", "problem"),
     [
-        (features_then_one_logit, "several outputs could be the class scores"),
-        (scores_then_a_value, "several outputs could be the class scores"),
+        (features_then_one_logit, "several outputs could be the answer"),
+        (scores_then_a_value, "several outputs could be the answer"),
     ],
 )
 def test_scores_are_not_guessed_where_the_step_ends_with_something_else(
@@ -246,9 +246,47 @@ def test_scores_that_cannot_be_found_say_what_was_seen(model: Model) -> None:
         with pytest.raises(
             ValueError,
             match=r"prediction: the step does not end with class scores of shape \(4, classes\); "
-            r"outermost module calls seen: 'rnn': \(4, 5, 6\), \(1, 4, 6\)",
+            r"outermost module calls seen: 'rnn': \[0\] \(4, 5, 6\), \[1\] \(1, 4, 6\)\. Give pre",
         ):
             reader.read(None, LABELS)
+
+
+class Distribution(Model):
+    def forward(self, x: Tensor) -> Any:
+        mean = self.head(self.rnn(x)[0])[:, :, None]
+        return {"parameters": mean, "spread": mean.exp()}
+
+
+def test_real_numbers_that_cannot_be_found_say_what_was_seen_and_where() -> None:
+    model = Distribution()
+    with PredictionReader(model, Question(bins=4)) as reader:
+        model(X)
+        with pytest.raises(
+            ValueError,
+            match=r"^prediction: the step does not end with real numbers of shape \(4,\) or "
+            r"\(4, step, 1\); outermost module calls seen: the model's own forward: "
+            r"\['parameters'\] \(4, 5, 1, 3\), \['spread'\] \(4, 5, 1, 3\)\. Give .* or a pair: ",
+        ):
+            reader.read(None, read_labels((X, torch.randn(4, 5)), real=True))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1), (5,), (5, 1), (5, 1, 1)])
+@pytest.mark.parametrize("flattened", [False, True])
+def test_further_dimensions_of_size_1_are_left_out(
+    model: Model, shape: tuple[int, ...], flattened: bool
+) -> None:
+    head = nn.Sequential(nn.Linear(6, shape[0]), nn.Unflatten(1, shape))
+    model.head, flatten = head, nn.Flatten()
+    model.add_module("flatten", flatten)
+    labels = read_labels((X, torch.randn(4, *shape[:2])), real=True)
+    question = Question(bins=4, label_step=-1 if 5 in shape else None)
+    with PredictionReader(model, question) as reader:
+        values = model(X)
+        if flattened:  # its input is no answer
+            values = flatten(values)
+        found = reader.read(None, labels)
+    assert found.classes.tolist() == values.detach().flatten(1)[:, -1].double().tolist()
+    assert found.module == ("flatten" if flattened else "")
 
 
 def test_an_exception_inside_a_module_leaves_the_nesting_right(model: Model) -> None:

@@ -614,9 +614,9 @@ COLLECTION = [
     Entry(
         NextStep,
         batches(SERIES[:, :, :1], SERIES[:, :, 1:2], of=lambda x, y: {"past": x, "next": y}),
-        "target='next', up or down from 'past'",
+        "batch['next'], up or down from 'past'",
         f"{OWN} at each step, up or down from 'past'",
-        {"target": "next", "bins": ("up/down", "past")},
+        {"bins": ("up/down", "past")},
     ),
     Entry(TwoTasks, batches(SERIES, LABELS, NEXT[:, 0]), "target=1", ARGMAX, {"target": 1}),
     Entry(Subjects, batches(SERIES, IDS, LABELS), "target=2", ARGMAX, {"target": 2}),
