@@ -273,15 +273,6 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         self._dataloaders: list[Any] = []
         self.tried: list[RelayReport] = []
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the Trainer, its module, the prefixes of its callbacks and where reports go."""
-        super().setup(trainer, pl_module, stage)
-        if trainer.world_size > 1 and self.latent is not None:
-            raise ValueError(
-                f"latent: got {trainer.world_size} processes; the latent structure takes one; "
-                "leave latent out, or set devices=1, num_nodes=1"
-            )
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check before any training that the modules exist and that hooks on them will run."""
         if self.every_n_epochs > 1 and ignores_new_hooks(pl_module):
@@ -366,14 +357,19 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         if self._capture is not None:
             self._capture.after_step(outputs)
             if self._latent is not None and self._capture.labels is not None:
-                labels, lengths = self._capture.labels, self._capture.lengths
+                labels = self._capture.labels
                 if labels.dim() == 2 or self._capture.unlabelled[dataloader]:
                     raise ValueError(
                         "latent: it takes one label for each sequence; name a step at which every "
                         "sequence has one with label_step=, or leave latent out"
                     )
-                expected = self._capture.buffers[dataloader].expected
-                self._latent.after_step(labels, lengths, dataloader, expected)
+                self._latent.after_step(
+                    labels,
+                    self._capture.lengths,
+                    positions=self._capture.positions,
+                    counted=self._capture.counted,
+                    expected=self._capture.buffers[dataloader].expected,
+                )
 
     def _leave(self) -> None:
         capture, latent = self._capture, self._latent
@@ -391,6 +387,8 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
         capture.pool(self._processes)
         if not capture.buffers:
             raise_empty(stage)
+        if latent is not None:
+            latent.pool(self._processes)
         self._say_what_was_found(capture)
         for dataloader, buffer in capture.buffers.items():
             states = buffer.states
@@ -442,7 +440,11 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
             measure=self.measure,
             inputs_end=inputs_end,
             samples_seen=buffer.seen + capture.unlabelled[dataloader],
-            latent=(None if latent is None else latent.structures(dataloader, inputs_end, classes)),
+            latent=(
+                None
+                if latent is None
+                else latent.structures(self._processes, dataloader, inputs_end, classes)
+            ),
         )
         return dataclasses.replace(
             report,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightning_relay.recurrent.layers import StateKey, recurrent_modules
 from lightning_relay.recurrent.states import HiddenStates, every_step
 from lightning_relay.reports.steps import place_of
 from lightning_relay.sampling.kept import KeptStates
+from lightning_relay.sampling.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,7 +109,7 @@ def latent_structure(
             maps[name] = found.with_inputs(constant, "given")
         else:
             raise ValueError(f"inputs: {name!r} is no module to iterate; leave it out")
-    return structures(states, x_in, maps, inputs_end, measure)
+    return structures(Processes(), states, x_in, maps, inputs_end, measure)
 
 
 def maps_of(
@@ -121,28 +123,44 @@ def maps_of(
 
 
 def structures(
+    processes: Processes,
     states: Mapping[str, LayerStates],
     x_in: Tensor,
     maps: Mapping[str, ModuleMap | str],
     inputs_end: InputsEnd | None,
     measure: LatentMeasure,
 ) -> dict[str, LatentStructure]:
-    """``latent_structure`` of modules whose maps are known already."""
+    """``latent_structure`` of modules whose maps are known already.
+
+    The processes have the same states and share the modules; all must call this.
+    """
     check_inputs_end(inputs_end, states)
+    modules: dict[str, dict[StateKey, _Layer]] = {}
+    for key in states:
+        parsed = StateKey.parse(key)
+        layer = _Layer.of(key, states, x_in, inputs_end)
+        modules.setdefault(parsed.module, {})[parsed] = layer
+    parts = [
+        partial(_of_module, layers, maps.get(name, "no model was given"), measure)
+        for name, layers in modules.items()
+    ]
+    found = {key: own for part in processes.share(parts) for key, own in part.items()}
+    return {key: found[key] for key in states}
+
+
+def _of_module(
+    layers: Mapping[StateKey, _Layer], found: ModuleMap | str, measure: LatentMeasure
+) -> dict[str, LatentStructure]:
+    """Structure of each layer of a module."""
     seed = measure.seed % 2**64
-    layers = {key: _Layer.of(key, states, x_in, inputs_end) for key in states}
-    found = {key: layer.structure(measure.n_components, seed) for key, layer in layers.items()}
-    if not measure.n_starts:
-        return found
-    for module in dict.fromkeys(StateKey.parse(key).module for key in states):
-        own = {StateKey.parse(key): layer for key, layer in layers.items()}
-        own = {key: layer for key, layer in own.items() if key.module == module}
-        attractors = _attractors(own, maps.get(module, "no model was given"), measure)
-        for key in own:
+    structure = {key: own.structure(measure.n_components, seed) for key, own in layers.items()}
+    if measure.n_starts:
+        attractors = _attractors(layers, found, measure)
+        for key, own in structure.items():
             some = attractors if isinstance(attractors, str) else attractors[key]
             changed = {"no_attractors": some} if isinstance(some, str) else {"attractors": some}
-            found[str(key)] = replace(found[str(key)], **changed)
-    return found
+            structure[key] = replace(own, **changed)
+    return {str(key): own for key, own in structure.items()}
 
 
 @dataclass(frozen=True, eq=False)

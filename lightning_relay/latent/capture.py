@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from lightning_relay.latent.analysis import maps_of, structures
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_relay.latent.structure import LatentStructure
     from lightning_relay.recurrent.inputs_end import InputsEnd
     from lightning_relay.recurrent.layers import Layers, State
+    from lightning_relay.sampling.processes import Processes
     from lightning_relay.sampling.sample import SequenceSample
 
 
@@ -93,6 +95,7 @@ class LatentCapture:
         self._measure = measure
         self._buffers: dict[tuple[int, str | None], SequenceBuffer] = {}
         self._maps: dict[str, ModuleMap | str] = {}
+        self._dataloader = 0
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
@@ -115,23 +118,40 @@ class LatentCapture:
         for recorder in (self._recorder, *self._others.values()):
             recorder.clear()
         self._inputs.begin(lengths, dataloader)
+        self._dataloader = dataloader
 
     def after_step(
-        self, labels: Tensor, lengths: Tensor | None, dataloader: int, expected: int | None = None
+        self,
+        labels: Tensor,
+        lengths: Tensor | None,
+        *,
+        positions: Tensor,
+        counted: Tensor,
+        expected: int | None = None,
     ) -> None:
-        """Keep the sequences of a batch; ``expected`` are those of the whole dataloader."""
+        """Keep the sequences of a batch that count.
+
+        Args:
+            labels: Label of each sequence, ``(batch,)``.
+            lengths: Lengths of padded sequences, int64 ``(batch,)``; None if nothing is padded.
+            positions: Number of each sequence in the whole stream, int64 ``(batch,)``.
+            counted: Which sequences count, bool ``(batch,)``.
+            expected: Number of sequences of the whole dataloader; default: ``max_samples``.
+        """
         self._errors[None].check()
+        self._inputs.end(counted)
+        keep = partial(self._keep, labels, lengths, positions, counted, expected)
         if not self._maps:
             self._maps = maps_of(self._modules, compared=True)
         self._maps |= self._compared.differences
         self._leave_out_other_means()
-        self._keep(self._recorder, (dataloader, None), labels, lengths, expected)
+        keep(self._recorder, None)
         for name, recorder in self._others.items():
             if isinstance(self._maps[name], str):
                 continue
             try:
                 self._errors[name].check()
-                self._keep(recorder, (dataloader, name), labels, lengths, expected)
+                keep(recorder, name)
             except ValueError as why:  # must not end a run that does without these states
                 self._maps[name] = str(why)
             finally:
@@ -149,32 +169,71 @@ class LatentCapture:
 
     def _keep(
         self,
-        recorder: HiddenStateRecorder,
-        place: tuple[int, str | None],
         labels: Tensor,
         lengths: Tensor | None,
+        positions: Tensor,
+        counted: Tensor,
         expected: int | None,
+        recorder: HiddenStateRecorder,
+        module: str | None,
     ) -> None:
-        states = {key: own for key, own in recorder.states.items() if self._is_of(key, place[1])}
+        states = {key: own for key, own in recorder.states.items() if self._is_of(key, module)}
         recorder.clear()
         if lengths is not None:
             states = {
                 key: HiddenStates.of_lengths(own.values, lengths) for key, own in states.items()
             }
-        buffer = self._buffers.setdefault(place, SequenceBuffer(self._sample, advice=_ADVICE))
-        buffer.add(states, labels, labels, expected=expected)
+        if not counted.all():
+            labels, positions = labels[counted], positions[counted]
+            states = {key: own.select(counted) for key, own in states.items()}
+        buffer = self._buffer(self._dataloader, module)
+        buffer.add(states, labels, labels, expected=expected, positions=positions)
+
+    def _buffer(self, dataloader: int, module: str | None) -> SequenceBuffer:
+        """Sequences of a dataloader, with the states asked for, or with a module's others."""
+        new = SequenceBuffer(self._sample, advice=_ADVICE)
+        return self._buffers.setdefault((dataloader, module), new)
 
     def _is_of(self, key: str, module: str | None) -> bool:
         """Whether the states are kept with those asked for (None), or with a module's others."""
         return (key in self._wanted) == (module is None)
 
+    def pool(self, processes: Processes) -> None:
+        """Take in what the other processes kept; all must call this.
+
+        The sequences are then those of a single process. A module that cannot be iterated in one
+        process is iterated in none.
+        """
+        self._inputs.pool(processes)
+        self._pool_maps(processes)
+        dataloaders = processes.gather({dataloader for dataloader, _ in self._buffers})
+        for dataloader in sorted(set().union(*dataloaders)):
+            for name in (None, *self._others):
+                if name is None or isinstance(self._maps[name], ModuleMap):
+                    buffer = self._buffer(dataloader, name)
+                    self._buffers[dataloader, name] = buffer.pooled(processes)
+
+    def _pool_maps(self, processes: Processes) -> None:
+        """Take in why modules are not iterated and, in a process without a batch, all maps."""
+        reasons = {name: own for name, own in self._maps.items() if isinstance(own, str)}
+        found = processes.gather(reasons if self._maps else None)
+        if None in found:  # weights are large: only one process sends them, if it must
+            giver = next(rank for rank, own in enumerate(found) if own is not None)
+            self._maps = processes.gather(self._maps if processes.rank == giver else {})[giver]
+        for own in reversed(found):
+            self._maps |= own or {}
+
     def structures(
         self,
+        processes: Processes,
         dataloader: int,
         inputs_end: InputsEnd | None,
         classes: Callable[[Tensor], Tensor],
     ) -> dict[str, LatentStructure]:
-        """Structure of each layer asked for, by layer key; ``classes`` gives those of labels."""
+        """Structure of each layer asked for, by layer key; ``classes`` gives those of labels.
+
+        The processes share the work; all must call this after ``pool``.
+        """
         maps = dict(self._maps)
         for name, mean in self._inputs.means(dataloader).items():
             found = maps[name]
@@ -185,5 +244,6 @@ class LatentCapture:
         for name in self._others:
             if isinstance(maps[name], ModuleMap):
                 states |= self._buffers[dataloader, name].states
-        found_all = structures(states, classes(buffer.x_in), maps, inputs_end, self._measure)
+        labels = classes(buffer.x_in)
+        found_all = structures(processes, states, labels, maps, inputs_end, self._measure)
         return {key: found_all[key] for key in self._wanted}

@@ -66,6 +66,10 @@ class EvaluationCapture:
             unknown if sequences are not packed and ``lengths`` is not named.
         lengths: Lengths of the sequences of the newest batch, int64 ``(batch,)``, after its step in
             CPU memory; None if they are not named.
+        positions: Numbers of the samples of the newest batch in the whole stream, of which other
+            processes may have parts, int64 ``(batch,)``.
+        counted: Which samples of the newest batch count, bool ``(batch,)``: those that are no
+            repetitions of a sampler and have a label at ``label_step``.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class EvaluationCapture:
         self._reader.keep_errors(self._errors)
         self._new_buffer = new_buffer
         self._new_positions = new_positions
-        self._positions: dict[int, Positions] = {}
+        self._dealt: dict[int, Positions] = {}
         self._num_batches = num_batches
         self._find_inputs_end = find_inputs_end
         self._hooks = ExitStack()
@@ -127,6 +131,8 @@ class EvaluationCapture:
         self._could_be: Labels | None = None
         self.labels: Tensor | None = None
         self.lengths: Tensor | None = None
+        self.positions = torch.zeros(0, dtype=torch.int64)
+        self.counted = torch.zeros(0, dtype=torch.bool)
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -196,21 +202,22 @@ class EvaluationCapture:
             seen.setdefault(name, set()).add(len(shapes))
         if self._dataloader not in self.buffers:
             self.buffers[self._dataloader] = self._new_buffer()
-            self._positions[self._dataloader] = self._new_positions(self._dataloader)
+            self._dealt[self._dataloader] = self._new_positions(self._dataloader)
         expected = self._expected(len(answer.labels))
         labels, classes = answer.labels, answer.classes
-        places, counted = self._positions[self._dataloader].of_batch(len(labels))
+        positions, counted = self._dealt[self._dataloader].of_batch(len(labels))
         if labels.dim() == 2:
             self._check_steps(states, lengths, labels)
         else:
             labelled = has_label(labels)
             self.unlabelled[self._dataloader] += int((counted & ~labelled).sum())
             counted = counted & labelled
+        self.positions, self.counted = positions, counted
         if not counted.all():
-            labels, classes, places = labels[counted], classes[counted], places[counted]
+            labels, classes, positions = labels[counted], classes[counted], positions[counted]
             states = {layer: own.select(counted) for layer, own in states.items()}
         self.buffers[self._dataloader].add(
-            states, labels, classes, expected=expected, positions=places, finite=True
+            states, labels, classes, expected=expected, positions=positions, finite=True
         )
         self._recorder.clear()
         self._reader.clear()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_relay import load_reports
+from lightning_relay import LatentStructure, RelayReport, load_reports
 from tests.support.distributed import main
+from tests.support.reports import assert_equal
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,16 +36,26 @@ def said_in(dirpath: Path) -> list[Any]:
 
 
 def reports(dirpath: Path) -> dict[str, dict[str, Any]]:
-    """Contents of the files, but for the numbers of batches, which processes divide."""
+    """Contents of the files, but for latent structures and numbers of batches."""
     found = {}
     for path in sorted(dirpath.glob("*.npz")):
         with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files if name != "checksum"}
+            names = [name for name in file.files if not name.startswith(("checksum", "latent/"))]
+            arrays = {name: file[name] for name in names}
         header = json.loads(str(arrays.pop("header")))
         for name in ("batches", "batches_seen", "arrays"):
             header.pop(name, None)
+        for layer in header.get("layers", {}).values():
+            layer.pop("latent", None)
         found[path.name] = {**arrays, **header}
     return found
+
+
+def latent_of(dirpath: Path) -> dict[str, LatentStructure]:
+    """Latent structure of each layer of the only relay report."""
+    (path,) = dirpath.glob("relay*.npz")
+    layers = RelayReport.load(path).layers
+    return {key: layer.latent for key, layer in layers.items() if layer.latent is not None}
 
 
 def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
@@ -62,14 +73,23 @@ VALIDATIONS: dict[str, dict[str, Any]] = {
         "which": "RandomSets",
         "which_options": {"n": 10, "n_bootstraps": 5},
         "inputs_end": "auto",
+        "latent": {},
     },
     "some": {
         "sample": {"max_samples": 100, "storage": "half"},
         "which": "EveryUnit",
         "which_options": {"steps": "each", "max_sets": 20},
         "value": "Mean",
+        "cell": "LSTM",
+        "latent": {"max_samples": 60, "inputs": "mean"},
     },
-    "a process without a batch": {"uneven": True, "which": "EveryUnit"},
+    "a process without a batch": {
+        "uneven": True,
+        "which": "EveryUnit",
+        "cell": "LSTM",
+        "latent": {"inputs": "mean"},
+    },
+    "one by one": {"batch_size": 1, "latent": {"max_samples": 60}},
 }
 
 
@@ -77,12 +97,15 @@ VALIDATIONS: dict[str, dict[str, Any]] = {
 def test_reports_and_training_are_bit_for_bit_those_of_one_process(tmp_path: Path) -> None:
     """331 samples: with 2 and with 3 processes some are repeated.
 
+    The last digits of a state depend on its place in the batch, and latent structures depend on
+    them: only those of batches of one sequence are bit for bit the same.
+
     Training is what it is without callbacks, the random streams, too; EarlyStopping finds what it
     monitors in each process. A run that is resumed has its reports in each process.
     """
+    fitted = {"fit": True, "which": "EveryUnit", "cell": "LSTM", "latent": {"inputs": "mean"}}
     fits: dict[str, dict[str, Any]] = {
-        name: {"fit": True, "callbacks": name == "fit", "which": "EveryUnit"}
-        for name in ("fit", "plain fit")
+        name: {**fitted, "callbacks": name == "fit"} for name in ("fit", "plain fit")
     }
     checkpoint = str(tmp_path / "last.ckpt")
     resumed = {**fits["fit"], "resumed": checkpoint, "max_epochs": 3}
@@ -102,6 +125,10 @@ def test_reports_and_training_are_bit_for_bit_those_of_one_process(tmp_path: Pat
         for name in VALIDATIONS.keys() & runs.keys():
             found = tmp_path / str(devices) / name
             assert_same(reports(found), reports(tmp_path / "1" / name))
+            latent = latent_of(tmp_path / "1" / name)
+            assert latent["rnn.l0"].attractors is not None
+            atol = 0 if runs[name].get("batch_size") == 1 else 1e-9
+            assert_equal(latent_of(found), latent, atol)
             (alone,) = said_in(tmp_path / "1" / name)
             logged = said_in(found)
             assert len(logged) == devices

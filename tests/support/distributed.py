@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import lightning_relay
 from lightning_relay import (
     KnockoutCallback,
+    LatentMeasure,
     Logged,
     RelayInformationCallback,
     RelayMeasure,
@@ -42,9 +43,9 @@ LABELS = (SERIES[:, 0, 0] > 0).long() * 2 + (SERIES[:, 1, 0] > 0)
 class Packed(Classifier):
     """Sequences of several lengths, in double precision."""
 
-    def __init__(self, fails_in: int | None = None) -> None:
+    def __init__(self, fails_in: int | None = None, cell: str = "GRU") -> None:
         super().__init__()
-        self.rnn = nn.GRU(1, 6, batch_first=True)
+        self.rnn = getattr(nn, cell)(1, 6, batch_first=True)
         self.double()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -56,7 +57,9 @@ class Packed(Classifier):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Any:
         assert lengths is not None
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return self.head(self.rnn(packed)[1][0])
+        _, final = self.rnn(packed)
+        hidden = final[0] if isinstance(final, tuple) else final
+        return self.head(hidden[0])
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         x, lengths, labels = batch
@@ -98,6 +101,7 @@ def main(options: dict[str, Any]) -> None:
         sample=sample,
         dirpath=options["dirpath"],
         inputs_end=options.get("inputs_end"),
+        latent=LatentMeasure(**options["latent"]) if "latent" in options else False,
     )
     callbacks: list[Any] = [callback]
     if "which" in options:
@@ -120,8 +124,8 @@ def main(options: dict[str, Any]) -> None:
         use_distributed_sampler=not options.get("uneven"),
         max_epochs=options.get("max_epochs", 2),
     )
-    model = Packed(options.get("fails_in"))
-    loader = DataLoader(data, 32 // devices)
+    model = Packed(options.get("fails_in"), options.get("cell", "GRU"))
+    loader = DataLoader(data, options.get("batch_size", 32 // devices))
     if options.get("fit"):
         trainer.fit(model, loader, loader, ckpt_path=options.get("resumed"), weights_only=True)
         if "checkpoint" in options:

@@ -54,9 +54,9 @@ def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
         assert len(first) == len(second)
         for part, other in zip(first, second, strict=True):
             assert_equal(part, other, atol)
-    elif isinstance(first, float) and np.isnan(first):
+    elif isinstance(first, float):
         assert isinstance(second, float)
-        assert np.isnan(second)
+        np.testing.assert_allclose(first, second, atol=atol, rtol=0)
     elif isinstance(first, np.ndarray):
         assert isinstance(second, np.ndarray)
         assert first.dtype == second.dtype
