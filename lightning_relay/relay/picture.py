@@ -9,6 +9,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lightning_relay.latent.picture import latent_image
+from lightning_relay.relay.shown import (
+    epoch_of,
+    latent_of,
+    most_bits,
+    share_of,
+    title_of,
+    transfer_of,
+)
 from lightning_relay.relay.summary import lags_in_words
 from lightning_relay.reports.drawing import (
     FONT,
@@ -29,7 +37,7 @@ from lightning_relay.reports.drawing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -67,14 +75,11 @@ def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     """
     results = report[layer]
     relay = results[concept]
-    if relay.share is None or relay.unattributed is None:
-        raise ValueError(
-            "report: relay shares were not measured; measure them with RelayMeasure(n_orders=16)"
-        )
-    most = _most(report, [relay], concept)
+    share = share_of(relay)
+    most = most_bits(report, [relay], concept)
     differ = bool((results.samples != results.samples[0]).any())
     top = _TOP + _BARS_HEIGHT + _GAP + differ * (_SEQUENCES_HEIGHT + _GAP)
-    steps, units = relay.share.shape
+    steps, units = share.shape
     grid = _Grid.of(steps, units, top)
     legend = [("bar", "in units' shares"), ("unattributed", "in no unit's share")]
     legend += _marks(results, relay)
@@ -82,13 +87,13 @@ def share_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     if not covered.all():
         legend.append(("hollow", "too few sequences"))
     canvas = _Canvas.of(
-        _title(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend
+        title_of(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend
     )
     canvas.draw.text((4, 18), "relayed by all units, bits", INK, FONT)
     _draw_bars(canvas.draw, results, relay, most, grid.cell_width, covered)
     if differ:
         _draw_sequences(canvas.draw, results, grid, _TOP + _BARS_HEIGHT + _GAP)
-    _draw_grid(canvas, grid, _of_shares(relay.share, most), results.time_steps)
+    _draw_grid(canvas, grid, _of_shares(share, most), results.time_steps)
     canvas.draw.text((4, top - 15), "unit: relay share, bits", INK, FONT)
     _draw_scale(canvas, grid, most)
     return canvas.pixels()
@@ -109,7 +114,7 @@ def order_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
         ("tied", f"tied, one shade: {relay.ambiguous.sum()} of {places}"),
     ]
     canvas = _Canvas.of(
-        _title(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend, columns=1
+        title_of(report, layer, concept), grid.right, grid.bottom + _SCALE_HEIGHT, legend, columns=1
     )
     canvas.draw.text((4, 18), f"unit: place in the {report.measure.direction} order", INK, FONT)
     colours = ramp(_RAMP, relay.places / max(1, units - 1))
@@ -138,14 +143,18 @@ def units_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.uin
     legend.append(("enough", f"90 % of what all units tell: {needed} unit{'s' * (needed != 1)}"))
     bottom = _TOP + _CURVES_HEIGHT
     canvas = _Canvas.of(
-        _title(report, layer, concept), LEFT + PANEL_WIDTH, bottom + 2 * LINE + 4, legend, columns=1
+        title_of(report, layer, concept),
+        LEFT + PANEL_WIDTH,
+        bottom + 2 * LINE + 4,
+        legend,
+        columns=1,
     )
     step = results.time_steps[place]
     canvas.draw.text((4, 18), f"bits, {'last step' if step == -1 else f'step {step}'}", INK, FONT)
     ends = [float(end(bits)) for bits in (told, left)[: 1 + shrinks] for end in (np.max, np.min)]
     y_of = _axis(
         canvas.draw,
-        [_most(report, [relay], concept), *ends],
+        [most_bits(report, [relay], concept), *ends],
         (_TOP, _CURVES_HEIGHT),
         LEFT + PANEL_WIDTH,
     )
@@ -179,28 +188,20 @@ def transfer_image(report: RelayReport, layer: str, concept: str) -> NDArray[np.
     """
     results = report[layer]
     relay = results[concept]
-    if relay.transfer is None:
-        raise ValueError(
-            "report: relay transfer was not measured"
-            + (
-                "; measure it with RelayMeasure(n_splits=4)"
-                if report.ignored is None
-                else ": each step has a label of its own. Name one with label_step="
-            )
-        )
-    steps = len(relay.transfer)
+    transfer = transfer_of(report, relay)
+    steps = len(transfer)
     size = max(1, min(24, PANEL_WIDTH // steps))
     grid = _Grid(steps, steps, _TOP + 4, size, size)
-    missing = np.isnan(relay.transfer)
+    missing = np.isnan(transfer)
     legend = [("", lags_in_words(relay))]
     if missing.any():
         legend.append(("missing", f"cannot be measured: {missing.sum()} of {missing.size}"))
     if not results.inputs_ended.all():
         legend.append(("ended", f"{_where_early(results.inputs_ended)}: not all input seen"))
-    title = _title(report, layer, concept)
+    title = title_of(report, layer, concept)
     canvas = _Canvas.of(title, grid.right, grid.bottom + _SCALE_HEIGHT, legend, columns=1)
     canvas.draw.text((4, 18), "transfer from the units of a step (up) to a step (right)", INK, FONT)
-    colours = _of_transfer(np.nan_to_num(relay.transfer))
+    colours = _of_transfer(np.nan_to_num(transfer))
     colours[missing] = _MISSING
     times = results.time_steps
     _draw_grid(canvas, grid, colours[::-1].swapaxes(0, 1), times, rows=times[::-1])
@@ -238,10 +239,10 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
         columns = [steps.index(int(step)) for step in layer.time_steps]
         bits[columns, row] = layer[concept].information[:, 0]
     relays = [layer[concept] for layer in report.layers.values()]
-    most = _most(report, relays, concept)
+    most = most_bits(report, relays, concept)
     grid = _Grid.of(len(steps), len(report.layers), _TOP + 4, tall=20)
     names = list(report.layers)
-    title = f"{concept}{_epoch(report)}"
+    title = f"{concept}{epoch_of(report)}"
     canvas = _Canvas.of(title, grid.right, grid.bottom + _SCALE_HEIGHT + len(names) * LINE, [])
     canvas.draw.text((4, 18), "layer: relayed by all its units, bits", INK, FONT)
     colours = _of_shares(np.nan_to_num(bits), most)
@@ -256,13 +257,7 @@ def layers_image(report: RelayReport, _: str, concept: str) -> NDArray[np.uint8]
 
 def structure_image(report: RelayReport, layer: str, _: str) -> NDArray[np.uint8]:
     """RGB picture ``(height, 350, 3)`` of the latent structure; see ``latent_image``."""
-    latent = report.layers[layer].latent
-    if latent is None:
-        raise ValueError(
-            "report: the latent structure was not measured; measure it with "
-            "RelayInformationCallback(latent=True)"
-        )
-    return latent_image(latent, f"{layer}: states{_epoch(report)}")
+    return latent_image(latent_of(report, layer), f"{layer}: states{epoch_of(report)}")
 
 
 Picture = Literal[
@@ -330,20 +325,6 @@ class _Canvas:
 
     def pixels(self) -> NDArray[np.uint8]:
         return np.asarray(self.image)
-
-
-def _most(report: RelayReport, relays: Sequence[ConceptRelay], concept: str) -> float:
-    """H(X_in), at which scales end; more if the labels of a single step differ more."""
-    shared = [float(relay.mutual_information.max()) for relay in relays]
-    return max(report.input_entropy[concept], *shared, 1e-3)
-
-
-def _title(report: RelayReport, layer: str, concept: str) -> str:
-    return f"{layer}: {concept}{_epoch(report)}"
-
-
-def _epoch(report: RelayReport) -> str:
-    return "" if report.epoch is None else f", epoch {report.epoch}"
 
 
 def _marks(layer: LayerRelay, relay: ConceptRelay) -> list[tuple[str, str]]:

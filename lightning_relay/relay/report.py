@@ -14,9 +14,11 @@ from lightning_relay.information.lags import half_life, period
 from lightning_relay.information.options import TIE, RelayMeasure, check_fraction
 from lightning_relay.latent.structure import from_file, to_file
 from lightning_relay.relay.checks import check_report
+from lightning_relay.relay.figures import FIGURES, FigureName
 from lightning_relay.relay.frames import dataframe, datatree
 from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.summary import html_summary, summary
+from lightning_relay.reports.figure import shown
 from lightning_relay.reports.files import arrays_of, opened, read, safe, write
 from lightning_relay.reports.names import known
 from lightning_relay.reports.steps import place_of
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
     from xarray import DataTree
 
     from lightning_relay.latent.structure import LatentStructure
@@ -482,13 +485,44 @@ class RelayReport:
                 ``"layers"`` or a concept for ``"latent"``.
         """
         draw = known("picture", what, PICTURES)
-        if what == "layers" and layer is not None:
-            raise ValueError(f"layer: got {layer!r}, but 'layers' draws all layers; leave it out")
         if what == "latent" and concept is not None:
             raise ValueError(f"concept: got {concept!r}, but 'latent' shows classes; leave it out")
-        key = next(iter(self.layers)) if layer is None else layer
-        name = next(iter(self[key].concepts)) if concept is None else concept
+        key, name = self._named(what, layer, concept)
         return Image.fromarray(draw(self, key, name))
+
+    def figure(
+        self,
+        what: FigureName,
+        layer: str | None = None,
+        concept: str | None = None,
+        step: int = -1,
+    ) -> Figure:
+        """An interactive figure of plotly; a notebook shows it by itself.
+
+        Args:
+            what: Name of the figure, as of a picture: ``"relay_share"``, ``"greedy_order"``,
+                ``"units_needed"``, ``"relay_transfer"`` or ``"layers"``.
+            layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
+            concept: Name of the concept. Default: the first.
+            step: One of the layer's ``time_steps``, which the figure is about or marks; or -1, the
+                step that the layer computes last.
+
+        Raises:
+            ImportError: If plotly is not installed.
+            KeyError: If there is no such figure, layer or concept; lists the known ones.
+            ValueError: If what the figure shows was not measured, the step was not analysed, or a
+                layer is named for ``"layers"``.
+        """
+        draw = known("figure", what, FIGURES)
+        key, name = self._named(what, layer, concept)
+        return shown(draw(self, key, name, step))
+
+    def _named(self, what: str, layer: str | None, concept: str | None) -> tuple[str, str]:
+        """Layer and concept that are drawn; the first ones unless they are named."""
+        if what == "layers" and layer is not None:
+            raise ValueError(f"layer: got {layer!r}, but 'layers' draws all layers; leave it out")
+        key = next(iter(self.layers)) if layer is None else layer
+        return key, next(iter(self[key].concepts)) if concept is None else concept
 
     @property
     def full_condition(self) -> int:

@@ -1,0 +1,406 @@
+"""Interactive figures of a relay report: shares, number of units, transfer, all layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lightning_relay.relay.shown import epoch_of, most_bits, share_of, title_of, transfer_of
+from lightning_relay.relay.summary import lags_in_words
+from lightning_relay.reports.figure import (
+    BLUE,
+    GREY,
+    LIMIT,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    Figure,
+    axis,
+    bits_scale,
+    blues,
+    figure_of,
+    missing,
+    signed_scale,
+    steps_axis,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
+
+_IN_SHARES = "in units' shares"
+
+
+def share_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+    """Bits relayed by all units at each step, and below the share of each unit in them.
+
+    Both scales end at H(X_in), so figures of different epochs can be compared.
+    """
+    results = report[layer]
+    relay = results[concept]
+    share = share_of(relay)
+    names = [str(own) for own in results.time_steps]
+    most = most_bits(report, [relay], concept)
+    shares = {
+        "type": "heatmap",
+        "x": names,
+        "z": share.T,
+        "customdata": np.asarray(relay.share_error).T,
+        "yaxis": "y2",
+        "hovertemplate": "step %{x}, unit %{y}<br>share %{z:.3f} ± %{customdata:.3f} bits"
+        "<extra></extra>",
+        "colorbar": {"title": {"text": "bits"}, "len": 0.6, "y": 0.3, "thickness": 12},
+        **bits_scale(most),
+    }
+    return figure_of(
+        title_of(report, layer, concept),
+        "relayed by all units, and each unit's share",
+        [*_bars(report, layer, concept), shares],
+        barmode="relative",
+        bargap=0.15,
+        xaxis=steps_axis(results.time_steps, anchor="y2"),
+        yaxis=axis("bits", domain=[0.68, 1], range=_range(relay, most)),
+        yaxis2=axis("unit", domain=[0, 0.6], autorange="reversed", showgrid=False),
+        shapes=[_marked(results, step)],
+    )
+
+
+def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+    """What growing sets of units tell at a step, and what shrinking ones still relay."""
+    results = report[layer]
+    relay = results[concept]
+    place = relay.place(step)
+    told = relay.told[place]
+    units = len(told) - 1
+    most = most_bits(report, [relay], concept)
+    # Resolved are the first units of the whole growing order, which goes on where telling is -1.
+    sure = np.arange(units) < relay.telling_resolved[place].sum()
+    taken = [
+        ("no more unit" if unit < 0 else f"unit {unit}") + (", tied" if tied and unit >= 0 else "")
+        for unit, tied in zip(relay.telling[place], relay.telling_tied[place], strict=True)
+    ]
+    traces = _curve(told, sure, ["no unit", *taken], "told by a growing set", BLUE, PALE_BLUE)
+    if report.measure.direction == "shrink":
+        last_first = relay.units[place, ::-1]
+        kept = [
+            f"unit {unit}" + (", tied" if relay.ambiguous[place, unit] else "")
+            for unit in last_first
+        ]
+        traces += _curve(
+            relay.information[place, ::-1],
+            relay.resolved[place, last_first],
+            ["no unit", *kept],
+            "relayed by the units that leave last",
+            ORANGE,
+            PALE_ORANGE,
+        )
+        traces.append(
+            _line(
+                np.arange(units + 1),
+                relay.corrected[place, ::-1],
+                "relayed, corrected",
+                ORANGE,
+                dash="dot",
+            )
+        )
+    ends = np.array([0, units])
+    traces.append(_line(ends, np.full(2, 0.9 * told[-1]), "90 % of what all tell", GREY))
+    if relay.chance_level is not None:
+        level = np.full(2, relay.chance_level[place, 0])
+        traces.append(_line(ends, level, "chance level of all units", LIMIT, dash="dot"))
+    step_of = results.time_steps[place]
+    when = "at the last step" if step_of == -1 else f"at step {step_of}"
+    return figure_of(
+        title_of(report, layer, concept),
+        f"how many units it takes {when}",
+        traces,
+        xaxis=axis("number of units"),
+        yaxis=axis("bits", range=_range(relay, most)),
+    )
+
+
+def order_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+    """Place of each unit in the greedy order at each step; unresolved places are left out."""
+    results = report[layer]
+    relay = results[concept]
+    words = [
+        [
+            ("tied with others" if tied else "not tied") + ("" if sure else ", too few sequences")
+            for tied, sure in zip(*own, strict=True)
+        ]
+        for own in zip(relay.ambiguous.T, relay.resolved.T, strict=True)
+    ]
+    names = [str(own) for own in results.time_steps]
+    unresolved = int((~relay.resolved).sum())
+    order = {
+        "type": "heatmap",
+        "x": names,
+        "z": np.where(relay.resolved, relay.places, np.nan).T,
+        "text": words,
+        "hovertemplate": "step %{x}, unit %{y}<br>place %{z:.1f}, %{text}<extra></extra>",
+        "colorbar": {"title": {"text": "place"}, "thickness": 12},
+        **blues(relay.units.shape[1] - 1),
+    }
+    text = f"place in the {report.measure.direction} order, 0 is the least important"
+    if unresolved:
+        text += f"; too few sequences for {unresolved} of {relay.resolved.size} places"
+    return figure_of(
+        title_of(report, layer, concept),
+        text,
+        [*missing(names, None, ~relay.resolved.T, "too few sequences"), order],
+        xaxis=steps_axis(results.time_steps),
+        yaxis=axis("unit", autorange="reversed", showgrid=False),
+        shapes=[_marked(results, step)],
+    )
+
+
+def transfer_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+    """Relay transfer between all pairs of steps, and its mean by lag."""
+    results = report[layer]
+    relay = results[concept]
+    transfer = transfer_of(report, relay)
+    profile = np.asarray(relay.lag_profile)
+    names = [str(own) for own in results.time_steps]
+    pairs = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": transfer,
+        "customdata": np.asarray(relay.transfer_error),
+        "hovertemplate": "units of step %{y}, read at step %{x}<br>transfer %{z:.2f} ± "
+        "%{customdata:.2f}<extra></extra>",
+        "colorbar": {"title": {"text": "transfer"}, "thickness": 12, "x": 0.56},
+        **signed_scale(),
+    }
+    lags = _line(np.arange(1, len(profile) + 1), profile, "mean by lag", BLUE) | {
+        "mode": "lines+markers",
+        "xaxis": "x2",
+        "yaxis": "y2",
+        "showlegend": False,
+        "hovertemplate": "lag %{x}: %{y:.2f}<extra></extra>",
+    }
+    return figure_of(
+        title_of(report, layer, concept),
+        lags_in_words(relay),
+        [*missing(names, names, np.isnan(transfer), "cannot be measured"), pairs, lags],
+        xaxis=steps_axis(results.time_steps, "read at step", domain=[0, 0.55]),
+        yaxis=steps_axis(results.time_steps, "units of step"),
+        xaxis2=axis("lag in steps", domain=[0.78, 1], anchor="y2"),
+        yaxis2=axis("mean transfer", anchor="x2", range=[-1.05, 1.05]),
+        shapes=[_marked(results, step)],
+    )
+
+
+def layers_figure(report: RelayReport, _: str, concept: str, step: int) -> Figure:
+    """Bits that all units of each layer relay, by layer and step."""
+    steps = sorted({int(own) for layer in report.layers.values() for own in layer.time_steps})
+    steps = [own for own in steps if own >= 0] + [own for own in steps if own < 0]
+    bits = np.full((len(report.layers), len(steps)), np.nan)
+    for row, layer in enumerate(report.layers.values()):
+        bits[row, [steps.index(int(own)) for own in layer.time_steps]] = layer[concept].information[
+            :, 0
+        ]
+    most = most_bits(report, [layer[concept] for layer in report.layers.values()], concept)
+    cells = {
+        "type": "heatmap",
+        "x": [str(own) for own in steps],
+        "y": list(report.layers),
+        "z": bits,
+        "hovertemplate": "%{y}, step %{x}: %{z:.3f} bits<extra></extra>",
+        "colorbar": {"title": {"text": "bits"}, "thickness": 12},
+        **bits_scale(most),
+    }
+    return figure_of(
+        f"{concept}{epoch_of(report)}",
+        "relayed by all units of each layer",
+        [
+            *missing(cells["x"], cells["y"], np.isnan(bits), "the layer does not have this step"),
+            cells,
+        ],
+        xaxis=steps_axis(np.array(steps)),
+        yaxis=axis("", autorange="reversed", showgrid=False, automargin=True),
+    )
+
+
+FigureName = Literal["relay_share", "greedy_order", "units_needed", "relay_transfer", "layers"]
+"""Name of a figure."""
+
+FIGURES: Mapping[str, Callable[[RelayReport, str, str, int], Figure]] = {
+    "relay_share": share_figure,
+    "greedy_order": order_figure,
+    "units_needed": units_figure,
+    "relay_transfer": transfer_figure,
+    "layers": layers_figure,
+}
+
+
+def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]:
+    """Traces of what all units relay: two parts, corrected values, limits and chance levels."""
+    results = report[layer]
+    relay = results[concept]
+    names = [str(step) for step in results.time_steps]
+    whole = relay.information[:, 0]
+    in_shares = np.minimum(share_of(relay).sum(1), whole)
+    ended, covered = results.inputs_ended, report.covered(layer, concept)
+    words = [
+        "<br>".join(_bar_in_words(report, results, relay, place))
+        for place in range(len(results.time_steps))
+    ]
+
+    def bars(
+        name: str, bits: NDArray[np.float64], colour: str, early: str, **more: Any
+    ) -> Iterator[dict[str, Any]]:
+        for of, own, label in ((ended, colour, name), (~ended, early, "not all input seen")):
+            if of.any():
+                fills = np.where(covered, own, "rgba(0,0,0,0)").tolist()
+                yield {
+                    "type": "bar",
+                    "x": names,
+                    "y": np.where(of, bits, np.nan),
+                    "name": label,
+                    "legendgroup": label,
+                    "showlegend": of is ended or name == _IN_SHARES,
+                    "marker": {"color": fills, "line": {"color": own, "width": 1.5}},
+                    **more,
+                }
+
+    traces = [
+        *bars(_IN_SHARES, in_shares, BLUE, GREY, hovertext=words, hoverinfo="text"),
+        *bars("in no unit's share", whole - in_shares, PALE_BLUE, PALE_GREY, hoverinfo="skip"),
+        _line(names, relay.mutual_information, "I(in; out)", LIMIT) | {"line": _steps(LIMIT)},
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": names,
+            "y": relay.corrected[:, 0],
+            "name": "corrected",
+            "marker": {"symbol": "line-ew-open", "color": "black", "size": 8},
+            "hoverinfo": "skip",
+        },
+    ]
+    if relay.lower is not None and relay.upper is not None:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": names,
+                "y": whole,
+                "name": "95 % interval",
+                "marker": {"color": "black", "size": 1},
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": relay.upper[:, 0] - whole,
+                    "arrayminus": whole - relay.lower[:, 0],
+                    "color": "black",
+                    "thickness": 1,
+                    "width": 2,
+                },
+                "hoverinfo": "skip",
+            }
+        )
+    if relay.chance_level is not None:
+        chance = _line(names, relay.chance_level[:, 0], "chance level of I(in; out)", LIMIT)
+        traces.append(chance | {"line": _steps(LIMIT) | {"dash": "dot"}})
+    return traces
+
+
+def _bar_in_words(
+    report: RelayReport, layer: LayerRelay, relay: ConceptRelay, place: int
+) -> list[str]:
+    """What is known about a step, for the hover text of its bar."""
+    bits = f"{relay.information[place, 0]:z.3f} bits relayed by all units"
+    if relay.lower is not None and relay.upper is not None:
+        bits += f" [{relay.lower[place, 0]:z.3f}, {relay.upper[place, 0]:z.3f}]"
+    coverage = relay.coverage[place, report.full_condition]
+    lines = [
+        f"step {layer.time_steps[place]}: {bits}",
+        f"of {relay.mutual_information[place]:z.3f} bits that input and output share",
+        f"corrected: {relay.corrected[place, 0]:z.3f} bits",
+    ]
+    if relay.unattributed is not None:
+        lines.append(f"in no unit's share: {relay.unattributed[place]:z.3f} bits")
+    if relay.chance_level is not None:
+        lines.append(f"chance level of I(in; out): {relay.chance_level[place, 0]:z.3f} bits")
+    sure = "" if coverage >= report.measure.min_coverage else ": too few sequences"
+    lines.append(f"{layer.samples[place]} sequences, coverage {coverage:.2f}{sure}")
+    if not layer.inputs_ended[place]:
+        lines.append("not all input seen")
+    return lines
+
+
+def _line(
+    x: Any, y: NDArray[np.float64], name: str, colour: str, *, dash: str = "solid"
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "y": y,
+        "name": name,
+        "line": {"color": colour, "width": 1.5, "dash": dash},
+        "hoverinfo": "skip",
+    }
+
+
+def _steps(colour: str) -> dict[str, Any]:
+    """A line with a level part at each step."""
+    return {"color": colour, "width": 1.5, "shape": "hvh"}
+
+
+def _curve(
+    bits: NDArray[np.float64],
+    resolved: NDArray[np.bool],
+    words: list[str],
+    name: str,
+    colour: str,
+    pale: str,
+) -> list[dict[str, Any]]:
+    """A line over the number of units, pale where there are too few sequences."""
+    numbers = np.arange(len(bits))
+    sure, unsure = np.full_like(bits, np.nan), bits.copy()
+    last = int(np.argmin([*resolved, False]))
+    if last:
+        sure[: last + 1] = bits[: last + 1]
+        unsure[:last] = np.nan
+    hover = {
+        "mode": "lines+markers",
+        "marker": {"size": 5},
+        "text": words,
+        "hoverinfo": None,
+        "hovertemplate": "%{x} units: %{y:.3f} bits<br>%{text}<extra></extra>",
+    }
+    found = []
+    for part, own, label in ((sure, colour, name), (unsure, pale, f"{name}, too few sequences")):
+        if np.isfinite(part[1:]).any():
+            found.append(_line(numbers, part, label, own) | hover)
+    return found
+
+
+def _range(relay: ConceptRelay, most: float) -> list[float]:
+    """Ends of an axis of bits."""
+    parts = [relay.information, relay.corrected[:, 0], relay.told]
+    lowest = min(0.0, *(float(part.min()) for part in parts))
+    highest = max(most, *(float(part.max()) for part in parts))
+    margin = 0.05 * (highest - lowest)
+    return [lowest - margin * (lowest < 0), highest + margin]
+
+
+def _marked(layer: LayerRelay, step: int) -> dict[str, Any]:
+    """A frame around the column of a step."""
+    place = layer.place(step)
+    return {
+        "type": "rect",
+        "xref": "x",
+        "yref": "paper",
+        "x0": place - 0.5,
+        "x1": place + 0.5,
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": GREY, "width": 1},
+    }

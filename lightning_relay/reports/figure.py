@@ -1,0 +1,118 @@
+"""Parts of interactive figures: dictionaries as plotly takes them, with NumPy arrays in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+Figure = dict[str, Any]
+"""``{"data": [trace, …], "layout": …}``."""
+
+BLUE, PALE_BLUE = "#4280c2", "#bcd6ee"
+GREY, PALE_GREY = "#969696", "#d6d6d6"
+ORANGE, PALE_ORANGE = "#e07828", "#f7d6b8"
+LIMIT = "#c85014"
+
+_WHITE, _DARK = (250, 250, 245), (8, 48, 107)
+_BLUES = np.array([_WHITE, (158, 202, 225), (49, 130, 189), _DARK], dtype=np.float64)
+_ORANGES = np.array([_WHITE, (253, 174, 97), (166, 54, 3)], dtype=np.float64)
+_STOPS = 24
+
+
+def figure_of(title: str, words: str, data: Sequence[dict[str, Any]], **layout: Any) -> Figure:
+    """A figure with what all figures have in common, and words below its title."""
+    common = {
+        "title": {
+            "text": title,
+            "subtitle": {"text": words},
+            "font": {"size": 14},
+            "x": 0.01,
+            "xanchor": "left",
+        },
+        "margin": {"l": 60, "r": 20, "t": 70, "b": 50},
+        "hovermode": "closest",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {"orientation": "h", "y": -0.2, "x": 0},
+    }
+    return {"data": [*data], "layout": common | layout}
+
+
+def shown(figure: Figure) -> Any:
+    """The figure as plotly's own; an ImportError says how to install plotly."""
+    try:
+        from plotly.graph_objects import Figure as Shown
+    except ImportError as error:
+        raise ImportError("figure: it takes plotly; install it with pip install plotly") from error
+    return Shown(figure)
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with a title."""
+    return {"title": {"text": title}, "zeroline": False, "gridcolor": "#dddddd"} | more
+
+
+def steps_axis(time_steps: NDArray[np.int64], title: str = "step", **more: Any) -> dict[str, Any]:
+    """An axis of steps, which are names: -1, each sequence's last step, stands where it is."""
+    names = [str(step) for step in time_steps]
+    return axis(title, type="category", categoryarray=names, showgrid=False) | more
+
+
+def bits_scale(most: float) -> dict[str, Any]:
+    """Colours of the square root of bits up to ``most``: blue, and orange below 0."""
+    low = -most / 4
+    below, above = (np.sqrt(end) * np.linspace(0, 1, _STOPS + 1) for end in (-low, most))
+    root = np.concatenate([-below[:0:-1], above])
+    bits = np.sign(root) * root**2
+    return _scale(low, most, bits, np.sign(root) * np.sqrt(np.abs(bits) / most))
+
+
+def blues(most: float) -> dict[str, Any]:
+    """Colours from 0 (white) to ``most`` (dark blue)."""
+    values = np.linspace(0, 1, _STOPS + 1)
+    return _scale(0, 1, values, values) | {"zmin": 0, "zmax": most}
+
+
+def signed_scale() -> dict[str, Any]:
+    """Colours from -1 (orange) through 0 (white) to 1 (blue)."""
+    values = np.linspace(-1, 1, 2 * _STOPS + 1)
+    return _scale(-1, 1, values, values)
+
+
+def missing(x: Any, y: Any, cells: NDArray[np.bool], words: str) -> list[dict[str, Any]]:
+    """A trace of grey cells below a heatmap, where it has no value; none if all have one."""
+    if not cells.any():
+        return []
+    return [
+        {
+            "type": "heatmap",
+            "x": x,
+            **({} if y is None else {"y": y}),
+            "z": np.where(cells, 0.0, np.nan),
+            "colorscale": [[0, "#cdcdcd"], [1, "#cdcdcd"]],
+            "showscale": False,
+            "hovertemplate": f"{words}<extra></extra>",
+        }
+    ]
+
+
+def _scale(
+    low: float, high: float, values: NDArray[np.float64], positions: NDArray[np.float64]
+) -> dict[str, Any]:
+    places = (values - low) / (high - low)
+    places[[0, -1]] = 0, 1
+    colours = [_colour(float(position)) for position in positions]
+    stops = [[float(place), colour] for place, colour in zip(places, colours, strict=True)]
+    return {"colorscale": stops, "zmin": low, "zmax": high}
+
+
+def _colour(position: float) -> str:
+    anchors = _BLUES if position >= 0 else _ORANGES
+    at = np.linspace(0, 1, len(anchors))
+    parts = [round(float(np.interp(abs(position), at, anchors[:, part]))) for part in range(3)]
+    return f"rgb({', '.join(map(str, parts))})"
