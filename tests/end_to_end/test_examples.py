@@ -43,7 +43,7 @@ def logged_tags(directory: Path) -> set[str]:
 
 def documented_tags() -> set[str]:
     """Tags of the README's table that every model of one layer has, ``…`` written out."""
-    table = README[README.index("| in TensorBoard") : README.index("Scalars can be monitored")]
+    table = README[README.index("| in TensorBoard") : README.index("W&B and MLflow get the same")]
     tags = re.findall(r"`((?:relay|…)/[\w./]+)`", table)
     assert len(tags) == 15
     sometimes = {"relay/joint/layers", "…/migration", "relay/rnn.l0/latent"}

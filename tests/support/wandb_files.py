@@ -6,11 +6,11 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from wandb.proto.wandb_internal_pb2 import Record
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from wandb.proto.wandb_internal_pb2 import Record
 
 _BLOCK, _HEADER = 2**15, 7
 """Sizes in LevelDB's format of logs, and of what W&B writes before the first record."""
@@ -18,6 +18,8 @@ _BLOCK, _HEADER = 2**15, 7
 
 def records(directory: Path) -> Iterator[Record]:
     """Records of the run whose files are in ``directory / "files"``."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
     (path,) = directory.glob("*.wandb")
     data, place, parts = path.read_bytes(), _HEADER, b""
     while place + _HEADER <= len(data):
