@@ -160,15 +160,16 @@ def _analyse(options: argparse.Namespace, others: Sequence[str]) -> None:
         trainer.callbacks = [own for own in callbacks if own not in waiting]  # type: ignore[attr-defined]
         _evaluate(cli, options)
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        for relay in relays:  # once is enough
-            relay.stages = ()
+        for own in due:  # once is enough
+            own.stages = own.stages if own in waiting else ()
     _evaluate(cli, options)
     if not trainer.is_global_zero:
         return
     kinds: dict[str | None, Any] = {"relay": RelayReport, "knock-out": KnockoutReport}
-    saved = [path for path in _reports_in(directories) if path not in before]
-    for path in saved:
-        print(f"\n{kinds[kind_of(path)].load(path)}\nSaved: {path}")
+    found = {path: kind_of(path) for path in _reports_in(directories) if path not in before}
+    saved = {path: kind for path, kind in found.items() if kind is not None}
+    for path, kind in saved.items():
+        print(f"\n{kinds[kind].load(path)}\nSaved: {path}")
     if not saved:
         raise CommandError("trainer: nothing is saved in a fast_dev_run; leave it out")
 
@@ -234,8 +235,18 @@ def _instantiated(options: argparse.Namespace, others: Sequence[str]) -> Any:
             "such as --model package.module.Class"
         )
     kind = _class("model", model["class_path"])
-    taken = inspect.signature(kind).parameters
-    model["init_args"] |= {name: own for name, own in hparams.items() if name in taken}
+    own = {name: value for name, value in hparams.items() if not name.startswith("_")}
+    taken = inspect.signature(kind).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        names = {parameter.name for parameter in taken}
+        if unknown := sorted(own.keys() - names):
+            print(
+                f"Hyperparameters of the checkpoint that {kind.__name__} does not take are left "
+                f"out: {', '.join(unknown)}",
+                file=sys.stderr,
+            )
+        own = {name: value for name, value in own.items() if name in names}
+    model["init_args"] |= own
     configs.append({"model": model})
     if options.command == "analyse":
         data = _chosen("data", options.data, configs)
@@ -355,7 +366,7 @@ def _differences(model: LightningModule, checkpoint: Mapping[str, Any]) -> list[
 
 
 def _reports_in(directories: Iterable[Path | None]) -> list[Path]:
-    return [path for own in directories if own is not None for path in sorted(own.glob("*.npz"))]
+    return [path for own in directories if own is not None for path in sorted(own.rglob("*.npz"))]
 
 
 def _is_in_words(error: Exception) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.files import ReportFileError, kind_of
-from lightning_relay.reports.history import attempts_under, before_resume, place_of, run_of
+from lightning_relay.reports.history import attempts_under, before_resume, place_of, real, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,12 +126,12 @@ def _by_attempts(
         replaced = [
             path for path in paths if path.parent in others and place_of(path, own) is not None
         ]
-        there = set(map(os.path.realpath, before))
-        left_out = [path for path in replaced if os.path.realpath(path) not in there]
+        there = set(map(real, before))
+        left_out = [path for path in replaced if real(path) not in there]
         if left_out:
             notes.append(
-                f"{_counted(left_out)} left out: of an attempt that was resumed from an earlier "
-                f"checkpoint, beginning with {str(left_out[0])!r}"
+                f"{_counted(left_out)} left out: of other runs or attempts that saved in this "
+                f"directory before, beginning with {str(left_out[0])!r}"
             )
         paths = [path for path in paths if path not in set(replaced)]
         earlier += before

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_relay.ablation.reacting import check_reacts
@@ -210,13 +211,17 @@ class KnockoutRuns:
         try:
             results = self._run(batch, progress)
         except NotRepeatedError as error:
-            if not self._share:
+            if not (self._share and error.small):
                 raise
             self._share = self._together = False
             try:
                 results = self._run(batch, progress)
             except NotRepeatedError:  # it is no matter of rounding
                 raise error from None
+            rank_zero_info(
+                "Knock-outs: the network makes much of rounding, so its sets are run one by one in "
+                "this evaluation, which takes longer."
+            )
         self._keep(batch, results)
 
     def _run(self, batch: EvaluationBatch, progress: Callable[[], None]) -> list[StepResult]:

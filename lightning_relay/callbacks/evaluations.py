@@ -21,6 +21,7 @@ from lightning_relay.recurrent.states import StepError
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.packages import classes, is_module
+from lightning_relay.sampling.processes import OtherProcessError
 
 ReportT = TypeVar("ReportT", RelayReport, KnockoutReport)
 
@@ -89,17 +90,28 @@ def suffix_of(trainer: Trainer, stage: str, dataloader: int) -> str:
 
 
 def report_directory(trainer: Trainer, dirpath: str | Path | None, name: str) -> Path | None:
-    """Local directory to save reports in, on every process that of the first; None without one."""
+    """Local directory to save reports in, on every process that of the first; None without one.
+
+    An error of a logger is raised on every process.
+    """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     if dirpath is not None:
         return Path(dirpath)
-    places: list[str] = []
+    directory: Path | None = None
+    error: Exception | None = None
     if trainer.is_global_zero:  # only there do loggers have a run
         loggers: list[Any] = trainer.loggers
-        places = [place for place in map(place_of, loggers) if place and "://" not in place]
-    directory = Path(places[0]) / name if places else None
-    return trainer.strategy.broadcast(directory)
+        try:
+            places = [place for place in map(place_of, loggers) if place and "://" not in place]
+            directory = Path(places[0]) / name if places else None
+        except Exception as failed:  # the other processes wait for this one
+            error = failed
+    words = None if error is None else f"process 0: {type(error).__name__}: {error}"
+    directory, words = trainer.strategy.broadcast((directory, words))
+    if words is not None:
+        raise error or OtherProcessError(words)
+    return directory
 
 
 def stamped(report: ReportT, trainer: Trainer, stage: Stage, dataloader: int) -> ReportT:

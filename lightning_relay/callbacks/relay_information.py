@@ -409,6 +409,7 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 continue
             suffix = suffix_of(trainer, stage, dataloader)
             self._say_what_inputs_end_changes(report)
+            self._say_what_is_not_iterated(report)
             self._log(trainer, pl_module, report, scalars, relay_faces, suffix)
         self._looks_for_ends &= trainer.sanity_checking
 
@@ -466,6 +467,16 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
                 rank_zero_info,
                 about="inputs_end",
             )
+
+    def _say_what_is_not_iterated(self, report: RelayReport) -> None:
+        """Say once in a run why the attractors of a layer are not known."""
+        for key, layer in report.layers.items():
+            if layer.latent is not None and layer.latent.no_attractors:
+                self._say(
+                    f"Latent structure: {key!r} is not iterated: {layer.latent.no_attractors}.",
+                    rank_zero_info,
+                    about=f"not iterated: {key}",
+                )
 
     def _say_what_was_found(self, capture: EvaluationCapture) -> None:
         """Say once in a run what was found and which calls count, and warn of what is doubtful."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import traceback
 import weakref
 from abc import ABC, abstractmethod
@@ -49,7 +49,7 @@ from lightning_relay.callbacks.saving import check_can_save, check_dirpath, coul
 from lightning_relay.callbacks.told_first import ToldFirst
 from lightning_relay.reports.faces import Faces
 from lightning_relay.reports.files import ReportFileError, checksum_of, write_new
-from lightning_relay.reports.history import Saved, directory_of_attempt
+from lightning_relay.reports.history import Saved, directory_of_attempt, latest_attempt, real
 from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.packages import Callback, classes, module_class
 from lightning_relay.rerun.traces import RandomStreams
@@ -59,6 +59,8 @@ KEPT = 32
 """Number of reports that stay in memory once they are saved."""
 
 _LAUNCHERS = classes("strategies.launchers._MultiProcessingLauncher")
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 OnError = Literal["warn", "raise"]
 """What an error of a callback does while a model is trained."""
@@ -276,7 +278,15 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
             )
         self._saved = Saved.of(state.get("saved_as"), state.get("checksum"))
         if trainer.is_global_zero and newest is not None:
-            history = self._history(history, newest, state.get("reports"), trainer.ckpt_path)
+            try:
+                history = self._history(history, newest, state.get("reports"), trainer.ckpt_path)
+            except Exception as error:  # the other processes wait for this one
+                history = [newest]
+                self._say(
+                    f"{self.analysis} reports from before the checkpoint are not in the callback's "
+                    f"reports: {_words(error)}",
+                    rank_zero_warn,
+                )
         self.reports[self._of_others :] = self._processes.gather(history)[0]
         self._made_of = weakref.ref(pl_module)
 
@@ -455,7 +465,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                 f". Monitored and not logged in this evaluation: {', '.join(map(repr, missing))}; "
                 "what monitors it sees its last value, or ends the fit if it never had one"
             )
-        self._say(message, rank_zero_warn, about=f"{where}: {what}")
+        self._say(message, rank_zero_warn, about=f"{where}: {_NUMBER.sub('', what)}")
 
     def _log(
         self,
@@ -472,8 +482,9 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         self.reports.append(report)
         self._made_of = weakref.ref(pl_module)
         kept = "its report is in the callback's reports, but not"
+        tags = {f"{prefix}/{name}{suffix}": value for name, value in scalars.items()}
+        left_out: list[str] = []
         with self._protecting(trainer, "while logging", f"{kept} all of its scalars are logged"):
-            tags = {f"{prefix}/{name}{suffix}": value for name, value in scalars.items()}
             left_out = refused(trainer.loggers, tags)
             for tag in (tag for tag in tags if tag not in left_out):
                 # A method of the user's may pass on other names or values.
@@ -482,9 +493,10 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
                     log = partial(log, sync_dist=True, reduce_fx="max")
                 log(pl_module, tag, tags[tag])
                 self._logged.add(tag)
-            self._check_names(trainer, left_out)
         with RandomStreams.now(pl_module.device).inside():  # packages of loggers may draw
             self._show_and_save(trainer, report, faces_of, prefix, suffix, kept)
+        with self._protecting(trainer, "while logging", f"{kept} all of its scalars are logged"):
+            self._check_names(trainer, left_out)
 
     def _show_and_save(
         self,
@@ -540,7 +552,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
         """Save in a directory of this attempt, and with a W&B run that it lies in."""
         own = self._directory_of_attempt(trainer, directory)
         path = write_new(paths(own), file.getvalue())
-        self._saved = Saved.of(os.path.realpath(path), checksum_of(file))
+        self._saved = Saved.of(str(real(path)), checksum_of(file))
         upload(trainer.loggers, path)
 
     def _directory_of_attempt(self, trainer: Trainer, directory: Path) -> Path:
@@ -549,7 +561,7 @@ class ReportingCallback(Callback, ABC, Generic[ReportT]):
             self._attempts[directory] = directory_of_attempt(
                 directory, self.prefix, self._saved, resumed=self._resumed
             )
-        own = self._attempts.get(directory, directory)
+        own = self._attempts.get(directory) or latest_attempt(directory, self.prefix)[0]
         own.mkdir(parents=True, exist_ok=True)
         return own
 

@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MOST_SAMPLES = 2**26
+MOST_SAMPLES = 2**26
 """Largest number of samples: functions of counts are tables of this length."""
 
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -73,9 +73,9 @@ def check_weights(weights: Tensor | None, hidden: Tensor) -> None:
     if int(weights.min()) < 0:
         raise ValueError(f"weights: got {int(weights.min())}; it takes numbers of samples from 0")
     total = float(weights.double().sum(-1).max())
-    if total > _MOST_SAMPLES:
+    if total > MOST_SAMPLES:
         raise ValueError(
-            f"weights: got a sum of {total:.3g}; it takes at most {_MOST_SAMPLES} samples in all: "
+            f"weights: got a sum of {total:.3g}; it takes at most {MOST_SAMPLES} samples in all: "
             "divide the weights"
         )
 

@@ -68,6 +68,10 @@ class RelayInformation(RelayMetric):
         self.relay_units = relay_units
         self.estimator = estimator
 
+    def _check_units(self, count: int) -> None:
+        if self.relay_units is not None:
+            checked_units("relay_units", self.relay_units, count)
+
     def _measure(self, x_in: Tensor, x_out: Tensor, hidden: Tensor, weights: Tensor) -> Tensor:
         return relay_information(
             x_in, x_out, hidden, self.relay_units, weights=weights, estimator=self.estimator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_relay.information.arguments import check_integers
+from lightning_relay.information.arguments import MOST_SAMPLES, check_integers
 from lightning_relay.information.options import IGNORED
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class RelayMetric(Metric):
 
         Raises:
             TypeError: If labels or codes are not integers, or ``valid`` is no mask.
-            ValueError: If shapes do not fit, numbers exceed 32 bits, or batches have different
-                numbers of units.
+            ValueError: If shapes do not fit, numbers exceed 32 bits, batches have different
+                numbers of units, or a step has more than 2**26 samples since the last reset.
         """
         codes = _as_int32(
             "hidden", hidden, "cut the states at fixed thresholds: discretize(states, 'sign')"
@@ -69,6 +69,7 @@ class RelayMetric(Metric):
                 f"hidden: got shape {tuple(hidden.shape)}; it takes (batch, units) or "
                 "(batch, steps, units) with at least one unit"
             )
+        self._check_units(codes.shape[-1])
         if valid is not None and (not isinstance(valid, Tensor) or valid.dtype != torch.bool):
             kind = valid.dtype if isinstance(valid, Tensor) else type(valid).__name__
             raise TypeError(f"valid: got {kind}; it takes a mask of torch.bool")
@@ -124,6 +125,9 @@ class RelayMetric(Metric):
         """Does nothing: rows hold integers, and bits are float64."""
         return self
 
+    def _check_units(self, count: int) -> None:
+        """Raise unless the options fit so many units."""
+
     def _shape(self, units: int) -> tuple[int, ...]:
         """Shape of the value of one step."""
         return ()
@@ -156,7 +160,21 @@ class RelayMetric(Metric):
                 "(batch, steps, units) in every batch"
             )
         weights = together.new_zeros(len(found)).index_add_(0, row, together[:, -1])
+        if int(weights.sum(dtype=torch.int64)) > MOST_SAMPLES:
+            _check_number(found[:, 0], weights)
         return torch.column_stack([found, weights])
+
+
+def _check_number(steps: Tensor, weights: Tensor) -> None:
+    """Raise a ValueError if a step has more samples than can be counted exactly."""
+    _, step = steps.unique(return_inverse=True)
+    numbers = torch.zeros(int(step.max()) + 1, dtype=torch.int64, device=steps.device)
+    most = int(numbers.index_add_(0, step, weights.long()).max())
+    if most > MOST_SAMPLES:
+        raise ValueError(
+            f"x_in: got {most} samples of a step since the last reset; the metric takes up to "
+            f"{MOST_SAMPLES}; reset it more often, or give fewer samples"
+        )
 
 
 def _as_int32(name: str, given: Tensor, remedy: str) -> Tensor:
@@ -172,7 +190,8 @@ def _as_codes(name: str, given: Tensor, codes: Tensor) -> Tensor:
     shape = codes.shape[:-1]
     if given.shape not in (shape, shape[:1]):
         raise ValueError(
-            f"{name}: got shape {tuple(given.shape)} for hidden {tuple(codes.shape)}; it takes "
+            f"{name}: got shape {tuple(given.shape)} for hidden {tuple(codes.shape)}, whose first "
+            "dimension is the batch; it takes "
             + " or ".join(map(str, dict.fromkeys([tuple(shape[:1]), tuple(shape)])))
         )
     given = given.to(codes.device)

@@ -194,8 +194,11 @@ def read_entry(batch: Any, entry: BatchEntry, argument: str) -> Any:
             return getattr(batch, entry)
         return batch[entry]
     except (KeyError, IndexError, TypeError, AttributeError):
+        dotted = isinstance(entry, str) and "." in entry
         raise ValueError(
-            f"{argument}: the batch has no {entry!r}; it has: {_described(batch)}"
+            f"{argument}: the batch has no {entry!r}"
+            + (", and a configuration can import no function of that name" if dotted else "")
+            + f"; it has: {_described(batch)}"
         ) from None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_relay.recurrent.adapters import RecurrentAdapter, adapter_of
-from lightning_relay.recurrent.forwards import given_arguments
+from lightning_relay.recurrent.forwards import autocast_of, given_arguments
 from lightning_relay.recurrent.layers import hidden_units
 from lightning_relay.recurrent.replay import FusedCall, check_replayable, replay, versions_of
 from lightning_relay.recurrent.transfer import padded
@@ -146,11 +146,7 @@ def _fused_call(
         final=_copies(final),
         hidden=hidden,
         valid=valid,
-        autocast=(
-            device.type,
-            torch.is_autocast_enabled(device.type),
-            torch.get_autocast_dtype(device.type),
-        ),
+        autocast=autocast_of(hidden),
         weights=weights,
         versions=versions_of(weights),
         unlike=unlike,

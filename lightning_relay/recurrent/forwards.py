@@ -75,14 +75,28 @@ def given_arguments(
     return given("input", 0), state if is_state else None
 
 
-def distance(found: Tensor, expected: Tensor) -> Tensor:
-    """Largest difference of two tensors, ``()``; 0 if they agree to the tolerance of their type."""
+def distance(
+    found: Tensor, expected: Tensor, autocast: tuple[str, bool, torch.dtype] | None = None
+) -> Tensor:
+    """Largest difference of two tensors, ``()``; 0 if they agree to the tolerance of their type.
+
+    ``autocast``: type of device, whether it was on, and its dtype, which the tensors may have been
+    computed in whatever their own.
+    """
     tolerance = _TOLERANCE.get(expected.dtype, 5e-3)
+    if autocast is not None and autocast[1]:
+        tolerance = max(tolerance, _TOLERANCE.get(autocast[2], 5e-3))
     found, expected = found.double(), expected.double()
     if found.numel() == 0:
         return found.new_zeros(())
     close = torch.isclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True).all()
     return (found - expected).abs().max().masked_fill(close, 0)
+
+
+def autocast_of(tensor: Tensor) -> tuple[str, bool, torch.dtype]:
+    """Type of a tensor's device, whether autocast is on there, and its dtype."""
+    kind = tensor.device.type
+    return kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +153,7 @@ def compared(module: nn.RNNBase, inputs: Any, state: Any, result: Any) -> str | 
             return f"which returned {kinds[0]} as its {name} where PyTorch's returns {kinds[1]}"
     return Unlike(
         tuple(name for name, *_ in pairs),
-        tuple(distance(part.detach(), like) for _, part, like in pairs),
+        tuple(distance(part.detach(), like, autocast_of(like)) for _, part, like in pairs),
     )
 
 

@@ -170,7 +170,10 @@ def _run_layer(
                 final = [state.index_select(1, restored) for state in final]
         else:
             outputs, *final = run(inputs, hx, weights, *options, True)
-    far += [distance(own, given[rows]) for own, given in zip(final, call.final, strict=True)]
+    far += [
+        distance(own, given[rows], call.autocast)
+        for own, given in zip(final, call.final, strict=True)
+    ]
     return outputs
 
 
@@ -207,7 +210,7 @@ def _cell_states(
             new = torch.addcmul(taken[step - first], kept[step - first], cell)
             cell = new if valid is None else torch.where(valid[:, step, None], new, cell)
             states[step] = cell
-    far.append(distance(cell, call.final[1][row]))
+    far.append(distance(cell, call.final[1][row], call.autocast))
     states = states.transpose(0, 1)
     return states.flip(1) if key.reverse else states
 
@@ -244,7 +247,8 @@ def _check(call: FusedCall, far: list[Tensor]) -> None:
         raise ValueError(
             f"layers, states: the replay of {call.name!r} ({type(call.module).__name__}) ends up "
             f"to {float(found):.1e} away from the final states that its forward returned, so its "
-            "inner states cannot be known; record only layers='last' and states=('hidden',), or "
-            "register an adapter for its class with register_recurrent. If its weights changed "
-            "after the call, read the states before the weights change"
+            "inner and cell states cannot be known; do without what asks for them (layers='all', "
+            "states=('cell',), latent, or a value of a knock-out such as Mean()), or register an "
+            "adapter for its class with register_recurrent. If its weights changed after the call, "
+            "read the states before the weights change"
         )

@@ -87,6 +87,8 @@ def _opening(report: RelayReport, key: str, layer: LayerRelay) -> list[str]:
     words = [] if latent is None else [latent.in_words()]
     if latent is not None and latent.attractors is not None:
         words.append(latent.attractors.in_words())
+    if latent is not None and latent.no_attractors:
+        words.append(f"not iterated: {latent.no_attractors}")
     if calls is not None:
         words.insert(0, f"calls in a step: {calls}")
     return [about_layer(key, layer), *(f"  {line}" for line in words)]

@@ -62,7 +62,7 @@ class Saved:
         """
         for path in (*others, Path(self.path)):
             if place_of(path, prefix) is not None and checksum_of(path) == self.checksum:
-                return Path(os.path.realpath(path))
+                return real(path)
         return None
 
     def beside(self, checkpoint: str | os.PathLike[str] | None) -> Iterator[Path]:
@@ -71,6 +71,11 @@ class Saved:
             parts = Path(self.path).parts
             for parent in Path(checkpoint).absolute().parents[:3]:
                 yield from (parent.joinpath(*parts[-length:]) for length in range(1, 5))
+
+
+def real(path: str | Path) -> Path:
+    """The path with its directory resolved; a report that is a link keeps its name."""
+    return Path(os.path.realpath(Path(path).parent)) / Path(path).name
 
 
 def place_of(path: Path, prefix: str) -> Place | None:
@@ -99,7 +104,7 @@ def up_to(report: Path, prefix: str) -> tuple[list[Path], str | None]:
     parts: list[list[Path]] = []
     seen: set[Path] = set()
     lost: str | None = None
-    source: Path | None = Path(os.path.realpath(report))
+    source: Path | None = real(report)
     while source is not None and source.parent not in seen:
         seen.add(source.parent)
         parts.append(_up_to_step(source, prefix))
@@ -141,11 +146,7 @@ def directory_of_attempt(base: Path, prefix: str, newest: Saved | None, *, resum
     """
     base.mkdir(parents=True, exist_ok=True)
     found = None if newest is None else newest.found(prefix)
-    latest, number = base, 0
-    for path in base.iterdir():
-        attempt = _ATTEMPT.fullmatch(path.name)
-        if attempt and int(attempt[1]) > number and _note(path, prefix).is_file():
-            latest, number = path, int(attempt[1])
+    latest, number = latest_attempt(base, prefix)
     own = in_order(latest, prefix)
     here = found is not None and found.parent == Path(os.path.realpath(latest))
     if found is not None and here and len(_up_to_step(found, prefix)) == len(own):
@@ -165,6 +166,16 @@ def directory_of_attempt(base: Path, prefix: str, newest: Saved | None, *, resum
     later = (base / f"resumed_{place}" for place in count(number + 1))
     notes = _notes([base] if fresh else later, prefix)
     return write_new(notes, json.dumps(note).encode()).parent
+
+
+def latest_attempt(base: Path, prefix: str) -> tuple[Path, int]:
+    """Directory of the latest attempt in a directory, and its number; the directory itself is 0."""
+    latest, number = base, 0
+    for path in base.iterdir() if base.is_dir() else ():
+        attempt = _ATTEMPT.fullmatch(path.name)
+        if attempt and int(attempt[1]) > number and _note(path, prefix).is_file():
+            latest, number = path, int(attempt[1])
+    return latest, number
 
 
 def attempts_under(directory: Path, prefix: str | None) -> Iterator[tuple[str, Path, list[Path]]]:

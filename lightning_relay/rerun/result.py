@@ -17,8 +17,19 @@ _REPEATABLE = 1e-6
 """Maximum difference between two runs, as a fraction of the largest number."""
 
 
+_ROUNDED = 1e-2
+"""Maximum difference that a network may make of rounding, as a fraction of the largest number."""
+
+
 class NotRepeatedError(ValueError):
-    """A run of a step gave something else than another run under the same conditions."""
+    """A run of a step gave something else than another run under the same conditions.
+
+    ``small``: whether all numbers that were compared differ by no more than rounding may explain.
+    """
+
+    def __init__(self, message: str, *, small: bool) -> None:
+        super().__init__(message)
+        self.small = small
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +106,8 @@ def check_repeatable(first: StepResult, again: StepResult, *, returned: str | No
                 "batch: it keeps a state from call to call, changes the class scores in place, "
                 "or draws from random generators of its own; knock-outs need a step that "
                 "depends on its batch alone. If it changes the class scores after a module gave "
-                "them, give prediction= a function of what the step returns"
+                "them, give prediction= a function of what the step returns",
+                small=_differ_little(pairs),
             )
 
 
@@ -104,7 +116,8 @@ def check_same_as_own(own: Answer | None, again: StepResult) -> None:
 
     They may differ as in ``check_repeatable``. Whatever only one of them has is not compared.
     """
-    for what, one, other in _pairs(own, again.answer):
+    pairs = _pairs(own, again.answer)
+    for what, one, other in pairs:
         if one is not None and other is not None and not _close(one, other):
             raise NotRepeatedError(
                 f"pl_module: the {again.step} gave other {what} when it was run again on the batch "
@@ -112,13 +125,26 @@ def check_same_as_own(own: Answer | None, again: StepResult) -> None:
                 "another callback's changes batch or module, have it do so before: in "
                 "on_after_batch_transfer, or in a callback that stands before this one. If the "
                 "step reads global variables or attributes of classes that it changes, have it "
-                "depend on its batch alone"
+                "depend on its batch alone",
+                small=_differ_little(pairs),
             )
 
 
-def _pairs(
-    first: Answer | None, again: Answer | None
-) -> list[tuple[str, Tensor | None, Tensor | None]]:
+_Pairs = list[tuple[str, Tensor | None, Tensor | None]]
+"""Names of what two runs have in common, and what each gave."""
+
+
+def _differ_little(pairs: _Pairs) -> bool:
+    """Whether there are real numbers to compare, and rounding may explain how they differ."""
+    numbers = [
+        (one, other)
+        for _, one, other in pairs
+        if one is not None and other is not None and one.is_floating_point()
+    ]
+    return bool(numbers) and all(_close(one, other, _ROUNDED) for one, other in numbers)
+
+
+def _pairs(first: Answer | None, again: Answer | None) -> _Pairs:
     """What two answers have in common, with its name."""
     if first is None or again is None:
         return []
@@ -132,11 +158,11 @@ def _tensor(number: float | None) -> Tensor | None:
     return None if number is None else torch.tensor([number], dtype=torch.float64)
 
 
-def _close(first: Tensor, again: Tensor) -> bool:
+def _close(first: Tensor, again: Tensor, tolerance: float = _REPEATABLE) -> bool:
     if first.shape != again.shape or first.dtype != again.dtype:
         return False
     if not first.is_floating_point():
         return torch.equal(first, again)
     first, again = first.double(), again.double()
     largest = first[first.isfinite()].abs().amax().item() if first.isfinite().any() else 0.0
-    return torch.allclose(first, again, rtol=0, atol=_REPEATABLE * largest, equal_nan=True)
+    return torch.allclose(first, again, rtol=0, atol=tolerance * largest, equal_nan=True)

@@ -73,8 +73,9 @@ def test_whatever_is_made_of_the_states(name: str, sizes: tuple[int, ...]) -> No
 @pytest.mark.parametrize("score", [None, Logged("val_loss")], ids=["classes", "logged"])
 @pytest.mark.parametrize("value", [0.0, Mean()])
 def test_where_shared_work_rounds_to_other_scores_sets_are_run_alone(
-    score: Any, value: Any, monkeypatch: pytest.MonkeyPatch
+    score: Any, value: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     plain = _SharedForward._run
     shared: Tally[int] = Tally()
 
@@ -83,7 +84,7 @@ def test_where_shared_work_rounds_to_other_scores_sets_are_run_alone(
         if not self._share:
             return result
         shared.add(len(result.output))
-        return replace(result, output=result.output * 1.001)
+        return replace(result, output=result.output * 1.00001)
 
     class Logging(Classifier):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -96,6 +97,7 @@ def test_where_shared_work_rounds_to_other_scores_sets_are_run_alone(
         callback = KnockoutCallback(score=score, value=value, target=1)
         validated(lively(Logging), callback)
         reports += callback.reports
+    assert caplog.text.count("the network makes much of rounding") == 1
     assert 0 < len(shared.taken()) < 3 * (1 + 6)  # one batch at most; three batches, six units
     right, found = (
         [

@@ -153,7 +153,9 @@ def test_attempts_in_one_directory_are_told_apart(tmp_path: Path) -> None:
     assert_equal(found.relay[2], again[0].reports[2])
     assert_equal(found.knockout[1], again[1].reports[1])
     assert len(found.notes) == 2
-    assert found.notes[0].startswith("4 reports left out: of an attempt that was resumed from an e")
+    assert found.notes[0].startswith(
+        "4 reports left out: of other runs or attempts that saved in t"
+    )
     assert repr(found).startswith("RunReports: 4 relay, 3 knock-out\n4 reports left out")
     # The first attempt goes on from its end, and then is the last.
     fit(tmp_path, *both(dirpath=reports), epochs=6, resumed="1-4")

@@ -366,7 +366,9 @@ def test_batches_are_checked() -> None:
     refused(TypeError, "valid: got list; it takes a mask", valid=VALID.tolist())
     refused(ValueError, r"hidden: got shape \(300,\); it takes \(batch, units\)", hidden=X_IN)
     refused(ValueError, "with at least one unit", hidden=HIDDEN[:, :, :0])
-    shapes = r"x_in: got shape \(299,\) for hidden \(300, 3, 5\); it takes \(300,\) or \(300, 3\)"
+    shapes = (
+        r"x_in: got shape \(299,\) for hidden \(300, 3, 5\), .*; it takes \(300,\) or \(300, 3\)"
+    )
     refused(ValueError, shapes, x_in=X_IN[1:])
     refused(ValueError, r"it takes \(300,\)$", x_in=VALID.long(), hidden=HIDDEN[:, 0])
     refused(ValueError, r"valid: got shape \(300, 2\) for hidden", valid=VALID[:, :2])
@@ -385,8 +387,17 @@ def test_batches_go_together() -> None:
             metric.update(X_IN, X_OUT, second)
         metric.reset()
         assert metric(X_IN, X_OUT, second).isfinite().all()
-    metric = updated(RelayInformation([9]), X_IN, X_OUT, HIDDEN)
     with pytest.raises(
         ValueError, match="relay_units: got 9; hidden has 5 units, so it takes 0 to 4"
     ):
+        RelayInformation([9]).update(X_IN, X_OUT, HIDDEN)
+
+
+def test_more_samples_than_can_be_counted_are_refused() -> None:
+    metric = RelayInformation()
+    row = torch.tensor([[-1, 0, 0, 1, 2**26 - 1], [-1, 1, 1, 1, 1]], dtype=torch.int32)
+    metric.rows = [row]
+    bit = torch.zeros(1, dtype=torch.int64)
+    metric.update(bit, bit, bit[:, None])  # is merged later
+    with pytest.raises(ValueError, match=r"x_in: got 67108865 samples of a step .* up to 67108864"):
         metric.compute()

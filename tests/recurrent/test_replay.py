@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from lightning_relay import HiddenStateRecorder
 from tests.support.captured import PAGE, SCRIPT, table
@@ -139,6 +140,31 @@ def test_a_replay_runs_in_the_precision_of_the_call() -> None:
             _, (final, _) = model(torch.randn(20, 4, 8))
         assert recorder.states["l0"].values.dtype == torch.bfloat16
         assert torch.equal(recorder.states["l0"].values[:, -1], final[0])
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_packed_calls_under_autocast_are_replayed_though_they_return_float32(
+    kind: type[nn.RNNBase],
+) -> None:
+    """The gap is that of bfloat16, and grows with the weights."""
+    skip_without_bfloat16_lstm()
+    torch.manual_seed(0)
+    model = kind(8, 12, num_layers=2, batch_first=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 4
+    packed = pack_padded_sequence(torch.randn(6, 9, 8), [9, 8, 8, 5, 3, 2], batch_first=True)
+    recorder = HiddenStateRecorder(model, layers="all", states=("hidden", "cell"))
+    exact = HiddenStateRecorder(model, layers="all", states=("hidden", "cell"))
+    with torch.no_grad():
+        with recorder, torch.autocast("cpu", torch.bfloat16):
+            model(packed)
+        with exact:
+            model(packed)
+    for key, states in recorder.states.items():
+        torch.testing.assert_close(
+            states.values.float(), exact.states[key].values, rtol=0.1, atol=0.2
+        )
 
 
 def test_a_replay_does_not_run_in_the_precision_in_which_it_is_read() -> None:
