@@ -8,7 +8,8 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,10 +178,9 @@ def _analyse(options: argparse.Namespace, others: Sequence[str]) -> None:
 def _layers(options: argparse.Namespace, others: Sequence[str]) -> None:
     from lightning_relay.recurrent.layers import StateKey, recurrent_layers, recurrent_modules
 
-    for package in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(package).setLevel(logging.WARNING)
     quiet = ("logger=false", "enable_checkpointing=false", "accelerator=cpu", "devices=1")
-    cli = _instantiated(options, [*(f"--trainer.{own}" for own in quiet), *others])
+    with _without_information():
+        cli = _instantiated(options, [*(f"--trainer.{own}" for own in quiet), *others])
     model: LightningModule = cli.model
     model.configure_model()
     modules = recurrent_modules(model)
@@ -192,6 +192,20 @@ def _layers(options: argparse.Namespace, others: Sequence[str]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for layer, kind, number, states in rows:
         print(f"{layer:<{widths[0]}}  {kind:<{widths[1]}}  {number:>{widths[2]}}  {states}")
+
+
+@contextmanager
+def _without_information() -> Iterator[None]:
+    """What Lightning says about a Trainer is of no interest to who asks for a table."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _evaluate(cli: Any, options: argparse.Namespace) -> None:

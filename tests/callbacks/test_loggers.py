@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch
@@ -14,7 +15,9 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_relay import KnockoutCallback, RelayInformationCallback, load_reports
+from lightning_relay.callbacks.evaluations import report_directory
 from lightning_relay.callbacks.loggers import shower_of
+from lightning_relay.sampling.processes import OtherProcessError
 from tests.support.models import Classifier, loader
 from tests.support.training import quiet_trainer
 
@@ -135,6 +138,29 @@ def test_an_error_in_one_logger_costs_the_others_nothing(
         fit(first, second)
     assert "relay/rnn.l0/joint/relay_share" in drawn
     assert len(load_reports(first.log_dir).relay) == 1
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_error_of_a_logger_in_the_first_process_is_one_of_all(is_first: bool) -> None:
+    class Failing(Keeping):
+        @property
+        def log_dir(self) -> str:
+            raise ConnectionError("no network")
+
+    told: list[Any] = []
+    answers = {
+        True: lambda own: told.append(own) or own,
+        False: lambda own: (None, "process 0: no"),
+    }
+    trainer: Any = SimpleNamespace(
+        fast_dev_run=False,
+        is_global_zero=is_first,
+        loggers=[Failing()],
+        strategy=SimpleNamespace(broadcast=answers[is_first]),
+    )
+    with pytest.raises(ConnectionError if is_first else OtherProcessError, match="no"):
+        report_directory(trainer, None, "relay_reports")
+    assert told == [(None, "process 0: ConnectionError: no network")] * is_first
 
 
 def test_random_numbers_that_a_logger_draws_are_not_those_of_training(

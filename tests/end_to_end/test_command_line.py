@@ -21,6 +21,7 @@ from lightning_relay import (
 )
 from lightning_relay.command_line import main
 from lightning_relay.tasks import MemoryTask, RecurrentClassifier
+from tests.support.training import quiet_trainer
 
 CONFIGURATION = """
 seed_everything: 1
@@ -174,6 +175,37 @@ def test_a_checkpoint_is_analysed_with_the_callbacks_of_its_run(
     assert (again.epoch, again.global_step) == (own.epoch, own.global_step) == (1, 2)
     for concept, found in own["rnn.l0"].concepts.items():
         assert (found.information == again["rnn.l0"][concept].information).all()
+
+
+class Passing(RecurrentClassifier):
+    """Its hyperparameters are those of its base, too."""
+
+    def __init__(self, extra: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hyperparameters_that_are_passed_on_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Passing(cell="lstm", input_size=1, num_classes=8, hidden_size=7)
+    trainer = quiet_trainer()
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "own.ckpt", weights_only=True)
+    arguments = [f"--model={__name__}.Passing", f"--ckpt_path={tmp_path / 'own.ckpt'}"]
+    assert main(["layers", *arguments]) == 0
+    assert "rnn.l0       LSTM        7  hidden" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_knock_outs_that_follow_nothing_run_once(
+    asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--trainer.callbacks+=lightning_relay.KnockoutCallback", "--trainer.callbacks.prefix=e"]
+    assert main(["analyse", *asked, *QUIET, *more]) == 0
+    names = sorted(path.name for path in Path("knockout_reports").iterdir())
+    assert names == ["e-validate-epoch=1-step=2.npz", "knockout-validate-epoch=1-step=2.npz"]
 
 
 @pytest.mark.filterwarnings("ignore")

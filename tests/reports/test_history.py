@@ -44,6 +44,22 @@ def about(path: Path, **others: str) -> dict[str, str | None]:
     return {"path": str(path), "checksum": checksum_of(path), **others}
 
 
+def test_a_report_that_is_a_link_has_its_history(tmp_path: Path) -> None:
+    for step in (1, 2):
+        path = saved(tmp_path / "run", step)
+        store = tmp_path / f"object{step}"
+        path.rename(store)
+        path.symlink_to(store)
+    newest = tmp_path / "run" / "relay-validate-epoch=2-step=2.npz"
+    found = Saved(str(newest), checksum_of(newest) or "").found("relay")
+    assert found == newest
+    paths, lost = up_to(newest, "relay")
+    assert ([path.name for path in paths], lost) == (
+        ["relay-validate-epoch=1-step=1.npz", newest.name],
+        None,
+    )
+
+
 def test_reports_are_in_the_order_of_their_steps_dataloaders_and_versions(tmp_path: Path) -> None:
     names = [
         "relay-validate-epoch=0-step=9-dataloader_0.npz",
