@@ -6,15 +6,23 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning_relay.ablation.report import KnockoutReport
+from lightning_relay.relay.history_figure import history_figure
 from lightning_relay.relay.report import RelayReport
+from lightning_relay.reports.figure import shown
 from lightning_relay.reports.files import ReportFileError, kind_of
 from lightning_relay.reports.history import attempts_under, before_resume, place_of, real, run_of
+from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from plotly.graph_objects import Figure
+
+HistoryName = Literal["history"]
+"""Name of a figure of several reports."""
 
 _VERSION = re.compile(r"-v\d+\.npz$")
 """End of the name of a report that was saved after another of the same evaluation."""
@@ -37,6 +45,52 @@ class RunReports:
     def __repr__(self) -> str:
         counts = f"RunReports: {len(self.relay)} relay, {len(self.knockout)} knock-out"
         return "\n".join([counts, *self.notes])
+
+    def figure(
+        self,
+        what: HistoryName,
+        layer: str | None = None,
+        concept: str | None = None,
+        step: int = -1,
+        *,
+        unit: int | None = None,
+        dataloader: int = 0,
+    ) -> Figure:
+        """An interactive figure of plotly over the evaluations of a run.
+
+        Args:
+            what: ``"history"``: the bits that all units relay at a step and each unit's share of
+                them, over epochs, or over optimizer steps if an epoch has several evaluations.
+                Reports of testing are left out.
+            layer: Key of the layer. Default: the first.
+            concept: Name of the concept. Default: the first.
+            step: One of the layer's ``time_steps``; or -1, the step that the layer computes last.
+            unit: Index of a unit that is highlighted. Default: none.
+            dataloader: Index of the dataloader whose reports are drawn.
+
+        Raises:
+            ImportError: If plotly is not installed.
+            KeyError: If there is no such figure, layer or concept; lists the known ones.
+            ValueError: If there is no report, if several are of one evaluation, or if none has
+                shares at the step or the unit.
+        """
+        draw = known("figure", what, {"history": history_figure})
+        reports = [
+            report
+            for report in self.relay
+            if report.stage != "test" and report.dataloader == dataloader
+        ]
+        if not reports:
+            raise ValueError(
+                f"reports: no relay report of validation, dataloader {dataloader}, among "
+                f"{len(self.relay)} relay reports"
+            )
+        epochs = [report.epoch for report in reports]
+        along, times = "epoch", epochs
+        if None in epochs or len(set(epochs)) < len(epochs):
+            along, times = "optimizer steps", [report.global_step for report in reports]
+        named = [(float(time or 0), report) for time, report in zip(times, reports, strict=True)]
+        return shown(draw(named, layer, concept, step, unit=unit, along=along))
 
 
 def load_reports(log_dir: str | Path, prefix: str | None = None) -> RunReports:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_relay import load_reports
+from lightning_relay import RunReports, load_reports
 from tests.support.knockouts import small_knockouts
 from tests.support.reports import assert_equal, small_report
 
@@ -79,3 +79,40 @@ def test_a_prefix_is_that_of_the_callback_to_the_letter(tmp_path: Path, prefix: 
         stamped.save(tmp_path / f"{name}-validate-epoch=0-step={step}.npz")
     found = load_reports(tmp_path, prefix)
     assert [report.global_step for report in found.relay] == [names.index(prefix.replace("/", "-"))]
+
+
+def evaluations(*of: tuple[int | None, int, str]) -> RunReports:
+    """Reports of evaluations, by epoch, optimizer step and stage."""
+    report = small_report()
+    return RunReports(
+        tuple(
+            dataclasses.replace(report, epoch=epoch, global_step=step, stage=stage)
+            for epoch, step, stage in of
+        ),
+        (),
+    )
+
+
+def test_a_run_is_drawn_over_its_epochs_without_its_tests() -> None:
+    runs = evaluations((0, 10, "validate"), (2, 30, "validate"), (2, 30, "test"))
+    figure = runs.figure("history", unit=1)
+    assert figure.layout.xaxis.title.text == "epoch"
+    (unit,) = (own for own in figure.data if own.name == "unit 1")
+    assert list(unit.x) == [0, 2]
+    assert unit.y[0] == runs.relay[0]["rnn.l0"]["joint"].share[-1, 1]
+
+
+def test_several_evaluations_of_an_epoch_are_drawn_over_optimizer_steps() -> None:
+    figure = evaluations((0, 10, "validate"), (0, 20, "validate")).figure("history")
+    assert figure.layout.xaxis.title.text == "optimizer steps"
+    assert list(figure.data[0].x) == [10, 20]
+
+
+def test_a_history_that_cannot_be_drawn_says_why() -> None:
+    runs = evaluations((0, 10, "validate"), (0, 10, "validate"))
+    with pytest.raises(ValueError, match=r"got two of optimizer steps 10; .*prefix="):
+        runs.figure("history")
+    with pytest.raises(ValueError, match="no relay report of validation, dataloader 1, among 2"):
+        runs.figure("history", dataloader=1)
+    with pytest.raises(KeyError, match="no figure 'share'"):
+        runs.figure("share")  # type: ignore[arg-type]

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lightning_relay.ablation.shown import (
+    all_alike,
+    all_damage_alike,
+    curve_in_words,
+    r2_in_words,
+)
 from lightning_relay.reports.drawing import (
     FONT,
     GREY,
@@ -30,7 +36,6 @@ if TYPE_CHECKING:
         DamagePrediction,
         DeletionCurve,
         KnockoutReport,
-        ScoreAgreement,
     )
 
 _TOP = 42
@@ -44,11 +49,6 @@ _COLOURS = {
     "random_first": (110, 110, 110),
     "least_first": (49, 130, 189),
     "most_first": (205, 30, 35),
-}
-_NAMES = {
-    "most_first": "most relay first",
-    "least_first": "least first",
-    "random_first": "random order",
 }
 _FEW, _MANY = np.array([(158, 202, 225), (8, 48, 107)], dtype=np.float64)
 
@@ -106,7 +106,7 @@ def deletion_image(
     for place, curve in enumerate(reversed(shown)):
         y = _BOTTOM + _AXIS + place * LINE
         draw.line((4, y + 7, 18, y + 7), _COLOURS[curve.direction], 2)
-        draw.text((24, y), _in_words(curve), INK, FONT)
+        draw.text((24, y), curve_in_words(curve), INK, FONT)
     return np.asarray(image)
 
 
@@ -125,7 +125,7 @@ def agreement_image(
             f"{', '.join(map(str, results)) or 'none'}"
         )
     found = results[layer, concept]
-    same = _all_alike(found)
+    same = all_alike(found)
     if same is not None:
         return lines_of_text(title, same)
     image = _panel(title, f"damage to {concept}, fraction of 1", found.kind, 1)
@@ -161,9 +161,9 @@ def prediction_image(
     replaces the points.
     """
     damage, bits = found.damage, found.information
-    if damage.min() == damage.max():
-        words = f"each of {len(damage)} random sets does the same damage to {found.concept}"
-        return lines_of_text(title, f"{words}: {damage[0]:.3g}")
+    same = all_damage_alike(found)
+    if same is not None:
+        return lines_of_text(title, same)
     name = f"relay information at step {found.step}, bits"
     where = f" at step {found.step}" if of_step else ""
     image = _panel(title, f"damage to {found.concept}{where}, fraction of 1", name, 4)
@@ -183,19 +183,9 @@ def prediction_image(
         draw.rectangle((x, y + 5, x + 4, y + 9), tuple(colour.astype(int).tolist()))
         draw.text((x + 8, y), f"{size} unit{'s' * int(size != 1)}", INK, FONT)
     draw.text((134, y), f"{len(sizes)} sets, {found.samples} sequences", INK, FONT)
-    for line, (label, field) in enumerate(
-        (("R2 of size alone", 0), ("R2 with relay information", 1), ("partial R2", 2)), start=1
-    ):
-        draw.text((4, y + line * LINE), f"{label}: {_with_ends(found, field)}", INK, FONT)
+    for line, words in enumerate(r2_in_words(found), start=1):
+        draw.text((4, y + line * LINE), words, INK, FONT)
     return np.asarray(image)
-
-
-def _with_ends(found: DamagePrediction, field: int) -> str:
-    value = (found.r2_size, found.r2, found.partial_r2)[field]
-    if np.isnan(value):
-        return "undefined"
-    ends = found.lower[field], found.upper[field]
-    return f"{value:.2f}" + ("" if np.isnan(ends[0]) else f" [{ends[0]:.2f}, {ends[1]:.2f}]")
 
 
 def _x_of(draw: ImageDraw.ImageDraw, values: NDArray[np.float64]) -> Callable[[float], int]:
@@ -212,17 +202,6 @@ def _x_of(draw: ImageDraw.ImageDraw, values: NDArray[np.float64]) -> Callable[[f
         draw.line((x, _BOTTOM, x, _BOTTOM + 2), INK)
         draw.text((x, _BOTTOM + 9), f"{value:.2g}", INK, FONT, anchor="mm")
     return x_of
-
-
-def _all_alike(found: ScoreAgreement) -> str | None:
-    """A sentence if all damages, or all shares, are equal; otherwise None."""
-    damage = found.damage[np.isfinite(found.damage)]
-    if not damage.size or damage.min() == damage.max():
-        largest = damage.max(initial=0.0)
-        return f"every unit alone does the same damage to {found.concept}: {largest:.3g}"
-    if found.scores.min() == found.scores.max():
-        return f"every unit has the same {found.kind.partition(',')[0]}: {found.scores[0]:.3g}"
-    return None
 
 
 def _panel(title: str, y_name: str, x_name: str, lines: int) -> Image.Image:
@@ -267,11 +246,3 @@ def _draw_band(
     mask = Image.new("L", image.size, 0)
     ImageDraw.Draw(mask).polygon(outline, _BAND)
     image.paste(_COLOURS[curve.direction], mask=mask)
-
-
-def _in_words(curve: DeletionCurve) -> str:
-    orders = len(curve.area)
-    words = f"{_NAMES[curve.direction]}: area {curve.area.mean():.3f}"
-    if orders > 1:
-        words += f" ({curve.area.min():.3f} to {curve.area.max():.3f} of {orders})"
-    return words

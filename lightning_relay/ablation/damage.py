@@ -6,7 +6,7 @@ difference is one of paired proportions. All intervals cover 95 %.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +49,11 @@ class Damage:
         """Whether the interval excludes 0, bool ``(set, …)``; False without an interval."""
         beyond: NDArray[np.bool] = (self.lower > 0) | (self.upper < 0)
         return beyond
+
+    def part(self, place: int) -> Damage:
+        """Damage to one class, concept or step, ``(set,)``: an index of the last axis."""
+        parts = {own.name: getattr(self, own.name)[..., place] for own in fields(self)}
+        return Damage(**{name: np.asarray(values) for name, values in parts.items()})
 
 
 def paired_accuracy(

@@ -9,7 +9,9 @@ import numpy as np
 
 from lightning_relay.ablation.checks import check_report
 from lightning_relay.ablation.damage import Damage
+from lightning_relay.ablation.figures import KnockoutFigureName, knockout_figure
 from lightning_relay.ablation.summary import dataframe, summary
+from lightning_relay.reports.figure import shown
 from lightning_relay.reports.files import arrays_of, opened, plain_parts, read, safe, write
 from lightning_relay.reports.names import known
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
 FORMAT = 6
 """Version of the file format; files of other versions are refused."""
@@ -313,6 +316,41 @@ class KnockoutReport:
         """
         return dataframe(self)
 
+    def figure(
+        self,
+        what: KnockoutFigureName,
+        layer: str | None = None,
+        measure: str | None = None,
+        step: int | None = None,
+    ) -> Figure:
+        """An interactive figure of plotly; a notebook shows it by itself.
+
+        Damage to accuracies is drawn in points: hundredths.
+
+        Args:
+            what: Name of the figure: ``"damage"`` (to a measure by each set, with intervals),
+                ``"damage_map"`` (by each set to accuracy, concepts, classes and steps, or to
+                metrics), ``"agreement"`` (by each unit alone, over its relay share),
+                ``"prediction"`` (by random sets, over what they relay and over their size),
+                ``"damage_share"`` (each unit's share of the damage, over its relay share),
+                ``"deletion"`` (accuracy while units are knocked out one after the other) or
+                ``"step_damage"`` (by single units at single steps).
+            layer: Key of the layer. Default: the first that has results; ``"damage"`` and
+                ``"damage_map"`` draw the sets of all layers.
+            measure: One of ``measures``; the name of a concept for ``"agreement"``,
+                ``"prediction"``, ``"damage_share"`` and ``"deletion"``. Default: the first.
+                ``"damage_map"`` draws all and takes none.
+            step: Step at which random sets were held, for ``"prediction"`` and
+                ``"damage_share"``. Default: the first.
+
+        Raises:
+            ImportError: If plotly is not installed.
+            KeyError: If there is no such figure; lists the known ones.
+            ValueError: If what the figure shows was not measured, or a figure does not take an
+                argument.
+        """
+        return shown(knockout_figure(self, what, layer=layer, measure=measure, step=step))
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Keys of the layers with units knocked out, in the order of the sets."""
@@ -338,9 +376,7 @@ class KnockoutReport:
         if measure == ACCURACY and self.accuracy is not None:
             return self.accuracy
         if measure in self.concepts and self.concept_accuracy is not None:
-            place, whole = self.concepts.index(measure), self.concept_accuracy
-            parts = {part.name: getattr(whole, part.name)[..., place] for part in fields(whole)}
-            return Damage(**{name: np.asarray(part) for name, part in parts.items()})
+            return self.concept_accuracy.part(self.concepts.index(measure))
         if measure in self.metrics:
             return self.metrics[measure]
         raise ValueError(

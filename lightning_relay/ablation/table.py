@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_relay.ablation.report import STATISTICS
+from lightning_relay.ablation.shown import NONE, steps_in_words, units_in_words, with_interval
 from lightning_relay.ablation.summary import label_count
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 _MOST_SETS = 20
 _MOST_SHARES = 3
-_MOST_NAMED = 12
-"""Above this number, units or steps are counted instead of named."""
-
-_NONE = "–"
 
 
 def knockout_table(report: KnockoutReport) -> str:
@@ -115,8 +112,8 @@ def _sets(report: KnockoutReport, order: Sequence[int]) -> dict[str, list[str]]:
     sets = [report.sets[place] for place in order]
     columns = {
         "set": [some.name for some in sets],
-        "units": [_units(some) for some in sets],
-        "steps": [_steps(some) for some in sets],
+        "units": [units_in_words(some) for some in sets],
+        "steps": [steps_in_words(some) for some in sets],
     }
     if report.accuracy is not None:
         found = report.accuracy
@@ -128,7 +125,7 @@ def _sets(report: KnockoutReport, order: Sequence[int]) -> dict[str, list[str]]:
     if not np.isnan(report.predictions_changed).all():
         changed = report.predictions_changed
         columns["predictions changed"] = [
-            _NONE if np.isnan(changed[place]) else f"{changed[place]:.1%}" for place in order
+            NONE if np.isnan(changed[place]) else f"{changed[place]:.1%}" for place in order
         ]
     if report.class_accuracy is not None:
         labels = [str(label) for label in report.classes]
@@ -161,7 +158,7 @@ def _concepts(report: KnockoutReport) -> dict[str, list[str]]:
         ]
         row = {
             "concept": some.concept,
-            "units": _units(some),
+            "units": units_in_words(some),
             "damage to it [95 %]": _damage(found, (place, own)),
             "to the others, mean": _mean(np.delete(found.damage[place], own)),
             "to it by random sets, mean (number)": _mean(np.array(random))
@@ -178,7 +175,7 @@ def _agreement(report: KnockoutReport) -> dict[str, list[str]]:
         "concept": [found.concept for found in results],
         "units": [str(len(found.scores)) for found in results],
         "rank correlation [95 %]": [
-            _interval(found.correlation, found.lower, found.upper, 2) for found in results
+            with_interval(found.correlation, found.lower, found.upper, 2) for found in results
         ],
     }
 
@@ -195,11 +192,11 @@ def _predictions(report: KnockoutReport) -> dict[str, list[str]]:
     names = ("R² of size", "R² with information", "partial R²", "within size", "specificity")
     for row, name in enumerate(names):
         columns[f"{name} [95 %]"] = [
-            _interval(getattr(found, STATISTICS[row]), found.lower[row], found.upper[row], 2)
+            with_interval(getattr(found, STATISTICS[row]), found.lower[row], found.upper[row], 2)
             for found in results
         ]
     columns["rank correlation of shares"] = [
-        _NONE if np.isnan(found.share_correlation) else f"{found.share_correlation:.2f}"
+        NONE if np.isnan(found.share_correlation) else f"{found.share_correlation:.2f}"
         for found in results
     ]
     return columns
@@ -213,7 +210,7 @@ def _shares(report: KnockoutReport) -> dict[str, list[str]]:
             "concept": found.concept,
             "damage by all": _value(found.unit_damage.sum()),
             "unit": str(unit),
-            "share of the damage [95 %]": _interval(
+            "share of the damage [95 %]": with_interval(
                 found.unit_damage[unit], found.unit_lower[unit], found.unit_upper[unit], 3
             ),
             "relay share, bits": _value(found.unit_share[unit]),
@@ -235,22 +232,6 @@ def _rows(columns: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def _units(some: KnockoutSet) -> str:
-    parts = []
-    for key, units in some.units.items():
-        named = " ".join(f"≈{unit}" if unit in some.ambiguous else str(unit) for unit in units)
-        parts.append(f"{key}: {named if len(units) <= _MOST_NAMED else f'{len(units)} units'}")
-    return "; ".join(parts)
-
-
-def _steps(some: KnockoutSet) -> str:
-    if some.steps is None:
-        return "all"
-    if len(some.steps) > _MOST_NAMED:
-        return f"{len(some.steps)} from {some.steps[0]} to {some.steps[-1]}"
-    return " ".join(map(str, some.steps))
-
-
 def _size(some: KnockoutSet) -> int:
     return sum(map(len, some.units.values()))
 
@@ -265,21 +246,13 @@ def _worst_part(found: Damage, place: int, names: Sequence[str]) -> str:
 
 
 def _damage(found: Damage, place: int | tuple[int, int]) -> str:
-    return _interval(found.damage[place], found.lower[place], found.upper[place], 3)
-
-
-def _interval(value: float, lower: float, upper: float, digits: int) -> str:
-    if np.isnan(value):
-        return _NONE
-    if np.isnan(lower) or np.isnan(upper):
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{lower:.{digits}f}, {upper:.{digits}f}]"
+    return with_interval(found.damage[place], found.lower[place], found.upper[place], 3)
 
 
 def _mean(values: NDArray[np.float64]) -> str:
     known = values[~np.isnan(values)]
-    return _value(known.mean()) if len(known) else _NONE
+    return _value(known.mean()) if len(known) else NONE
 
 
 def _value(value: NDArray[np.float64] | float) -> str:
-    return _NONE if np.isnan(value) else f"{float(value):.3f}"
+    return NONE if np.isnan(value) else f"{float(value):.3f}"

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lightning_relay.latent.shown import (
+    KINDS,
+    frequent_classes,
+    kinds_of,
+    plane,
+    steps_in_time,
+    variance_along,
+)
 from lightning_relay.reports.drawing import (
     FONT,
     GRID,
@@ -20,6 +28,7 @@ from lightning_relay.reports.drawing import (
     shortened,
     wrapped,
 )
+from lightning_relay.reports.figure import SERIES, rgb
 from lightning_relay.reports.steps import place_of
 
 if TYPE_CHECKING:
@@ -32,18 +41,7 @@ if TYPE_CHECKING:
     At = Callable[[NDArray[np.float64]], list[tuple[float, float]]]
 
 _TOP = 38
-_COLOURS = (
-    (31, 119, 180),
-    (255, 127, 14),
-    (44, 160, 44),
-    (214, 39, 40),
-    (148, 103, 189),
-    (140, 86, 75),
-    (227, 119, 194),
-    (127, 127, 127),
-    (188, 189, 34),
-    (23, 190, 207),
-)
+_COLOURS = tuple(rgb(colour) for colour in SERIES)
 """Colours of classes; the most frequent classes are drawn, one for each colour."""
 
 _COLUMNS = 5
@@ -56,8 +54,7 @@ _SYMBOLS = (
 
 def latent_image(latent: LatentStructure, title: str) -> NDArray[np.uint8]:
     """RGB picture ``(height, 350, 3)`` in the first two components."""
-    classes = np.argsort(-latent.samples.sum(1), kind="stable")[: len(_COLOURS)]
-    classes = np.sort(classes)
+    classes = frequent_classes(latent, len(_COLOURS))
     symbols = [*_SYMBOLS, *_of_attractors(latent)]
     width = LEFT + PANEL_WIDTH + RIGHT
     words = wrapped(latent.in_words(), width - 8)
@@ -69,11 +66,9 @@ def latent_image(latent: LatentStructure, title: str) -> NDArray[np.uint8]:
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
     draw_line(draw, 4, 3, title)
-    first, second = (*latent.explained, 0.0)[:2]
-    draw_line(draw, 4, 19, f"component 2 ({100 * second:.0f} % of the variance)")
-    draw.text(
-        (width - RIGHT, below - 14), f"component 1 ({100 * first:.0f} %)", INK, FONT, anchor="rm"
-    )
+    first, second = variance_along(latent)
+    draw_line(draw, 4, 19, f"component 2 ({second} of the variance)")
+    draw.text((width - RIGHT, below - 14), f"component 1 ({first})", INK, FONT, anchor="rm")
     draw.rectangle((LEFT, _TOP, LEFT + PANEL_WIDTH, _TOP + PANEL_WIDTH), outline=GRID)
     _draw_states(draw, latent, classes, _scale(draw, latent))
     y = _draw_classes(draw, latent, classes, below)
@@ -92,20 +87,8 @@ def _of_attractors(latent: LatentStructure) -> list[tuple[str, str]]:
     found = latent.attractors
     if found is None:
         return []
-    cycle = (found.period > 1) & ~found.continuous
-    kinds = {
-        "fixed": (bool((~cycle & ~found.continuous).any()), "fixed point"),
-        "cycle": (bool(cycle.any()), "cycle"),
-        "continuous": (bool(found.continuous.any()), "continuous attractor"),
-    }
-    return [(name, text) for name, (there, text) in kinds.items() if there]
-
-
-def _plane(states: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The first two components ``(…, 2)``; 0 for the second of a layer of one unit."""
-    if states.shape[-1] >= 2:
-        return states[..., :2]
-    return np.concatenate([states, np.zeros_like(states)], -1)
+    symbols = ("fixed", "cycle", "continuous")
+    return [(symbols[kind], KINDS[kind]) for kind in np.unique(kinds_of(found))]
 
 
 def _scale(draw: ImageDraw.ImageDraw, latent: LatentStructure) -> At:
@@ -116,12 +99,12 @@ def _scale(draw: ImageDraw.ImageDraw, latent: LatentStructure) -> At:
     parts = [latent.trajectories.reshape(-1, latent.trajectories.shape[-1]), latent.points]
     if latent.attractors is not None:
         parts.append(latent.projected(latent.attractors.states))
-    drawn = _plane(np.concatenate(parts))
+    drawn = plane(np.concatenate(parts))
     lowest, highest = np.nanmin(drawn, 0), np.nanmax(drawn, 0)
     middle, half = (lowest + highest) / 2, 0.54 * max(float((highest - lowest).max()), 1e-9)
 
     def pixels(states: NDArray[np.float64]) -> list[tuple[float, float]]:
-        places = (_plane(states) - middle) / (2 * half)
+        places = (plane(states) - middle) / (2 * half)
         x = LEFT + (0.5 + places[:, 0]) * PANEL_WIDTH
         y = _TOP + (0.5 - places[:, 1]) * PANEL_WIDTH
         return list(zip(x.tolist(), y.tolist(), strict=True))
@@ -137,9 +120,7 @@ def _scale(draw: ImageDraw.ImageDraw, latent: LatentStructure) -> At:
 def _draw_states(
     draw: ImageDraw.ImageDraw, latent: LatentStructure, classes: NDArray[np.int64], at: At
 ) -> None:
-    forward = np.flatnonzero(latent.time_steps >= 0)
-    if latent.backward:
-        forward = forward[::-1]
+    forward = steps_in_time(latent)
     last = place_of(-1, latent.time_steps, backward=latent.backward)
     for row, colour in zip(classes, _COLOURS, strict=False):
         own = latent.points[latent.point_classes == latent.classes[row]]

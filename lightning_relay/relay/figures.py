@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lightning_relay.relay.shown import epoch_of, most_bits, share_of, title_of, transfer_of
+from lightning_relay.latent.figure import latent_figure
+from lightning_relay.relay.shown import (
+    epoch_of,
+    latent_of,
+    most_bits,
+    share_of,
+    title_of,
+    transfer_of,
+)
 from lightning_relay.relay.summary import lags_in_words
 from lightning_relay.reports.figure import (
     BLUE,
@@ -20,7 +28,9 @@ from lightning_relay.reports.figure import (
     axis,
     bits_scale,
     blues,
+    error_bars,
     figure_of,
+    line,
     missing,
     signed_scale,
     steps_axis,
@@ -100,7 +110,7 @@ def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
             PALE_ORANGE,
         )
         traces.append(
-            _line(
+            line(
                 np.arange(units + 1),
                 relay.corrected[place, ::-1],
                 "relayed, corrected",
@@ -109,10 +119,10 @@ def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
             )
         )
     ends = np.array([0, units])
-    traces.append(_line(ends, np.full(2, 0.9 * told[-1]), "90 % of what all tell", GREY))
+    traces.append(line(ends, np.full(2, 0.9 * told[-1]), "90 % of what all tell", GREY))
     if relay.chance_level is not None:
         level = np.full(2, relay.chance_level[place, 0])
-        traces.append(_line(ends, level, "chance level of all units", LIMIT, dash="dot"))
+        traces.append(line(ends, level, "chance level of all units", LIMIT, dash="dot"))
     step_of = results.time_steps[place]
     when = "at the last step" if step_of == -1 else f"at step {step_of}"
     return figure_of(
@@ -177,7 +187,7 @@ def transfer_figure(report: RelayReport, layer: str, concept: str, step: int) ->
         "colorbar": {"title": {"text": "transfer"}, "thickness": 12, "x": 0.56},
         **signed_scale(),
     }
-    lags = _line(np.arange(1, len(profile) + 1), profile, "mean by lag", BLUE) | {
+    lags = line(np.arange(1, len(profile) + 1), profile, "mean by lag", BLUE) | {
         "mode": "lines+markers",
         "xaxis": "x2",
         "yaxis": "y2",
@@ -227,7 +237,14 @@ def layers_figure(report: RelayReport, _: str, concept: str, step: int) -> Figur
     )
 
 
-FigureName = Literal["relay_share", "greedy_order", "units_needed", "relay_transfer", "layers"]
+def _latent_figure(report: RelayReport, layer: str, _: str, step: int) -> Figure:
+    title = f"{layer}: states{epoch_of(report)}"
+    return latent_figure(latent_of(report, layer), title, step)
+
+
+FigureName = Literal[
+    "relay_share", "greedy_order", "units_needed", "relay_transfer", "latent", "layers"
+]
 """Name of a figure."""
 
 FIGURES: Mapping[str, Callable[[RelayReport, str, str, int], Figure]] = {
@@ -235,6 +252,7 @@ FIGURES: Mapping[str, Callable[[RelayReport, str, str, int], Figure]] = {
     "greedy_order": order_figure,
     "units_needed": units_figure,
     "relay_transfer": transfer_figure,
+    "latent": _latent_figure,
     "layers": layers_figure,
 }
 
@@ -272,7 +290,7 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
     traces = [
         *bars(_IN_SHARES, in_shares, BLUE, GREY, hovertext=words, hoverinfo="text"),
         *bars("in no unit's share", whole - in_shares, PALE_BLUE, PALE_GREY, hoverinfo="skip"),
-        _line(names, relay.mutual_information, "I(in; out)", LIMIT) | {"line": _steps(LIMIT)},
+        line(names, relay.mutual_information, "I(in; out)", LIMIT) | {"line": _steps(LIMIT)},
         {
             "type": "scatter",
             "mode": "markers",
@@ -292,20 +310,12 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
                 "y": whole,
                 "name": "95 % interval",
                 "marker": {"color": "black", "size": 1},
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": relay.upper[:, 0] - whole,
-                    "arrayminus": whole - relay.lower[:, 0],
-                    "color": "black",
-                    "thickness": 1,
-                    "width": 2,
-                },
+                "error_y": error_bars(whole, relay.lower[:, 0], relay.upper[:, 0], "black"),
                 "hoverinfo": "skip",
             }
         )
     if relay.chance_level is not None:
-        chance = _line(names, relay.chance_level[:, 0], "chance level of I(in; out)", LIMIT)
+        chance = line(names, relay.chance_level[:, 0], "chance level of I(in; out)", LIMIT)
         traces.append(chance | {"line": _steps(LIMIT) | {"dash": "dot"}})
     return traces
 
@@ -332,20 +342,6 @@ def _bar_in_words(
     if not layer.inputs_ended[place]:
         lines.append("not all input seen")
     return lines
-
-
-def _line(
-    x: Any, y: NDArray[np.float64], name: str, colour: str, *, dash: str = "solid"
-) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": x,
-        "y": y,
-        "name": name,
-        "line": {"color": colour, "width": 1.5, "dash": dash},
-        "hoverinfo": "skip",
-    }
 
 
 def _steps(colour: str) -> dict[str, Any]:
@@ -378,7 +374,7 @@ def _curve(
     found = []
     for part, own, label in ((sure, colour, name), (unsure, pale, f"{name}, too few sequences")):
         if np.isfinite(part[1:]).any():
-            found.append(_line(numbers, part, label, own) | hover)
+            found.append(line(numbers, part, label, own) | hover)
     return found
 
 

@@ -485,8 +485,6 @@ class RelayReport:
                 ``"layers"`` or a concept for ``"latent"``.
         """
         draw = known("picture", what, PICTURES)
-        if what == "latent" and concept is not None:
-            raise ValueError(f"concept: got {concept!r}, but 'latent' shows classes; leave it out")
         key, name = self._named(what, layer, concept)
         return Image.fromarray(draw(self, key, name))
 
@@ -501,9 +499,11 @@ class RelayReport:
 
         Args:
             what: Name of the figure, as of a picture: ``"relay_share"``, ``"greedy_order"``,
-                ``"units_needed"``, ``"relay_transfer"`` or ``"layers"``.
+                ``"units_needed"``, ``"relay_transfer"``, ``"latent"`` (with a slider over the
+                steps) or ``"layers"``.
             layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
-            concept: Name of the concept. Default: the first.
+            concept: Name of the concept. Default: the first. ``"latent"`` shows classes and takes
+                none.
             step: One of the layer's ``time_steps``, which the figure is about or marks; or -1, the
                 step that the layer computes last.
 
@@ -511,7 +511,7 @@ class RelayReport:
             ImportError: If plotly is not installed.
             KeyError: If there is no such figure, layer or concept; lists the known ones.
             ValueError: If what the figure shows was not measured, the step was not analysed, or a
-                layer is named for ``"layers"``.
+                layer is named for ``"layers"`` or a concept for ``"latent"``.
         """
         draw = known("figure", what, FIGURES)
         key, name = self._named(what, layer, concept)
@@ -521,6 +521,8 @@ class RelayReport:
         """Layer and concept that are drawn; the first ones unless they are named."""
         if what == "layers" and layer is not None:
             raise ValueError(f"layer: got {layer!r}, but 'layers' draws all layers; leave it out")
+        if what == "latent" and concept is not None:
+            raise ValueError(f"concept: got {concept!r}, but 'latent' shows classes; leave it out")
         key = next(iter(self.layers)) if layer is None else layer
         return key, next(iter(self[key].concepts)) if concept is None else concept
 

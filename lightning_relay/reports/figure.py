@@ -19,6 +19,20 @@ GREY, PALE_GREY = "#969696", "#d6d6d6"
 ORANGE, PALE_ORANGE = "#e07828", "#f7d6b8"
 LIMIT = "#c85014"
 
+SERIES = (
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#17becf",
+)
+"""Colours of classes and of single units."""
+
 _WHITE, _DARK = (250, 250, 245), (8, 48, 107)
 _BLUES = np.array([_WHITE, (158, 202, 225), (49, 130, 189), _DARK], dtype=np.float64)
 _ORANGES = np.array([_WHITE, (253, 174, 97), (166, 54, 3)], dtype=np.float64)
@@ -63,6 +77,48 @@ def steps_axis(time_steps: NDArray[np.int64], title: str = "step", **more: Any) 
     return axis(title, type="category", categoryarray=names, showgrid=False) | more
 
 
+def line(
+    x: Any, y: NDArray[np.float64], name: str, colour: str, *, dash: str = "solid"
+) -> dict[str, Any]:
+    """A trace of a line without a hover text."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "y": y,
+        "name": name,
+        "line": {"color": colour, "width": 1.5, "dash": dash},
+        "hoverinfo": "skip",
+    }
+
+
+def error_bars(
+    values: NDArray[np.float64], lower: NDArray[np.float64], upper: NDArray[np.float64], colour: str
+) -> dict[str, Any]:
+    """Bars from the lower to the upper ends of intervals."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": upper - values,
+        "arrayminus": values - lower,
+        "color": colour,
+        "thickness": 1,
+        "width": 2,
+    }
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue, from 0 to 255, of a colour such as ``#4280c2``."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
+
+
+def faded(colour: str, opacity: float = 0.2) -> str:
+    """A colour such as ``#4280c2`` that lets through what is behind it."""
+    red, green, blue = rgb(colour)
+    return f"rgba({red}, {green}, {blue}, {opacity})"
+
+
 def bits_scale(most: float) -> dict[str, Any]:
     """Colours of the square root of bits up to ``most``: blue, and orange below 0."""
     low = -most / 4
@@ -82,6 +138,12 @@ def signed_scale() -> dict[str, Any]:
     """Colours from -1 (orange) through 0 (white) to 1 (blue)."""
     values = np.linspace(-1, 1, 2 * _STOPS + 1)
     return _scale(-1, 1, values, values)
+
+
+def damage_scale(most: float) -> dict[str, Any]:
+    """Colours from better by ``most`` (blue) through 0 (white) to worse by ``most`` (orange)."""
+    values = np.linspace(-1, 1, 2 * _STOPS + 1)
+    return _scale(-1, 1, values, -values) | {"zmin": -most, "zmax": most}
 
 
 def missing(x: Any, y: Any, cells: NDArray[np.bool], words: str) -> list[dict[str, Any]]:

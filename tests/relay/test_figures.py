@@ -36,7 +36,7 @@ def colour_at(scale: dict[str, Any], value: float) -> np.ndarray:
     return np.array([np.interp(place, stops, colours[:, part]) for part in range(3)])
 
 
-@pytest.mark.parametrize("what", FIGURES)
+@pytest.mark.parametrize("what", sorted(set(FIGURES) - {"latent"}))
 def test_a_figure_is_plotlys_and_can_be_written(what: Any) -> None:
     figure = REPORT.figure(what)
     written = json.loads(figure.to_json())
@@ -192,10 +192,14 @@ def test_what_cannot_be_drawn_is_named(options: Any, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "options", "argument"),
-    [("relay_share", {"n_orders": 0}, "n_orders"), ("relay_transfer", {"n_splits": 0}, "n_splits")],
+    [
+        ("relay_share", {"n_orders": 0}, "n_orders"),
+        ("relay_transfer", {"n_splits": 0}, "n_splits"),
+        ("latent", {}, "latent=True"),
+    ],
 )
 def test_what_was_not_measured_is_named(what: Any, options: Any, argument: str) -> None:
-    with pytest.raises(ValueError, match=f"not measured; measure it|them with .*{argument}"):
+    with pytest.raises(ValueError, match=f"not measured; measure (it|them) with .*{argument}"):
         small_report(**options).figure(what)
 
 
