@@ -176,7 +176,8 @@ def _analyse(options: argparse.Namespace, others: Sequence[str]) -> None:
 
 
 def _layers(options: argparse.Namespace, others: Sequence[str]) -> None:
-    from lightning_relay.recurrent.layers import StateKey, recurrent_layers, recurrent_modules
+    from lightning_relay.recurrent.keys import StateKey
+    from lightning_relay.recurrent.layers import recurrent_layers, recurrent_modules
 
     quiet = ("logger=false", "enable_checkpointing=false", "accelerator=cpu", "devices=1")
     with _without_information():

@@ -19,9 +19,10 @@ from lightning_relay.knockout.arguments import checked_steps
 from lightning_relay.knockout.clamps import check_within
 from lightning_relay.reading.labels import Labels, NoReadingError, read_lengths
 from lightning_relay.reading.predictions import Question
-from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.errors import TooShortError
+from lightning_relay.recurrent.keys import StateKey
 from lightning_relay.recurrent.recorder import HiddenStateRecorder
-from lightning_relay.recurrent.states import HiddenStates, TooShortError
+from lightning_relay.recurrent.states import HiddenStates
 from lightning_relay.rerun import KeptBatch, StepRerun, Surroundings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from lightning_relay.ablation.sets import together
 from lightning_relay.ablation.shapley import set_weights, shapley_of_orders, shapley_of_sets
 from lightning_relay.information import discretize, relay_information, relay_share
 from lightning_relay.reading.labels import TooFewLabelsError
-from lightning_relay.recurrent.states import StepError
+from lightning_relay.recurrent.errors import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -24,7 +24,7 @@ from lightning_relay.ablation.report import DeletionCurve, KnockoutReport, Score
 from lightning_relay.ablation.selection import RandomOrders, RandomSets
 from lightning_relay.information.options import RelayMeasure
 from lightning_relay.reading.answers import has_label
-from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.keys import StateKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,10 +22,10 @@ from lightning_relay.ablation.sets import (
 from lightning_relay.knockout.arguments import checked_steps, make_clamps
 from lightning_relay.knockout.holding import check_kind
 from lightning_relay.reading.concepts import Concepts
+from lightning_relay.recurrent.keys import StateKey
 from lightning_relay.recurrent.layers import (
     Layers,
     State,
-    StateKey,
     check_layers,
     check_modules,
     check_states,

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_relay.ablation.report import KnockoutSet
 from lightning_relay.knockout.arguments import as_list
 from lightning_relay.reading.concepts import JOINT, Concepts, is_concept
-from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.keys import StateKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 from lightning_relay.ablation.report import KnockoutReport
 from lightning_relay.callbacks.loggers import place_of
 from lightning_relay.reading.concepts import check_text
-from lightning_relay.recurrent.states import StepError
+from lightning_relay.recurrent.errors import StepError
 from lightning_relay.relay.report import RelayReport
 from lightning_relay.reports.stage import Stage
 from lightning_relay.rerun.packages import classes, is_module

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_relay.knockout.clamps import Clamp, Steps
-from lightning_relay.recurrent.layers import StateKey, recurrent_layers
+from lightning_relay.recurrent.keys import StateKey
+from lightning_relay.recurrent.layers import recurrent_layers
 
 if TYPE_CHECKING:
     from torch import nn

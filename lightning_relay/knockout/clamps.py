@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_relay.recurrent.states import StepError, TooShortError
+from lightning_relay.recurrent.errors import StepError, TooShortError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning_relay.recurrent.layers import StateKey
+    from lightning_relay.recurrent.keys import StateKey
 
 
 Place = tuple[int, bool, bool]

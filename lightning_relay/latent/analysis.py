@@ -15,7 +15,8 @@ from lightning_relay.latent.module_map import ModuleMap
 from lightning_relay.latent.options import LatentMeasure
 from lightning_relay.latent.structure import LatentStructure
 from lightning_relay.recurrent.inputs_end import InputsEnd, check_inputs_end, inputs_ended
-from lightning_relay.recurrent.layers import StateKey, recurrent_modules
+from lightning_relay.recurrent.keys import StateKey
+from lightning_relay.recurrent.layers import recurrent_modules
 from lightning_relay.recurrent.states import HiddenStates, every_step
 from lightning_relay.reports.steps import place_of
 from lightning_relay.sampling.kept import KeptStates

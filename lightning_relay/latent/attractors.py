@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lightning_relay.latent.module_map import ModuleMap
     from lightning_relay.latent.options import LatentMeasure
     from lightning_relay.latent.settling import Settled
-    from lightning_relay.recurrent.layers import StateKey
+    from lightning_relay.recurrent.keys import StateKey
 
 _DESCRIBED = 32
 """Number of attractors whose eigenvalues are computed."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from lightning_relay.recurrent.adapters import adapter_of
 from lightning_relay.recurrent.forwards import may_pass_on, runs_pytorch_forward
-from lightning_relay.recurrent.layers import StateKey, state_units
+from lightning_relay.recurrent.layers import state_units
 from lightning_relay.recurrent.weights import LayerWeights, next_states
+
+if TYPE_CHECKING:
+    from lightning_relay.recurrent.keys import StateKey
 
 _FORWARDS = (nn.RNNCell.forward, nn.GRUCell.forward, nn.LSTMCell.forward)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from lightning_relay.recurrent.forwards import Unlike
-    from lightning_relay.recurrent.layers import StateKey
+    from lightning_relay.recurrent.keys import StateKey
 
 
 @dataclass(eq=False)

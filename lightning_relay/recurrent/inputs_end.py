@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_relay.recurrent.layers import StateKey
-from lightning_relay.recurrent.states import StepError, has_step
+from lightning_relay.recurrent.errors import StepError
+from lightning_relay.recurrent.keys import StateKey
+from lightning_relay.recurrent.states import has_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

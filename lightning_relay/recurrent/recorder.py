@@ -31,7 +31,6 @@ from lightning_relay.recurrent.hooks import (
 from lightning_relay.recurrent.layers import (
     Layers,
     State,
-    StateKey,
     check_layers,
     check_states,
     recurrent_modules,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 
     from torch.utils.hooks import RemovableHandle
 
+    from lightning_relay.recurrent.keys import StateKey
     from lightning_relay.recurrent.transfer import Flag
 
 

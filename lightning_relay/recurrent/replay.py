@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lightning_relay.recurrent.layers import StateKey
+    from lightning_relay.recurrent.keys import StateKey
 
 KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "RNN_TANH": torch.rnn_tanh,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from lightning_relay.recurrent.layers import StateKey
+    from lightning_relay.recurrent.keys import StateKey
 
 
 class StackSteps:

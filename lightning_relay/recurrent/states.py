@@ -10,18 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lightning_relay.recurrent.errors import StepError
 from lightning_relay.recurrent.transfer import queued
 
 _ELEMENTS_AT_ONCE = 2**19
 """Approximate number of values in a block of sequences that is checked at a time."""
-
-
-class StepError(ValueError):
-    """No sequence so far has the step that was asked for; longer sequences may still come."""
-
-
-class TooShortError(ValueError):
-    """Values to hold or recorded states end before a sequence does."""
 
 
 class LayerStates(Protocol):

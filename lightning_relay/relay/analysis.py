@@ -26,7 +26,7 @@ from lightning_relay.information.lags import lag_profile
 from lightning_relay.information.options import TIE, RelayMeasure
 from lightning_relay.reading.labels import TooFewLabelsError
 from lightning_relay.recurrent.inputs_end import InputsEnd, check_inputs_end, inputs_ended
-from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.keys import StateKey
 from lightning_relay.recurrent.states import HiddenStates, check_time_steps, every_step, has_step
 from lightning_relay.relay.labels import LabelCodes
 from lightning_relay.relay.report import (

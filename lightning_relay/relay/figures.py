@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 _IN_SHARES = "in units' shares"
 
+_MARKED = 200
+"""Curves with more points have no marks, which would touch and take long to draw."""
+
 
 def share_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
     """Bits relayed by all units at each step, and below the share of each unit in them.
@@ -365,7 +368,7 @@ def _curve(
         sure[: last + 1] = bits[: last + 1]
         unsure[:last] = np.nan
     hover = {
-        "mode": "lines+markers",
+        "mode": "lines+markers" if len(bits) <= _MARKED else "lines",
         "marker": {"size": 5},
         "text": words,
         "hoverinfo": None,

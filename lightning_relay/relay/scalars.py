@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from lightning_relay.recurrent.layers import StateKey
-from lightning_relay.recurrent.states import StepError
+from lightning_relay.recurrent.errors import StepError
+from lightning_relay.recurrent.keys import StateKey
 from lightning_relay.reports.steps import place_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.keys import StateKey
 from lightning_relay.relay.scalars import early_notes
 from lightning_relay.reports.edges import edges_in_words
 
@@ -60,6 +60,14 @@ def html_summary(report: RelayReport) -> str:
         f"<p>{escape(headline(report))}</p><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
+
+
+def words_of(report: RelayReport, layer: str, concept: str) -> list[str]:
+    """A heading, and sentences about one layer and concept at the layer's last step."""
+    heading, *about = (line.strip() for line in _opening(report, layer, report[layer]))
+    relayed, *more = _three(report, layer, concept)
+    told = f"all units relay {relayed}"
+    return [f"{concept} in {heading}", told, *(line for line in more if line), *about]
 
 
 def headline(report: RelayReport) -> str:

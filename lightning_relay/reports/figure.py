@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +40,9 @@ _BLUES = np.array([_WHITE, (158, 202, 225), (49, 130, 189), _DARK], dtype=np.flo
 _ORANGES = np.array([_WHITE, (253, 174, 97), (166, 54, 3)], dtype=np.float64)
 _STOPS = 24
 
+_PACKED = {"f": "f4", "i": "i4", "u": "u4", "b": "u1"}
+"""Type in which plotly gets an array of numbers, by the array's kind."""
+
 
 def figure_of(title: str, words: str, data: Sequence[dict[str, Any]], **layout: Any) -> Figure:
     """A figure with what all figures have in common, and words below its title."""
@@ -66,6 +71,27 @@ def shown(figure: Figure) -> Any:
     return Shown(figure)
 
 
+def to_json(figure: Figure) -> str:
+    """The figure as JSON for plotly in a browser.
+
+    Arrays of numbers become ``{"dtype": …, "bdata": base64, "shape": …}``, which plotly reads
+    without parsing; NaN is allowed in them, and only there. Floats keep seven digits.
+    """
+    return json.dumps(figure, default=_packed, allow_nan=False, separators=(",", ":"))
+
+
+def _packed(part: object) -> Any:
+    if isinstance(part, np.generic):
+        return part.item()
+    if not isinstance(part, np.ndarray):
+        raise TypeError(f"figure: got {type(part).__name__} in it; it takes numbers, text, arrays")
+    if part.dtype.kind not in _PACKED:
+        return part.tolist()
+    dtype = _PACKED[part.dtype.kind]
+    packed = {"dtype": dtype, "bdata": b64encode(part.astype(f"<{dtype}").tobytes()).decode()}
+    return packed if part.ndim == 1 else packed | {"shape": ", ".join(map(str, part.shape))}
+
+
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with a title."""
     return {"title": {"text": title}, "zeroline": False, "gridcolor": "#dddddd"} | more
@@ -74,7 +100,9 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def steps_axis(time_steps: NDArray[np.int64], title: str = "step", **more: Any) -> dict[str, Any]:
     """An axis of steps, which are names: -1, each sequence's last step, stands where it is."""
     names = [str(step) for step in time_steps]
-    return axis(title, type="category", categoryarray=names, showgrid=False) | more
+    ends = [-0.5, len(names) - 0.5]
+    about = {"type": "category", "categoryarray": names, "range": ends, "showgrid": False}
+    return axis(title, **about) | more
 
 
 def line(

@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import pad
 
 from lightning_relay.information.discretization import Thresholds, fit_thresholds
-from lightning_relay.recurrent.states import HiddenStates, StepError, has_step, raise_no_step
+from lightning_relay.recurrent.errors import StepError
+from lightning_relay.recurrent.states import HiddenStates, has_step, raise_no_step
 from lightning_relay.recurrent.transfer import queued
 from lightning_relay.sampling.sample import CHECKED
 from lightning_relay.sampling.storage import (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_relay import HiddenStates, knocked_out, register_recurrent
 from lightning_relay.recurrent import adapters
-from lightning_relay.recurrent.states import StepError
+from lightning_relay.recurrent.errors import StepError
 
 CODES = HiddenStates(torch.zeros(2, 3, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
 STATES = HiddenStates(torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool))

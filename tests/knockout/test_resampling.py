@@ -9,7 +9,7 @@ import torch
 import torch._dynamo
 
 from lightning_relay.knockout.context import knocked_out
-from lightning_relay.recurrent.states import TooShortError
+from lightning_relay.recurrent.errors import TooShortError
 from tests.support.matrix import (
     CELLS,
     Bench,

@@ -11,7 +11,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 from lightning_relay.knockout.context import knocked_out
-from lightning_relay.recurrent.states import StepError
+from lightning_relay.recurrent.errors import StepError
 from tests.support.matrix import (
     CELLS,
     FUSED,

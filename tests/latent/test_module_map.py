@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_relay.latent.module_map import ModuleMap
-from lightning_relay.recurrent.layers import StateKey
+from lightning_relay.recurrent.keys import StateKey
 
 MODULES: list[nn.RNNBase] = [
     kind(2, 3, num_layers=layers, bias=bias)

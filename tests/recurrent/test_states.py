@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_relay.recurrent import HiddenStates
-from lightning_relay.recurrent.states import StepError, check_time_steps
+from lightning_relay.recurrent.errors import StepError
+from lightning_relay.recurrent.states import check_time_steps
 
 
 def example() -> HiddenStates:

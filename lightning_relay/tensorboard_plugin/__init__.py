@@ -1,0 +1,1 @@
+"""The Relays tab of TensorBoard: saved reports under the log directory, as interactive figures."""

@@ -1,0 +1,225 @@
+"""The Relays tab in a real browser, of two recorded runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_relay import RelayReport
+from tests.support.browser import Tab, browser_or_skip, opened_browser, tensorboard, until
+from tests.support.reports import small_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EPOCHS = 4
+MAP = '[data-figure="relay_share"] .figure'
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory: Path = tmp_path_factory.mktemp("runs")
+    whole = small_report(n_orders=4, n_splits=4, concepts="per_class")
+    for number, run in enumerate(("first", "second")):
+        place = directory / run / "relay_reports"
+        place.mkdir(parents=True)
+        for epoch in range(EPOCHS):
+            saved(whole, epoch, 1 - 0.5 * number, place)
+    return directory
+
+
+def saved(report: RelayReport, epoch: int, scale: float, directory: Path) -> None:
+    """A report whose shares tell the run and the epoch."""
+    layer = report["rnn.l0"]
+    concepts = {
+        name: dataclasses.replace(relay, share=scale * (epoch + 1) / EPOCHS * relay.share)
+        for name, relay in layer.concepts.items()
+    }
+    changed = dataclasses.replace(
+        report,
+        layers={"rnn.l0": dataclasses.replace(layer, concepts=concepts)},
+        stage="validate",
+        epoch=epoch,
+        global_step=epoch + 1,
+    )
+    changed.save(directory / f"relay-validate-epoch={epoch}-step={epoch + 1}.npz")
+
+
+def share(logdir: Path, run: str, epoch: int, concept: str) -> Any:
+    path = logdir / run / "relay_reports" / f"relay-validate-epoch={epoch}-step={epoch + 1}.npz"
+    return RelayReport.load(path)["rnn.l0"][concept].share
+
+
+@pytest.fixture(scope="module")
+def address(logdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    browser_or_skip()
+    with tensorboard(logdir, tmp_path_factory.mktemp("log") / "tensorboard.txt") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tab(address: str) -> Iterator[Tab]:
+    with opened_browser() as found:
+        yield found
+
+
+def map_of(tab: Tab, number: int = 0) -> Any:
+    """Shares that the map shows, as plotly has them, ``(step, unit)``."""
+    return np.array(
+        tab.run(
+            "const map = [...document.querySelectorAll(arguments[0])][arguments[1]]"
+            "._fullData.find((trace) => trace.type === 'heatmap');"
+            "return [...map.z].map((row) => [...row]);",
+            MAP,
+            number,
+        )
+    ).T
+
+
+def place_of(tab: Tab, step: int, unit: int) -> tuple[float, float]:
+    """Where a cell of the map is, in pixels from its figure's corner."""
+    x, y = tab.run(
+        "const own = document.querySelector(arguments[0])._fullLayout;"
+        "return [own.xaxis._offset + own.xaxis.c2p(arguments[1]),"
+        " own.yaxis2._offset + own.yaxis2.c2p(arguments[2])]",
+        MAP,
+        step,
+        unit,
+    )
+    return x, y
+
+
+def colour_of(tab: Tab, step: int, unit: int) -> tuple[int, ...]:
+    """Colour of a cell on the screen."""
+    picture = Image.open(BytesIO(tab.find(MAP).screenshot_as_png)).convert("RGB")
+    x, y = place_of(tab, step, unit)
+    found: Any = picture.getpixel((round(x), round(y)))
+    return tuple(found)
+
+
+def expected_colour(tab: Tab, bits: float) -> np.ndarray:
+    """Colour of a value on the map's own scale."""
+    low, high, stops = tab.run(
+        "const map = document.querySelector(arguments[0]).data"
+        ".find((trace) => trace.type === 'heatmap');"
+        "return [map.zmin, map.zmax, map.colorscale]",
+        MAP,
+    )
+    places = [stop for stop, _ in stops]
+    colours = np.array([[int(part) for part in re.findall(r"\d+", own)] for _, own in stops])
+    at = (bits - low) / (high - low)
+    return np.array([np.interp(at, places, colours[:, part]) for part in range(3)])
+
+
+def test_the_map_shows_the_report(tab: Tab, address: str, logdir: Path) -> None:
+    tab.open(address, whole=True)
+    assert [tab.value(name) for name in ("run", "layer", "concept", "step")] == [
+        "first", "rnn.l0", "class_0", "-1"
+    ]  # fmt: skip
+    expected = share(logdir, "first", EPOCHS - 1, "class_0")
+    np.testing.assert_allclose(map_of(tab), expected, atol=1e-6)
+    step, unit = np.unravel_index(np.argmax(expected), expected.shape)
+    shown = colour_of(tab, int(step), int(unit))
+    np.testing.assert_allclose(shown, expected_colour(tab, expected[step, unit]), atol=3)
+    assert "all units relay" in tab.find("#summaries").text
+    assert tab.trouble() == []
+
+
+def test_keys_move_through_the_epochs(tab: Tab, address: str, logdir: Path) -> None:
+    tab.open(address)
+    slider = tab.find("#epoch")
+    slider.send_keys("\ue012")  # left
+    slider.send_keys("\ue012")
+    tab.wait()
+    assert tab.run("return arguments[0].getAttribute('aria-valuetext')", slider) == "epoch 1 of 3"
+    np.testing.assert_allclose(map_of(tab), share(logdir, "first", 1, "class_0"), atol=1e-6)
+    tab.find("#play").click()
+    until(lambda: tab.find("#play").text == "Play", "it plays on")
+    tab.wait()
+    expected = share(logdir, "first", EPOCHS - 1, "class_0")
+    np.testing.assert_allclose(map_of(tab), expected, atol=1e-6)
+    assert tab.trouble() == []
+
+
+def test_a_click_chooses_the_step(tab: Tab, address: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    tab.open(address)
+    figure = tab.find(MAP)
+    x, y = place_of(tab, 3, 2)
+    size = figure.size
+    ActionChains(tab.browser).move_to_element_with_offset(
+        figure, x - size["width"] / 2, y - size["height"] / 2
+    ).click().perform()
+    until(lambda: tab.value("step") == "3", "no step was chosen")
+    tab.wait()
+    words = "return document.querySelector('[data-figure=units_needed] .figure').ariaLabel"
+    assert "at step 3" in tab.run(words)
+    assert tab.trouble() == []
+
+
+def test_a_link_shows_two_runs_on_one_scale(tab: Tab, address: str, logdir: Path) -> None:
+    chosen = {"run": "second", "beside": "first", "concept": "class_2", "epoch": "2", "step": "4"}
+    parts = [f"p.lightning_relay.{name}={value}" for name, value in chosen.items()]
+    tab.open(address, f"&{'&'.join(parts)}", whole=True)
+    for number, run in enumerate(("second", "first")):
+        found = map_of(tab, number)
+        np.testing.assert_allclose(found, share(logdir, run, 2, "class_2"), atol=1e-6)
+    scales = tab.run(
+        "return [...document.querySelectorAll(arguments[0])].map(({data}) => data.find((trace) =>"
+        " trace.type === 'heatmap')).map(({zmin, zmax}) => [zmin, zmax])",
+        MAP,
+    )
+    assert scales[0] == scales[1]
+    link = tab.run("return window.parent.location.hash")
+    assert all(part in link for part in parts)
+    assert tab.trouble() == []
+
+
+def test_the_dark_theme_is_followed(tab: Tab, address: str) -> None:
+    tab.open(address, whole=True)
+    background = "return getComputedStyle(document.body).backgroundColor"
+    assert tab.run(background) == "rgb(255, 255, 255)"
+    toggle = "window.parent.document.body.classList.toggle('dark-mode')"
+    tab.run(toggle)
+    until(lambda: tab.run(background) == "rgb(48, 48, 48)", "it stays light")
+    tab.wait()
+    drawn = "return document.querySelector(arguments[0])._fullLayout.font.color"
+    until(lambda: tab.run(drawn, MAP) == "#eeeeee", "figures stay light")
+    tab.run(toggle)
+    assert tab.trouble() == []
+
+
+def test_a_damaged_report_is_said_and_the_next_is_shown(
+    tab: Tab, address: str, logdir: Path
+) -> None:
+    path = logdir / "first" / "relay_reports" / "relay-validate-epoch=0-step=1.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500])
+    try:
+        tab.open(address, "&p.lightning_relay.epoch=0", state="error")
+        assert "holds no report, or a damaged one" in tab.find("#status").text
+        tab.find("#epoch").send_keys("\ue014")  # right
+        tab.wait()
+        assert tab.find("#status").text == ""
+        np.testing.assert_allclose(map_of(tab), share(logdir, "first", 1, "class_0"), atol=1e-6)
+    finally:
+        path.write_bytes(whole)
+    # The browser itself notes the refused request.
+    assert all("422" in entry for entry in tab.trouble())
+
+
+def test_without_reports_the_tab_says_what_to_do(tab: Tab, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with tensorboard(logs, tmp_path / "log.txt") as address:
+        tab.open(address, state="empty")
+        assert f"There are no saved reports under {logs}" in tab.find("#status").text
+    tab.browser.get("about:blank")
