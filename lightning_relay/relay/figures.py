@@ -274,25 +274,29 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
     ]
 
     def bars(
-        name: str, bits: NDArray[np.float64], colour: str, early: str, **more: Any
+        name: str, bits: NDArray[np.float64], colour: str, early: str
     ) -> Iterator[dict[str, Any]]:
         for of, own, label in ((ended, colour, name), (~ended, early, "not all input seen")):
-            if of.any():
-                fills = np.where(covered, own, "rgba(0,0,0,0)").tolist()
+            steps = np.flatnonzero(of)
+            if len(steps):
+                fills = np.where(covered[of], own, "rgba(0,0,0,0)").tolist()
+                hover: dict[str, Any] = {"hoverinfo": "skip"}
+                if name == _IN_SHARES:
+                    hover = {"hoverinfo": "text", "hovertext": [words[step] for step in steps]}
                 yield {
                     "type": "bar",
-                    "x": names,
-                    "y": np.where(of, bits, np.nan),
+                    "x": [names[step] for step in steps],
+                    "y": bits[of],  # a NaN would keep plotly from stacking the bars
                     "name": label,
                     "legendgroup": label,
                     "showlegend": of is ended or name == _IN_SHARES,
                     "marker": {"color": fills, "line": {"color": own, "width": 1.5}},
-                    **more,
+                    **hover,
                 }
 
     traces = [
-        *bars(_IN_SHARES, in_shares, BLUE, GREY, hovertext=words, hoverinfo="text"),
-        *bars("in no unit's share", whole - in_shares, PALE_BLUE, PALE_GREY, hoverinfo="skip"),
+        *bars(_IN_SHARES, in_shares, BLUE, GREY),
+        *bars("in no unit's share", whole - in_shares, PALE_BLUE, PALE_GREY),
         line(names, relay.mutual_information, "I(in; out)", LIMIT) | {"line": _steps(LIMIT)},
         {
             "type": "scatter",

@@ -57,14 +57,18 @@ def test_shares_and_their_errors_are_those_of_the_report() -> None:
 
 def test_bars_add_up_to_what_all_units_relay() -> None:
     found = traces("relay_share")
-    early, late = RELAY.information[:2, 0], RELAY.information[2:, 0]
-    parts = [own.y for own in REPORT.figure("relay_share").data if own.type == "bar"]
-    np.testing.assert_allclose(np.nansum(parts, 0), [*early, *late])
+    sums = dict.fromkeys(STEPS, 0.0)
+    for own in REPORT.figure("relay_share").data:
+        if own.type == "bar":
+            assert np.isfinite(own.y).all()  # else plotly does not stack them
+            for step, bits in zip(own.x, own.y, strict=True):
+                sums[step] += bits
+    np.testing.assert_allclose([*sums.values()], RELAY.information[:, 0])
     np.testing.assert_allclose(
-        found["in units' shares"].y[2:], np.minimum(RELAY.share.sum(1), RELAY.information[:, 0])[2:]
+        found["in units' shares"].y, np.minimum(RELAY.share.sum(1), RELAY.information[:, 0])[2:]
     )
-    assert np.isnan(found["in units' shares"].y[:2]).all()
-    assert np.isnan(found["not all input seen"].y[2:]).all()
+    assert list(found["in units' shares"].x) == STEPS[2:]
+    assert list(found["not all input seen"].x) == STEPS[:2]
     np.testing.assert_array_equal(found["I(in; out)"].y, RELAY.mutual_information)
     np.testing.assert_array_equal(found["corrected"].y, RELAY.corrected[:, 0])
     np.testing.assert_array_equal(found["chance level of I(in; out)"].y, RELAY.chance_level[:, 0])
@@ -74,7 +78,8 @@ def test_bars_add_up_to_what_all_units_relay() -> None:
 
 
 def test_a_bar_says_what_is_known_about_its_step() -> None:
-    words = traces("relay_share")["in units' shares"].hovertext
+    bars = [own for own in REPORT.figure("relay_share").data if own.hovertext]
+    words = [text for own in reversed(bars) for text in own.hovertext]
     assert words[3].startswith(f"step 3: {RELAY.information[3, 0]:.3f} bits relayed by all units [")
     assert f"of {RELAY.mutual_information[3]:.3f} bits that input and output share" in words[3]
     assert "80 sequences" in words[3]
@@ -88,8 +93,8 @@ def test_bars_without_enough_sequences_are_hollow() -> None:
     coverage[:, full] = [0, 1, 1, 1, 0.5, 1]
     bar = traces("relay_share", changed(REPORT, coverage=coverage))["in units' shares"]
     hollow = [colour == "rgba(0,0,0,0)" for colour in bar.marker.color]
-    assert hollow == [True, False, False, False, True, False]
-    assert "too few sequences" in bar.hovertext[4]
+    assert hollow == [False, False, True, False]
+    assert "too few sequences" in bar.hovertext[2]
 
 
 def test_the_scale_of_bits_is_that_of_their_square_root_up_to_the_entropy_of_the_input() -> None:
