@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 RESUMED = "-resumed_from.json"
 """End of the name of the file that says where a run was resumed."""
 
-_ATTEMPT = re.compile(r"resumed_([1-9]\d{0,8})")
+ATTEMPT = re.compile(r"resumed_([1-9]\d{0,8})")
+"""Name of the directory of a resumed run inside that of the run before."""
+
 _NAME = re.compile(
     r"-(validate|test)-epoch=\d+-step=(\d{1,18})(?:-dataloader_(\d{1,18}))?(?:-v(\d{1,18}))?\.npz"
 )
@@ -172,7 +174,7 @@ def latest_attempt(base: Path, prefix: str) -> tuple[Path, int]:
     """Directory of the latest attempt in a directory, and its number; the directory itself is 0."""
     latest, number = base, 0
     for path in base.iterdir() if base.is_dir() else ():
-        attempt = _ATTEMPT.fullmatch(path.name)
+        attempt = ATTEMPT.fullmatch(path.name)
         if attempt and int(attempt[1]) > number and _note(path, prefix).is_file():
             latest, number = path, int(attempt[1])
     return latest, number
@@ -185,7 +187,7 @@ def attempts_under(directory: Path, prefix: str | None) -> Iterator[tuple[str, P
         own = path.name.removesuffix(RESUMED)
         if prefix not in (None, own) or not path.is_file():
             continue
-        attempt = _ATTEMPT.fullmatch(path.parent.name)
+        attempt = ATTEMPT.fullmatch(path.parent.name)
         base, number = (path.parent.parent, int(attempt[1])) if attempt else (path.parent, 0)
         found.setdefault((own, base), {})[number] = path.parent
     for (own, base), attempts in found.items():
@@ -196,7 +198,7 @@ def attempts_under(directory: Path, prefix: str | None) -> Iterator[tuple[str, P
 def run_of(path: Path) -> Path:
     """Directory of the run that a report belongs to: the callbacks save in ``…_reports`` in it."""
     directory = path.parent
-    if _ATTEMPT.fullmatch(directory.name):
+    if ATTEMPT.fullmatch(directory.name):
         directory = directory.parent
     return directory.parent if directory.name.endswith("_reports") else directory
 

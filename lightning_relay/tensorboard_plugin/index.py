@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from lightning_relay.reports.history import run_of
+from lightning_relay.reports.history import ATTEMPT, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +19,6 @@ _NAME = re.compile(
     r"(?P<prefix>.+)-(?P<stage>validate|test)-epoch=(?P<epoch>\d{1,18})-step=(?P<step>\d{1,18})"
     r"(?:-dataloader_(?P<dataloader>\d{1,18}))?(?:-v(?P<version>\d{1,18}))?\.npz"
 )
-_ATTEMPT = re.compile(r"resumed_([1-9]\d{0,8})")
 _STAGES = {"validate": "validation", "test": "test"}
 
 _SETTLED = 2 * 10**9
@@ -169,7 +168,7 @@ class ReportIndex:
 def _saved(entry: os.DirEntry[str], logdir: str, name: dict[str, Any]) -> Saved:
     path = Path(entry.path)
     within = Path(os.path.relpath(entry.path, logdir))
-    attempt = _ATTEMPT.fullmatch(within.parent.name)
+    attempt = ATTEMPT.fullmatch(within.parent.name)
     series = f"{name['prefix']}, {_STAGES[name['stage']]}"
     if name["dataloader"] is not None:
         series += f", dataloader {name['dataloader']}"
