@@ -66,7 +66,7 @@ def test_where_there_is_no_report_it_says_so(tmp_path: Path) -> None:
     ):
         load_reports(tmp_path, "relay")
     np.savez(tmp_path / "relay-test-epoch=0-step=1.npz", header=np.array(json.dumps({"format": 1})))
-    with pytest.raises(ValueError, match=r"step=1.npz' is of another format than 10; load it with"):
+    with pytest.raises(ValueError, match=r"step=1.npz' is of another format than 11; load it with"):
         load_reports(tmp_path, "relay")
 
 

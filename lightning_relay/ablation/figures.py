@@ -30,7 +30,9 @@ from lightning_relay.reports.figure import (
     faded,
     figure_of,
     line,
+    marked_row,
     missing,
+    ring,
     steps_axis,
 )
 from lightning_relay.reports.names import known
@@ -113,7 +115,10 @@ class _Measure:
 
 
 def damage_figure(
-    report: KnockoutReport, layer: str | None = None, measure: str | None = None
+    report: KnockoutReport,
+    layer: str | None = None,
+    measure: str | None = None,
+    unit: int | None = None,
 ) -> Figure:
     """Damage to a measure by each set with its 95 % interval, the largest first."""
     whole = _measure(report, measure)
@@ -163,12 +168,13 @@ def damage_figure(
         traces,
         xaxis=axis(whole.title, zeroline=True, zerolinecolor=GREY),
         yaxis=_sets_axis(_sorted(names, damage)),
+        shapes=_marked_sets(report, places, names, unit),
         showlegend=True,
         updatemenus=[_sorting({"by damage": _sorted(names, damage), "in order": names})],
     )
 
 
-def map_figure(report: KnockoutReport, layer: str | None = None) -> Figure:
+def map_figure(report: KnockoutReport, layer: str | None = None, unit: int | None = None) -> Figure:
     """Damage by each set to the accuracy, to each concept, class and step, or to each metric."""
     places = _places(report, layer)
     columns = _columns(report)
@@ -199,13 +205,17 @@ def map_figure(report: KnockoutReport, layer: str | None = None) -> Figure:
         ],
         xaxis=axis("", type="category", showgrid=False, automargin=True),
         yaxis=_sets_axis(names) | {"showgrid": False},
+        shapes=_marked_sets(report, places, names, unit),
         coloraxis=colours,
         updatemenus=[_sorting(orders)],
     )
 
 
 def step_damage_figure(
-    report: KnockoutReport, layer: str | None = None, measure: str | None = None
+    report: KnockoutReport,
+    layer: str | None = None,
+    measure: str | None = None,
+    unit: int | None = None,
 ) -> Figure:
     """Damage to a measure by each unit alone at each step alone."""
     whole = _measure(report, measure)
@@ -228,8 +238,8 @@ def step_damage_figure(
     sure, unsure = np.zeros(damage.shape, dtype=bool), np.zeros(damage.shape, dtype=bool)
     words = [["not run"] * len(steps) for _ in units]
     shown = whole.drawn(whole.found.damage)
-    for (unit, step), place in cells.items():
-        row, column = int(np.searchsorted(units, unit)), steps.tolist().index(step)
+    for (own, step), place in cells.items():
+        row, column = int(np.searchsorted(units, own)), steps.tolist().index(step)
         damage[row, column] = shown[place]
         sure[row, column] = whole.found.beyond_zero[place]
         unsure[row, column] = whole.unsure[place]
@@ -240,7 +250,10 @@ def step_damage_figure(
         f"{whole.title}, by single units at single steps; {_dotted(sure, unsure)}",
         [
             *missing(x, y, np.isnan(damage), "not run"),
-            *_cells(x, y, damage, unsure, words),
+            *(
+                cells | {"meta": {"step": "x", "unit": "y"}}
+                for cells in _cells(x, y, damage, unsure, words)
+            ),
             *_dots(x, y.tolist(), sure),
         ],
         xaxis=steps_axis(steps, "unit held at step"),
@@ -248,11 +261,15 @@ def step_damage_figure(
             float(np.nanmax(np.abs(damage), initial=0.0)), "points" * whole.accuracy
         ),
         yaxis=axis("unit", autorange="reversed", showgrid=False),
+        shapes=marked_row(unit),
     )
 
 
 def agreement_figure(
-    report: KnockoutReport, layer: str | None = None, measure: str | None = None
+    report: KnockoutReport,
+    layer: str | None = None,
+    measure: str | None = None,
+    unit: int | None = None,
 ) -> Figure:
     """Damage by each unit alone, over its relay share."""
     found = _one(report.agreement, "damage by single units", "EveryUnit()", layer, measure)
@@ -262,12 +279,12 @@ def agreement_figure(
     damage = 100 * found.damage
     lower, upper = (100 * end[rows] for end in (whole.found.lower, whole.found.upper))
     # Damage to the labels of the step at which units are held has no interval in the report.
-    own = np.isclose(found.damage, whole.found.damage[rows], rtol=0, atol=1e-12, equal_nan=True)
-    lower, upper = (np.where(own, end, np.nan) for end in (lower, upper))
+    same = np.isclose(found.damage, whole.found.damage[rows], rtol=0, atol=1e-12, equal_nan=True)
+    lower, upper = (np.where(same, end, np.nan) for end in (lower, upper))
     words = [
-        f"unit {unit}: {score:.3g} ({found.kind})<br>damage "
+        f"unit {own}: {score:.3g} ({found.kind})<br>damage "
         f"{with_interval(lost, low, high, 1)} points, {whole.counted}"
-        for unit, score, lost, low, high in zip(
+        for own, score, lost, low, high in zip(
             places, found.scores, damage, lower, upper, strict=True
         )
     ]
@@ -278,7 +295,7 @@ def agreement_figure(
     return figure_of(
         _title(report, found.layer, found.concept),
         text,
-        _units(list(places), found.scores, damage, lower, upper, words),
+        _units(list(places), found.scores, damage, lower, upper, words, unit),
         xaxis=axis(found.kind, zeroline=True, zerolinecolor=GREY),
         yaxis=axis(f"damage, {_POINTS}", zeroline=True, zerolinecolor=GREY),
     )
@@ -347,6 +364,7 @@ def damage_share_figure(
     layer: str | None = None,
     measure: str | None = None,
     step: int | None = None,
+    unit: int | None = None,
 ) -> Figure:
     """Each unit's share of the damage by all units at a step, over its relay share there."""
     found = _predicted(report, layer, measure, step)
@@ -360,9 +378,9 @@ def damage_share_figure(
     )
     units = list(range(len(damage)))
     words = [
-        f"unit {unit}: relay share {share:.3f} bits<br>share of the damage "
+        f"unit {own}: relay share {share:.3f} bits<br>share of the damage "
         f"{with_interval(lost, low, high, 1)} points"
-        for unit, share, lost, low, high in zip(
+        for own, share, lost, low, high in zip(
             units, found.unit_share, damage, lower, upper, strict=True
         )
     ]
@@ -373,7 +391,7 @@ def damage_share_figure(
         _title(report, found.layer, found.concept),
         f"rank correlation over {len(units)} units: {value}; the shares of the damage add up to "
         f"{damage.sum():.1f} points",
-        _units(units, found.unit_share, damage, lower, upper, words),
+        _units(units, found.unit_share, damage, lower, upper, words, unit),
         xaxis=axis("relay share, bits", zeroline=True, zerolinecolor=GREY),
         yaxis=axis(f"share of damage, {_POINTS}", zeroline=True, zerolinecolor=GREY),
     )
@@ -439,13 +457,22 @@ def knockout_figure(report: KnockoutReport, what: str, **options: str | int | No
 
 
 def _measure(report: KnockoutReport, name: str | None) -> _Measure:
-    """A measure by its name; the first of the report by default."""
+    """A measure, a class or a step by its name; the first measure of the report by default."""
     if not report.measures:
         raise ValueError("report: it has no accuracy and no metric, so nothing to draw damage of")
     name = report.measures[0] if name is None else name
+    for part in _parts(report):
+        if part.name == name and name not in report.measures:
+            return part
     found = report.damage_of(name)
     accuracy = not any(found is metric for metric in report.metrics.values())
     return _Measure(name, found, _counted(report, accuracy), accuracy)
+
+
+def damage_names(report: KnockoutReport) -> list[str]:
+    """Names of what damage is drawn to: measures, then classes and steps."""
+    parts = [own.name for own in _parts(report)]
+    return list(dict.fromkeys([*distinct_measures(report), *parts]))
 
 
 def _counted(report: KnockoutReport, accuracy: bool) -> str:
@@ -461,20 +488,25 @@ def _columns(report: KnockoutReport) -> list[_Measure]:
     if report.accuracy is None:
         return [_measure(report, name) for name in report.metrics]
     names = [name for name in distinct_measures(report) if name not in report.metrics]
-    columns = [_measure(report, name) for name in names]
+    return [_measure(report, name) for name in names] + _parts(report)
+
+
+def _parts(report: KnockoutReport) -> list[_Measure]:
+    """Accuracy on the samples of each class, and on the labels of each step."""
+    parts = []
     if report.class_accuracy is not None:
-        columns += [
+        parts += [
             _Measure(f"class {label}", report.class_accuracy.part(place), f"{number} samples")
             for place, (label, number) in enumerate(
                 zip(report.classes, report.class_samples, strict=True)
             )
         ]
     if report.step_accuracy is not None:
-        columns += [
+        parts += [
             _Measure(f"step {step}", report.step_accuracy.part(step), f"{number} labels")
             for step, number in enumerate(report.step_samples)
         ]
-    return columns
+    return parts
 
 
 def _places(report: KnockoutReport, layer: str | None) -> list[int]:
@@ -551,6 +583,26 @@ def _sorted(names: Sequence[str], damage: NDArray[np.float64]) -> list[str]:
     """Names of sets by their damage, the largest first."""
     order = np.argsort(-np.nan_to_num(damage, nan=-np.inf), kind="stable")
     return [names[row] for row in order]
+
+
+def _marked_sets(
+    report: KnockoutReport, places: Sequence[int], names: Sequence[str], unit: int | None
+) -> list[dict[str, Any]]:
+    """Bands behind the sets that hold a unit alone, wherever the axis has them."""
+    return [
+        {
+            "type": "line",
+            "layer": "below",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": name,
+            "y1": name,
+            "line": {"color": faded(BLUE), "width": 14},
+        }
+        for place, name in zip(places, names, strict=True)
+        if unit is not None and report.sets[place].unit == unit
+    ]
 
 
 def _sets_axis(names: Sequence[str]) -> dict[str, Any]:
@@ -656,6 +708,7 @@ def _units(
     lower: NDArray[np.float64],
     upper: NDArray[np.float64],
     words: list[str],
+    chosen: int | None,
 ) -> list[dict[str, Any]]:
     """Traces of a point for each unit: those whose interval includes 0 are pale."""
     unsure = (lower <= 0) & (upper >= 0)
@@ -666,7 +719,9 @@ def _units(
         "without an interval": (alone, LIMIT, 1.0, "circle-open"),
     }
     named = len(units) <= _NAMED_POINTS
-    return [
+    row = units.index(chosen) if chosen in units else None
+    rings = [] if row is None else [ring(scores[[row]], damage[[row]], f"unit {chosen}", BLUE)]
+    return rings + [
         {
             "type": "scatter",
             "mode": "markers+text" if named else "markers",
@@ -677,6 +732,8 @@ def _units(
             "marker": {"color": faded(colour, opacity), "size": 7, "symbol": symbol},
             "showlegend": True,
             "text": [str(units[row]) for row in np.flatnonzero(own)],
+            "customdata": np.array(units)[own],
+            "meta": {"unit": "customdata"},
             "textposition": "middle right",
             "textfont": {"size": 10},
             "hovertext": [words[row] for row in np.flatnonzero(own)],

@@ -322,6 +322,7 @@ class KnockoutReport:
         layer: str | None = None,
         measure: str | None = None,
         step: int | None = None,
+        unit: int | None = None,
     ) -> Figure:
         """An interactive figure of plotly; a notebook shows it by itself.
 
@@ -337,11 +338,14 @@ class KnockoutReport:
                 ``"step_damage"`` (by single units at single steps).
             layer: Key of the layer. Default: the first that has results; ``"damage"`` and
                 ``"damage_map"`` draw the sets of all layers.
-            measure: One of ``measures``; the name of a concept for ``"agreement"``,
-                ``"prediction"``, ``"damage_share"`` and ``"deletion"``. Default: the first.
-                ``"damage_map"`` draws all and takes none.
+            measure: One of ``measures``, and for ``"damage"`` and ``"step_damage"`` also a class,
+                such as ``"class 3"``, or a step whose labels are counted, ``"step 3"``; the name
+                of a concept for ``"agreement"``, ``"prediction"``, ``"damage_share"`` and
+                ``"deletion"``. Default: the first. ``"damage_map"`` draws all and takes none.
             step: Step at which random sets were held, for ``"prediction"`` and
                 ``"damage_share"``. Default: the first.
+            unit: Index of a unit that is marked where it is drawn alone: not in ``"prediction"``
+                and ``"deletion"``. Default: none.
 
         Raises:
             ImportError: If plotly is not installed.
@@ -349,7 +353,9 @@ class KnockoutReport:
             ValueError: If what the figure shows was not measured, or a figure does not take an
                 argument.
         """
-        return shown(knockout_figure(self, what, layer=layer, measure=measure, step=step))
+        return shown(
+            knockout_figure(self, what, layer=layer, measure=measure, step=step, unit=unit)
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:

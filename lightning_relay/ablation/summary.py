@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_relay.ablation.shown import all_damage_alike, steps_in_words, with_interval
 from lightning_relay.reports.edges import edges_in_words
 from lightning_relay.reports.frames import evaluation_of, optional
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
-    from lightning_relay.ablation.report import KnockoutReport
+    from lightning_relay.ablation.report import DamagePrediction, KnockoutReport
 
 MOST_LINES = 15
 _TOP = 3
@@ -73,7 +74,7 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
     for measure in distinct_measures(report):
         together = report.accuracy is not None and report.class_accuracy is None
         words = " of all labels together" * (together and measure == report.measures[0])
-        yield f"{measure}{words}: {_worst(report, measure)}"
+        yield f"{measure}{words}: {worst_in_words(report, measure)}"
     for layer, concept in dict.fromkeys((curve.layer, curve.concept) for curve in report.curves):
         areas = [
             f"{curve.direction.replace('_', ' ')} {curve.area.mean():.3f}"
@@ -81,17 +82,7 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
             if (curve.layer, curve.concept) == (layer, concept)
         ]
         yield f"{layer}, {concept}, mean accuracy along the order: {', '.join(areas)}"
-    for predicted in report.predictions:
-        words = "undefined"
-        if np.isfinite(predicted.r2):
-            words = f"{predicted.r2:.2f} ({predicted.r2_size:.2f} by their size alone)"
-        if np.isfinite(predicted.share_correlation):
-            words += f"; rank correlation of the units' shares: {predicted.share_correlation:.2f}"
-        there = " there" * (report.step_accuracy is not None)
-        yield (
-            f"{predicted.layer}, {predicted.concept}, step {predicted.step}: damage{there} by "
-            f"random sets explained by size and relay information, R²: {words}"
-        )
+    yield from (_predicted(report, found) for found in report.predictions)
     for found in report.agreement:
         words = "undefined (fewer than 4 units, or all alike)"
         if np.isfinite(found.correlation):
@@ -103,7 +94,55 @@ def _lines(report: KnockoutReport) -> Iterator[str]:
         )
 
 
-def _worst(report: KnockoutReport, measure: str) -> str:
+def _predicted(report: KnockoutReport, found: DamagePrediction) -> str:
+    words = "undefined"
+    if np.isfinite(found.r2):
+        words = f"{found.r2:.2f} ({found.r2_size:.2f} by their size alone)"
+    if np.isfinite(found.share_correlation):
+        words += f"; rank correlation of the units' shares: {found.share_correlation:.2f}"
+    there = " there" * (report.step_accuracy is not None)
+    return (
+        f"{found.layer}, {found.concept}, step {found.step}: damage{there} by random sets "
+        f"explained by size and relay information, R²: {words}"
+    )
+
+
+def prediction_in_words(found: DamagePrediction) -> str:
+    """A sentence: does what sets of units relay predict what breaks without them?"""
+    when = "the last step" if found.step == -1 else f"step {found.step}"
+    held = f"random sets of units of {found.layer}, held at {when},"
+    if all_damage_alike(found) is not None:
+        return f"{held} all do the same damage to {found.concept}"
+    if not np.isfinite(found.r2):
+        return f"{held} do damage to {found.concept} that cannot be explained: too few differ"
+    return (
+        f"{held} do damage to {found.concept} of which their size alone explains "
+        f"{found.r2_size:.2f}, and size and what they relay {found.r2:.2f} (R²)"
+    )
+
+
+def unit_in_words(report: KnockoutReport, layer: str, measure: str, unit: int) -> str:
+    """Damage to a measure by a unit of a layer alone; empty if it was not held alone."""
+    found = report.damage_of(measure)
+    alone = report.places("each", "given", layer=layer)
+    places = [place for place in alone if report.sets[place].unit == unit]
+    if not places:
+        return ""
+    if len(places) == 1:
+        (place,) = places
+        ends = found.damage[place], found.lower[place], found.upper[place]
+        steps = steps_in_words(report.sets[place])
+        when = "at all steps" if steps == "all" else f"at steps {steps}"
+        damage = with_interval(*ends, 3)
+    else:
+        when = f"{len(places)} times, each at other steps"
+        lost = found.damage[places]
+        damage = f"from {np.nanmin(lost):z.3f} to {np.nanmax(lost):z.3f}"
+    return f"unit {unit} of {layer} held alone {when}: damage to {measure} {damage}"
+
+
+def worst_in_words(report: KnockoutReport, measure: str) -> str:
+    """A measure without knock-out, and the largest damage to it."""
     found = report.damage_of(measure)
     without = f"{float(found.baseline):.3g} without knock-out"
     known = np.flatnonzero(~np.isnan(found.damage))

@@ -87,7 +87,7 @@ def latent_figure(latent: LatentStructure, title: str, step: int) -> Figure:
                 "active": start,
                 "steps": steps,
                 "currentvalue": {"prefix": "discs: class means at step "},
-                "pad": {"t": 40},
+                "pad": {"t": 55},
             }
         ],
     )

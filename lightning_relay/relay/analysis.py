@@ -410,6 +410,7 @@ def _measured(
         found = {
             # A scalar if all sequences reach all steps.
             "mutual_information": information.expand(len(hidden)),
+            "accuracy": ((labels[0] == labels[1]) & valid).sum(1) / valid.sum(1).double(),
             **{part.name: getattr(order, part.name) for part in dataclasses.fields(order)},
             **_of_sets(growing, information, labels, hidden, counted, measure),
         }

@@ -30,8 +30,11 @@ from lightning_relay.reports.figure import (
     blues,
     error_bars,
     figure_of,
+    frame,
     line,
+    marked_row,
     missing,
+    ring,
     signed_scale,
     steps_axis,
 )
@@ -49,7 +52,9 @@ _MARKED = 200
 """Curves with more points have no marks, which would touch and take long to draw."""
 
 
-def share_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+def share_figure(
+    report: RelayReport, layer: str, concept: str, step: int, unit: int | None
+) -> Figure:
     """Bits relayed by all units at each step, and below the share of each unit in them.
 
     Both scales end at H(X_in), so figures of different epochs can be compared.
@@ -61,10 +66,12 @@ def share_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
     most = most_bits(report, [relay], concept)
     shares = {
         "type": "heatmap",
+        "name": "share",
         "x": names,
         "z": share.T,
         "customdata": np.asarray(relay.share_error).T,
         "yaxis": "y2",
+        "meta": {"step": "x", "unit": "y"},
         "hovertemplate": "step %{x}, unit %{y}<br>share %{z:.3f} ± %{customdata:.3f} bits"
         "<extra></extra>",
         "colorbar": {"title": {"text": "bits"}, "len": 0.6, "y": 0.3, "thickness": 12},
@@ -79,11 +86,13 @@ def share_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
         xaxis=steps_axis(results.time_steps, anchor="y2"),
         yaxis=axis("bits", domain=[0.68, 1], range=_range(relay, most)),
         yaxis2=axis("unit", domain=[0, 0.6], autorange="reversed", showgrid=False),
-        shapes=[_marked(results, step)],
+        shapes=[_marked(results, step), *marked_row(unit, "y2")],
     )
 
 
-def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+def units_figure(
+    report: RelayReport, layer: str, concept: str, step: int, unit: int | None
+) -> Figure:
     """What growing sets of units tell at a step, and what shrinking ones still relay."""
     results = report[layer]
     relay = results[concept]
@@ -94,15 +103,15 @@ def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
     # Resolved are the first units of the whole growing order, which goes on where telling is -1.
     sure = np.arange(units) < relay.telling_resolved[place].sum()
     taken = [
-        ("no more unit" if unit < 0 else f"unit {unit}") + (", tied" if tied and unit >= 0 else "")
-        for unit, tied in zip(relay.telling[place], relay.telling_tied[place], strict=True)
+        ("no more unit" if own < 0 else f"unit {own}") + (", tied" if tied and own >= 0 else "")
+        for own, tied in zip(relay.telling[place], relay.telling_tied[place], strict=True)
     ]
     traces = _curve(told, sure, ["no unit", *taken], "told by a growing set", BLUE, PALE_BLUE)
+    marks = _joins(unit, relay.telling[place], told, BLUE)
     if report.measure.direction == "shrink":
         last_first = relay.units[place, ::-1]
         kept = [
-            f"unit {unit}" + (", tied" if relay.ambiguous[place, unit] else "")
-            for unit in last_first
+            f"unit {own}" + (", tied" if relay.ambiguous[place, own] else "") for own in last_first
         ]
         traces += _curve(
             relay.information[place, ::-1],
@@ -112,6 +121,7 @@ def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
             ORANGE,
             PALE_ORANGE,
         )
+        marks += _joins(unit, last_first, relay.information[place, ::-1], ORANGE)
         traces.append(
             line(
                 np.arange(units + 1),
@@ -131,13 +141,15 @@ def units_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
     return figure_of(
         title_of(report, layer, concept),
         f"how many units it takes {when}",
-        traces,
+        traces + marks,
         xaxis=axis("number of units"),
         yaxis=axis("bits", range=_range(relay, most)),
     )
 
 
-def order_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+def order_figure(
+    report: RelayReport, layer: str, concept: str, step: int, unit: int | None
+) -> Figure:
     """Place of each unit in the greedy order at each step; unresolved places are left out."""
     results = report[layer]
     relay = results[concept]
@@ -152,9 +164,11 @@ def order_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
     unresolved = int((~relay.resolved).sum())
     order = {
         "type": "heatmap",
+        "name": "place",
         "x": names,
         "z": np.where(relay.resolved, relay.places, np.nan).T,
         "text": words,
+        "meta": {"step": "x", "unit": "y"},
         "hovertemplate": "step %{x}, unit %{y}<br>place %{z:.1f}, %{text}<extra></extra>",
         "colorbar": {"title": {"text": "place"}, "thickness": 12},
         **blues(relay.units.shape[1] - 1),
@@ -168,11 +182,13 @@ def order_figure(report: RelayReport, layer: str, concept: str, step: int) -> Fi
         [*missing(names, None, ~relay.resolved.T, "too few sequences"), order],
         xaxis=steps_axis(results.time_steps),
         yaxis=axis("unit", autorange="reversed", showgrid=False),
-        shapes=[_marked(results, step)],
+        shapes=[_marked(results, step), *marked_row(unit)],
     )
 
 
-def transfer_figure(report: RelayReport, layer: str, concept: str, step: int) -> Figure:
+def transfer_figure(
+    report: RelayReport, layer: str, concept: str, step: int, _: int | None
+) -> Figure:
     """Relay transfer between all pairs of steps, and its mean by lag."""
     results = report[layer]
     relay = results[concept]
@@ -181,10 +197,12 @@ def transfer_figure(report: RelayReport, layer: str, concept: str, step: int) ->
     names = [str(own) for own in results.time_steps]
     pairs = {
         "type": "heatmap",
+        "name": "transfer",
         "x": names,
         "y": names,
         "z": transfer,
         "customdata": np.asarray(relay.transfer_error),
+        "meta": {"step": "y"},
         "hovertemplate": "units of step %{y}, read at step %{x}<br>transfer %{z:.2f} ± "
         "%{customdata:.2f}<extra></extra>",
         "colorbar": {"title": {"text": "transfer"}, "thickness": 12, "x": 0.56},
@@ -209,21 +227,24 @@ def transfer_figure(report: RelayReport, layer: str, concept: str, step: int) ->
     )
 
 
-def layers_figure(report: RelayReport, _: str, concept: str, step: int) -> Figure:
+def layers_figure(
+    report: RelayReport, layer: str, concept: str, step: int, _: int | None
+) -> Figure:
     """Bits that all units of each layer relay, by layer and step."""
     steps = sorted({int(own) for layer in report.layers.values() for own in layer.time_steps})
     steps = [own for own in steps if own >= 0] + [own for own in steps if own < 0]
     bits = np.full((len(report.layers), len(steps)), np.nan)
-    for row, layer in enumerate(report.layers.values()):
-        bits[row, [steps.index(int(own)) for own in layer.time_steps]] = layer[concept].information[
-            :, 0
-        ]
-    most = most_bits(report, [layer[concept] for layer in report.layers.values()], concept)
+    for row, results in enumerate(report.layers.values()):
+        columns = [steps.index(int(own)) for own in results.time_steps]
+        bits[row, columns] = results[concept].information[:, 0]
+    most = most_bits(report, [own[concept] for own in report.layers.values()], concept)
     cells = {
         "type": "heatmap",
+        "name": "bits",
         "x": [str(own) for own in steps],
         "y": list(report.layers),
         "z": bits,
+        "meta": {"layer": "y", "step": "x"},
         "hovertemplate": "%{y}, step %{x}: %{z:.3f} bits<extra></extra>",
         "colorbar": {"title": {"text": "bits"}, "thickness": 12},
         **bits_scale(most),
@@ -240,7 +261,9 @@ def layers_figure(report: RelayReport, _: str, concept: str, step: int) -> Figur
     )
 
 
-def _latent_figure(report: RelayReport, layer: str, _: str, step: int) -> Figure:
+def _latent_figure(
+    report: RelayReport, layer: str, _concept: str, step: int, _unit: int | None
+) -> Figure:
     title = f"{layer}: states{epoch_of(report)}"
     return latent_figure(latent_of(report, layer), title, step)
 
@@ -250,7 +273,7 @@ FigureName = Literal[
 ]
 """Name of a figure."""
 
-FIGURES: Mapping[str, Callable[[RelayReport, str, str, int], Figure]] = {
+FIGURES: Mapping[str, Callable[[RelayReport, str, str, int, int | None], Figure]] = {
     "relay_share": share_figure,
     "greedy_order": order_figure,
     "units_needed": units_figure,
@@ -289,6 +312,7 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
                     "y": bits[of],  # a NaN would keep plotly from stacking the bars
                     "name": label,
                     "legendgroup": label,
+                    "meta": {"step": "x"},
                     "showlegend": of is ended or name == _IN_SHARES,
                     "marker": {"color": fills, "line": {"color": own, "width": 1.5}},
                     **hover,
@@ -351,6 +375,16 @@ def _bar_in_words(
     return lines
 
 
+def _joins(
+    unit: int | None, joining: NDArray[np.int64], bits: NDArray[np.float64], colour: str
+) -> list[dict[str, Any]]:
+    """A ring where a unit joins a growing set; nothing if it never does."""
+    if unit is None or unit not in joining:
+        return []
+    size = int(np.argmax(joining == unit)) + 1
+    return [ring(np.array([size]), bits[size : size + 1], f"unit {unit} joins", colour)]
+
+
 def _steps(colour: str) -> dict[str, Any]:
     """A line with a level part at each step."""
     return {"color": colour, "width": 1.5, "shape": "hvh"}
@@ -397,13 +431,4 @@ def _range(relay: ConceptRelay, most: float) -> list[float]:
 def _marked(layer: LayerRelay, step: int) -> dict[str, Any]:
     """A frame around the column of a step."""
     place = layer.place(step)
-    return {
-        "type": "rect",
-        "xref": "x",
-        "yref": "paper",
-        "x0": place - 0.5,
-        "x1": place + 0.5,
-        "y0": 0,
-        "y1": 1,
-        "line": {"color": GREY, "width": 1},
-    }
+    return frame(xref="x", x0=place - 0.5, x1=place + 0.5, yref="paper", y0=0, y1=1)

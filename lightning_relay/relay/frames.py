@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ["mutual_information", "unattributed", "rank_stability", "unexplained_p_values"], ("step",)
+        ["mutual_information", "accuracy", "unattributed", "rank_stability", "set_size", "reached"],
+        ("step",),
     ),
-    **dict.fromkeys(["set_size", "reached"], ("step",)),
+    "unexplained_p_values": ("step",),
     **dict.fromkeys(["transfer", "transfer_error"], ("step", "read_at")),
     "lag_profile": ("lag",),
     **dict.fromkeys(
@@ -56,6 +57,7 @@ def _columns(layer: LayerRelay, relay: ConceptRelay) -> dict[str, Any]:
         **{name: getattr(layer, name) for name in ("samples", "inputs_ended", "distinct_states")},
         "information": relay.information[:, 0],
         "mutual_information": relay.mutual_information,
+        "accuracy": relay.accuracy,
         "unattributed": relay.unattributed,
     }
     of_units = {

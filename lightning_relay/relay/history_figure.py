@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_relay.relay.shown import share_of
+from lightning_relay.relay.shown import SHARES_NOT_MEASURED
 from lightning_relay.reports.figure import (
     BLUE,
+    GREEN,
     GREY,
     LIMIT,
     SERIES,
@@ -33,6 +35,47 @@ _COLOURED = 8
 
 _MOST_POINTS = 100_000
 """Maximum number of points of the other units; a browser draws them in less than two seconds."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a history shows of one report, of a layer and a concept at a step.
+
+    Attributes:
+        information: I_R of all units, bits.
+        mutual_information: I(X_in; X_out), bits.
+        input_entropy: H(X_in), bits.
+        accuracy: Fraction of the sequences whose X_out equals X_in.
+        covered: Whether there are enough sequences for the states of all units.
+        share: Relay share of each unit, bits, float64 ``(unit,)``; None if it was not measured.
+    """
+
+    information: float
+    mutual_information: float
+    input_entropy: float
+    accuracy: float
+    covered: bool
+    share: NDArray[np.float64] | None
+
+
+def moment_of(report: RelayReport, layer: str, concept: str, step: int) -> Moment | None:
+    """What a report has to show; None if it lacks the layer, the concept or the step."""
+    results = report.layers.get(layer)
+    if results is None or concept not in results.concepts:
+        return None
+    relay = results[concept]
+    try:
+        place = relay.place(step)
+    except ValueError:
+        return None
+    return Moment(
+        information=float(relay.information[place, 0]),
+        mutual_information=float(relay.mutual_information[place]),
+        input_entropy=report.input_entropy[concept],
+        accuracy=float(relay.accuracy[place]),
+        covered=bool(report.covered(layer, concept)[place]),
+        share=None if relay.share is None else relay.share[place].copy(),
+    )
 
 
 def history_figure(
@@ -61,71 +104,60 @@ def history_figure(
         ValueError: If there is no report, if several are of one epoch, or if none has shares at
             the step or the unit.
     """
-    shares: dict[float, NDArray[np.float64] | None] = {}
-    bits: dict[float, tuple[float, float, bool]] = {}
+    moments: dict[float, Moment | None] = {}
     layers: dict[str, Mapping[str, Any]] = {}
-    lacking: ValueError | None = None
-    most = 0.0
     for x, report in reports:
-        if x in shares:
+        if x in moments:
             raise ValueError(
                 f"reports: got two of {along} {x:g}; name the callback that made them with "
                 "load_reports(log_dir, prefix=...), or the dataloader"
             )
-        shares[x] = None
         layer = next(iter(report.layers)) if layer is None else layer
         layers |= {key: {**layers.get(key, {}), **report[key].concepts} for key in report.layers}
-        if layer not in report.layers:
-            continue
-        results = report[layer]
-        concept = next(iter(results.concepts)) if concept is None else concept
-        if concept not in results.concepts:
-            continue
-        relay = results[concept]
-        most = max(most, report.input_entropy[concept])
-        try:
-            place = relay.place(step)
-            covered = bool(report.covered(layer, concept)[place])
-            bits[x] = relay.information[place, 0], relay.mutual_information[place], covered
-            shares[x] = share_of(relay)[place]
-        except ValueError as error:
-            lacking = error
+        if concept is None and layer in report.layers:
+            concept = next(iter(report[layer].concepts))
+        moments[x] = None if concept is None else moment_of(report, layer, concept, step)
     if layer is None:
         raise ValueError("reports: there is no report of an epoch; it takes one or more")
     found = known("layer", layer, layers)
     if concept is None:
         raise ValueError(f"layer: got {layer!r}, of which no concept was measured")
-    known("concept", concept, found)
-    if all(own is None for own in shares.values()):
-        raise lacking or ValueError("reports: relay shares were not measured")
-    return _drawn(shares, bits, most, f"{layer}: {concept}", step, unit, along)
+    relay = known("concept", concept, found)
+    if not any(moments.values()):
+        relay.place(step)  # says which steps there are
+    return moments_figure(moments, f"{layer}: {concept}", step, unit, along)
 
 
-def _drawn(
-    shares: Mapping[float, NDArray[np.float64] | None],
-    bits: Mapping[float, tuple[float, float, bool]],
-    most: float,
+def moments_figure(
+    moments: Mapping[float, Moment | None],
     title: str,
     step: int,
     unit: int | None,
-    along: str,
+    along: str = "epoch",
 ) -> Figure:
-    times = sorted(shares)
-    units = max(len(own) for own in shares.values() if own is not None)
+    """The figure of what reports have to show, by epoch or number of optimizer steps.
+
+    Raises a ValueError if none has shares, or there is no such unit.
+    """
+    times = np.array(sorted(moments), dtype=np.float64)
+    there = {x: own for x, own in moments.items() if own is not None}
+    units = max((len(own.share) for own in there.values() if own.share is not None), default=0)
+    if not units:
+        raise ValueError(SHARES_NOT_MEASURED if there else f"step: no report has step {step}")
     if unit is not None and not 0 <= unit < units:
         raise ValueError(f"unit: got {unit}; the layer has units 0 to {units - 1}")
     table = np.full((len(times), units), np.nan)
-    for row, x in enumerate(times):
-        own = shares[x]
-        if own is not None:
-            table[row, : len(own)] = own
+    for row, x in enumerate(times.tolist()):
+        if x in there and (share := there[x].share) is not None:
+            table[row, : len(share)] = share
     rows = np.flatnonzero(np.isfinite(table).any(1))
     order = np.argsort(-np.nan_to_num(table[rows[-1]], nan=-np.inf), kind="stable")
     coloured = order[:_COLOURED].tolist()
     if unit is not None and unit not in coloured:
         coloured.append(unit)
-    drawn = np.array([own[:2] for own in bits.values()])
-    lowest, highest = min(0.0, float(drawn.min())), max(most, float(drawn.max()))
+    bits = [part for own in there.values() for part in (own.information, own.mutual_information)]
+    lowest = min(0.0, *bits)
+    highest = max(*(own.input_entropy for own in there.values()), *bits)
     margin = 0.05 * (highest - lowest)
     when = "at the last step" if step == -1 else f"at step {step}"
     text = f"relayed {when} by all units, and each unit's share"
@@ -133,7 +165,7 @@ def _drawn(
     drawn_others = others[: _MOST_POINTS // len(times)]
     if others:
         text += f"; coloured: the {min(_COLOURED, units)} largest at {along} {times[rows[-1]]:g}"
-    if not all(covered for _, _, covered in bits.values()):
+    if not all(own.covered for own in there.values()):
         text += "; hollow: too few sequences"
     if len(drawn_others) < len(others):
         text += f"; {len(others) - len(drawn_others)} smaller ones are not drawn"
@@ -141,24 +173,30 @@ def _drawn(
         title,
         text,
         [
-            *_bits(np.array(times, dtype=np.float64), bits),
+            *_bits(times, moments),
             *_others(times, table, drawn_others),
             *_units(times, table, coloured, unit),
         ],
         xaxis=axis(along, anchor="y2"),
         yaxis=axis("bits", domain=[0.62, 1], range=[lowest - margin, highest + margin]),
         yaxis2=axis("share, bits", domain=[0, 0.54], zeroline=True, zerolinecolor=GREY),
-        legend={"x": 1.02, "y": 1},
+        yaxis3=axis("accuracy", overlaying="y", side="right", range=[-0.05, 1.05], showgrid=False),
+        legend={"x": 1.08, "y": 1},
+        margin={"l": 60, "r": 60, "t": 70, "b": 50},
     )
 
 
 def _bits(
-    times: NDArray[np.float64], bits: Mapping[float, tuple[float, float, bool]]
+    times: NDArray[np.float64], moments: Mapping[float, Moment | None]
 ) -> list[dict[str, Any]]:
-    """Traces of what all units relay, hollow for too few sequences, and of what there is."""
-    missing = (np.nan, np.nan, True)
-    columns = np.array([bits.get(x, missing) for x in times.tolist()], dtype=np.float64).T
-    relayed, shared, covered = columns
+    """Traces of bits, hollow for too few sequences, and of the accuracy."""
+    parts = [
+        (own.information, own.mutual_information, own.accuracy, own.covered)
+        if (own := moments[x])
+        else (np.nan, np.nan, np.nan, True)
+        for x in times.tolist()
+    ]
+    relayed, shared, accuracy, covered = np.array(parts, dtype=np.float64).T
     fill = ["white" if not own else BLUE for own in covered]
     words = ["" if own else "<br>too few sequences" for own in covered]
     whole = line(times, relayed, "I_R of all units", BLUE) | {
@@ -174,17 +212,22 @@ def _bits(
         "hoverinfo": None,
         "hovertemplate": "%{x}: input and output share %{y:.3f} bits<extra></extra>",
     }
-    return [limit, whole]
+    right = line(times, accuracy, "accuracy (right)", GREEN, dash="dot") | {
+        "yaxis": "y3",
+        "hoverinfo": None,
+        "hovertemplate": "%{x}: accuracy %{y:.3f}<extra></extra>",
+    }
+    return [limit, right, whole]
 
 
 def _others(
-    times: Sequence[float], table: NDArray[np.float64], units: Sequence[int]
+    times: NDArray[np.float64], table: NDArray[np.float64], units: Sequence[int]
 ) -> list[dict[str, Any]]:
     """One grey trace with a line for each other unit; gaps part them."""
     if not units:
         return []
     gap = np.full((len(units), 1), np.nan)
-    x = np.concatenate([np.tile(np.array(times, dtype=np.float64), (len(units), 1)), gap], 1)
+    x = np.concatenate([np.tile(times, (len(units), 1)), gap], 1)
     y = np.concatenate([table[:, list(units)].T, gap], 1)
     grey = line(x.ravel(), y.ravel(), "other units", faded(GREY, 0.6))
     return [
@@ -193,6 +236,7 @@ def _others(
             "yaxis": "y2",
             "line": {"color": faded(GREY, 0.6), "width": 1},
             "customdata": np.repeat(np.array(units), x.shape[1]),
+            "meta": {"unit": "customdata"},
             "hoverinfo": None,
             "hovertemplate": "%{x}: unit %{customdata}, share %{y:.3f} bits<extra></extra>",
         }
@@ -200,15 +244,17 @@ def _others(
 
 
 def _units(
-    times: Sequence[float], table: NDArray[np.float64], units: Sequence[int], marked: int | None
+    times: NDArray[np.float64], table: NDArray[np.float64], units: Sequence[int], marked: int | None
 ) -> list[dict[str, Any]]:
     """A trace for each coloured unit, the marked one thick."""
     return [
-        line(np.array(times), table[:, unit], f"unit {unit}", SERIES[row % len(SERIES)])
+        line(times, table[:, unit], f"unit {unit}", SERIES[row % len(SERIES)])
         | {
             "yaxis": "y2",
             "mode": "lines+markers",
             "marker": {"size": 4},
+            "customdata": np.full(len(times), unit),
+            "meta": {"unit": "customdata"},
             "line": {
                 "color": SERIES[row % len(SERIES)],
                 "width": 4 if unit == marked else 1.5,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.latent.structure import LatentStructure
 
-FORMAT = 10
+FORMAT = 11
 """Version of the file format; files of other versions are refused."""
 
 NEARLY_CONSTANT = 0.95
@@ -71,6 +71,7 @@ class ConceptRelay:
         tied: Whether another unit was as good when the unit was chosen, bool ``(step, unit)``.
         mutual_information: I(X_in; X_out) of the sequences counted at the step, bits, float64
             ``(step,)``.
+        accuracy: Fraction of these sequences in which X_out equals X_in, float64 ``(step,)``.
         corrected: ``information`` by an estimator that corrects for the bias of small samples,
             bits, float64 ``(step, unit + 1)``: Grassberger's if the report's estimator is the
             plug-in, otherwise the report's.
@@ -148,6 +149,7 @@ class ConceptRelay:
     groups: NDArray[np.int64]
     tied: NDArray[np.bool]
     mutual_information: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
     corrected: NDArray[np.float64]
     gap: NDArray[np.float64]
     coverage: NDArray[np.float64]
@@ -439,9 +441,9 @@ class RelayReport:
         """All results of units as a pandas frame, a row for each layer, concept, step and unit.
 
         Columns are the arrays ``(step, unit)`` of ``ConceptRelay`` and ``common_code``; of each
-        step ``information`` of all units, ``mutual_information``, ``samples``, ``inputs_ended``,
-        ``distinct_states`` and ``unattributed``; and ``stage``, ``epoch`` and ``global_step``, so
-        that frames of several epochs can be joined.
+        step ``information`` of all units, ``mutual_information``, ``accuracy``, ``samples``,
+        ``inputs_ended``, ``distinct_states`` and ``unattributed``; and ``stage``, ``epoch`` and
+        ``global_step``, so that frames of several epochs can be joined.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -494,6 +496,7 @@ class RelayReport:
         layer: str | None = None,
         concept: str | None = None,
         step: int = -1,
+        unit: int | None = None,
     ) -> Figure:
         """An interactive figure of plotly; a notebook shows it by itself.
 
@@ -506,16 +509,21 @@ class RelayReport:
                 none.
             step: One of the layer's ``time_steps``, which the figure is about or marks; or -1, the
                 step that the layer computes last.
+            unit: Index of a unit that the figure marks, where it draws units. Default: none.
 
         Raises:
             ImportError: If plotly is not installed.
             KeyError: If there is no such figure, layer or concept; lists the known ones.
-            ValueError: If what the figure shows was not measured, the step was not analysed, or a
-                layer is named for ``"layers"`` or a concept for ``"latent"``.
+            ValueError: If what the figure shows was not measured, the step was not analysed, the
+                layer does not have the unit, or a layer is named for ``"layers"`` or a concept for
+                ``"latent"``.
         """
         draw = known("figure", what, FIGURES)
         key, name = self._named(what, layer, concept)
-        return shown(draw(self, key, name, step))
+        units = self[key].common_code.shape[1]
+        if unit is not None and not 0 <= unit < units:
+            raise ValueError(f"unit: got {unit!r}; {key!r} has units 0 to {units - 1}")
+        return shown(draw(self, key, name, step, unit))
 
     def _named(self, what: str, layer: str | None, concept: str | None) -> tuple[str, str]:
         """Layer and concept that are drawn; the first ones unless they are named."""

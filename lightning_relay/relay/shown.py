@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from lightning_relay.relay.report import ConceptRelay, RelayReport
 
 
+SHARES_NOT_MEASURED = (
+    "report: relay shares were not measured; measure them with RelayMeasure(n_orders=16)"
+)
+
+
 def epoch_of(report: RelayReport) -> str:
     """The epoch, at the end of a title."""
     return "" if report.epoch is None else f", epoch {report.epoch}"
@@ -33,9 +38,7 @@ def most_bits(report: RelayReport, relays: Sequence[ConceptRelay], concept: str)
 def share_of(relay: ConceptRelay) -> NDArray[np.float64]:
     """Relay shares; a ValueError if they were not measured."""
     if relay.share is None:
-        raise ValueError(
-            "report: relay shares were not measured; measure them with RelayMeasure(n_orders=16)"
-        )
+        raise ValueError(SHARES_NOT_MEASURED)
     return relay.share
 
 

@@ -62,14 +62,6 @@ def html_summary(report: RelayReport) -> str:
     )
 
 
-def words_of(report: RelayReport, layer: str, concept: str) -> list[str]:
-    """A heading, and sentences about one layer and concept at the layer's last step."""
-    heading, *about = (line.strip() for line in _opening(report, layer, report[layer]))
-    relayed, *more = _three(report, layer, concept)
-    told = f"all units relay {relayed}"
-    return [f"{concept} in {heading}", told, *(line for line in more if line), *about]
-
-
 def headline(report: RelayReport) -> str:
     """Evaluation and number of sequences."""
     where = [] if report.stage is None else [f"{report.stage}, epoch {report.epoch}"]
@@ -114,19 +106,32 @@ def about_layer(key: str, layer: LayerRelay) -> str:
 
 def _three(report: RelayReport, key: str, concept: str) -> tuple[str, str, str]:
     """What a layer relays of a concept at its last step; its units; notes. Two can be empty."""
-    layer = report[key]
-    relay = layer[concept]
-    place = relay.place()
+    relay = report[key][concept]
+    notes = list(notes_in_words(report, key, concept))
+    if relay.transfer is not None:
+        notes.insert(0, lags_in_words(relay))
+    if (key, concept) in (early := early_notes(report)):
+        notes.append(early[key, concept])
+    relayed = relayed_in_words(report, key, concept)
+    return relayed, shares_in_words(relay), "; ".join(notes)
+
+
+def relayed_in_words(
+    report: RelayReport, key: str, concept: str, step: int = -1, what: str = ""
+) -> str:
+    """Bits that all units of a layer relay of ``what`` at a step, and how many units suffice."""
+    relay = report[key][concept]
+    place = relay.place(step)
     relayed = (
-        f"{relay.information[place, 0]:z.2f} of {relay.mutual_information[place]:z.2f} bits that "
-        "input and output share"
+        f"{relay.information[place, 0]:z.2f} of {relay.mutual_information[place]:z.2f} bits "
+        f"{f'of {what} ' * bool(what)}that input and output share"
     )
     if report.ignored is None:  # else it is that of the labels of all steps
         relayed += f" (input: {report.input_entropy[concept]:.2f} bits)"
     if not report.covered(key, concept)[place]:
         coverage = relay.coverage[place, report.full_condition]
         relayed += f"; too few sequences to be sure (coverage {coverage:.2f})"
-    smallest = relay.smallest_set(_FRACTION)
+    smallest = relay.smallest_set(_FRACTION, step)
     if smallest:
         several = "unit tells" if len(smallest) == 1 else "units tell"
         relayed += f"; {len(smallest)} {several} 90 % of it: {_listed(smallest)}"
@@ -134,26 +139,29 @@ def _three(report: RelayReport, key: str, concept: str) -> tuple[str, str, str]:
             relayed += ", or others as good"
         if not relay.telling_resolved[place, smallest].all():
             relayed += " (too few sequences to be sure)"
-    notes = [*_notes(layer, relay, place)]
-    if (key, concept) in (early := early_notes(report)):
-        notes.append(early[key, concept])
-    return relayed, _shares(relay, place), "; ".join(notes)
+    return relayed
 
 
-def _shares(relay: ConceptRelay, place: int) -> str:
+def shares_in_words(relay: ConceptRelay, step: int = -1) -> str:
+    """The largest shares at a step; empty if they were not measured."""
     if relay.share is None or relay.unattributed is None:
         return ""
+    place = relay.place(step)
     share = relay.share[place]
     largest = [
-        f"{unit} ({share[unit]:.2f})" for unit in relay.top_units(_TOP) if share[unit] > _LEAST
+        f"{unit} ({share[unit]:.2f})"
+        for unit in relay.top_units(_TOP, step)
+        if share[unit] > _LEAST
     ]
     text = f"largest shares, bits: {', '.join(largest)}" if largest else "no unit has a share"
     return f"{text}; in no unit's share: {relay.unattributed[place]:z.2f} bits"
 
 
-def _notes(layer: LayerRelay, relay: ConceptRelay, place: int) -> Iterator[str]:
-    if relay.transfer is not None:
-        yield lags_in_words(relay)
+def notes_in_words(report: RelayReport, key: str, concept: str, step: int = -1) -> Iterator[str]:
+    """What to know of the units at a step: ties, places that are left open, constant units."""
+    layer = report[key]
+    relay = layer[concept]
+    place = relay.place(step)
     units = relay.units.shape[1]
     ambiguous, unresolved = relay.ambiguous[place].sum(), (~relay.resolved[place]).sum()
     if ambiguous:

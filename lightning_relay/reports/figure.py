@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from base64 import b64encode
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ BLUE, PALE_BLUE = "#4280c2", "#bcd6ee"
 GREY, PALE_GREY = "#969696", "#d6d6d6"
 ORANGE, PALE_ORANGE = "#e07828", "#f7d6b8"
 LIMIT = "#c85014"
+GREEN = "#2e7d32"
 
 SERIES = (
     "#1f77b4",
@@ -49,10 +52,13 @@ def figure_of(title: str, words: str, data: Sequence[dict[str, Any]], **layout: 
     common = {
         "title": {
             "text": title,
-            "subtitle": {"text": words},
+            "subtitle": {"text": words, "font": {"size": 12}},
             "font": {"size": 14},
             "x": 0.01,
             "xanchor": "left",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 12},
         },
         "margin": {"l": 60, "r": 20, "t": 70, "b": 50},
         "hovermode": "closest",
@@ -78,6 +84,49 @@ def to_json(figure: Figure) -> str:
     without parsing; NaN is allowed in them, and only there. Floats keep seven digits.
     """
     return json.dumps(figure, default=_packed, allow_nan=False, separators=(",", ":"))
+
+
+def to_csv(figure: Figure) -> str:
+    """The numbers of a figure as a table: a row for each point, bar or cell of each trace.
+
+    Columns are the trace's name, ``x``, ``y`` (the row of a cell), ``value`` of a cell, and
+    ``lower`` and ``upper`` ends of an interval. Empty is what there is not.
+    """
+    file = StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["trace", "x", "y", "value", "lower", "upper"])
+    for trace in figure["data"]:
+        name = trace.get("name", "")
+        rows = _cells(trace) if "z" in trace else _points(trace)
+        table.writerows([name, *map(_written, row)] for row in rows)
+    return file.getvalue()
+
+
+def _cells(trace: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    values, missing = np.asarray(trace["z"]), "missing" in trace.get("meta", ())
+    names = trace.get("y", range(len(values)))
+    for y, row in zip(names, values, strict=True):
+        for x, value in zip(trace["x"], row, strict=True):
+            if not np.isnan(value):
+                yield x, y, None if missing else value, None, None
+
+
+def _points(trace: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    for axis_name in ("x", "y"):
+        values, bars = trace[axis_name], trace.get(f"error_{axis_name}")
+        if bars is not None:
+            lower, upper = values - bars["arrayminus"], values + bars["array"]
+            break
+    else:
+        lower = upper = [None] * len(trace["x"])
+    for x, y, *ends in zip(trace["x"], trace["y"], lower, upper, strict=True):
+        yield x, y, None, *ends
+
+
+def _written(value: Any) -> Any:
+    """A cell of a table; NaN is an empty one."""
+    missing = value is None or (isinstance(value, float) and np.isnan(value))
+    return "" if missing else value
 
 
 def _packed(part: object) -> Any:
@@ -135,6 +184,31 @@ def error_bars(
     }
 
 
+def ring(x: Any, y: NDArray[np.float64], name: str, colour: str) -> dict[str, Any]:
+    """A trace of a ring around a point that is chosen."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": x,
+        "y": y,
+        "name": name,
+        "marker": {"symbol": "circle-open", "size": 14, "color": colour, "line": {"width": 3}},
+        "hoverinfo": "skip",
+    }
+
+
+def marked_row(unit: int | None, yaxis: str = "y") -> list[dict[str, Any]]:
+    """A frame around the row of a unit that is chosen."""
+    if unit is None:
+        return []
+    return [frame(xref="paper", x0=0, x1=1, yref=yaxis, y0=unit - 0.5, y1=unit + 0.5)]
+
+
+def frame(**where: Any) -> dict[str, Any]:
+    """A frame, drawn as a shape, around what is chosen."""
+    return {"type": "rect", "line": {"color": GREY, "width": 1}, **where}
+
+
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue, from 0 to 255, of a colour such as ``#4280c2``."""
     red, green, blue = bytes.fromhex(colour[1:])
@@ -181,6 +255,8 @@ def missing(x: Any, y: Any, cells: NDArray[np.bool], words: str) -> list[dict[st
     return [
         {
             "type": "heatmap",
+            "name": words,
+            "meta": {"missing": True},
             "x": x,
             **({} if y is None else {"y": y}),
             "z": np.where(cells, 0.0, np.nan),

@@ -14,19 +14,29 @@ from tensorboard.util import tb_logging
 from werkzeug import Request, Response
 
 from lightning_relay.reports.files import ReportFileError
+from lightning_relay.tensorboard_plugin.histories import Histories
 from lightning_relay.tensorboard_plugin.index import ReportIndex
-from lightning_relay.tensorboard_plugin.reading import Reports, described, drawn
+from lightning_relay.tensorboard_plugin.reading import Reports
+from lightning_relay.tensorboard_plugin.showing import described, drawn, in_words
+from lightning_relay.tensorboard_plugin.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lightning_relay.ablation.report import KnockoutReport
     from lightning_relay.relay.report import RelayReport
+    from lightning_relay.reports.figure import Figure
+    from lightning_relay.tensorboard_plugin.index import Series
 
 STATIC = {
     "index.js": "text/javascript",
     "address.js": "text/javascript",
     "drawing.js": "text/javascript",
+    "element.js": "text/javascript",
+    "questions.js": "text/javascript",
+    "sections.js": "text/javascript",
+    "selection.js": "text/javascript",
+    "server.js": "text/javascript",
     "style.css": "text/css",
 }
 """Files of the tab in the folder ``static``, by type."""
@@ -38,6 +48,9 @@ _PATIENCE = 0.2
 
 _LONGER = 2.0
 """The same for the tab, which asks again if the search goes on."""
+
+_AT_ONCE = 0.15
+"""Number of seconds for which a request reads reports of a history; the tab asks again."""
 
 
 class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard has no types
@@ -52,6 +65,7 @@ class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard h
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._index = ReportIndex(str(context.logdir or ""))
         self._reports = Reports()
+        self._histories = Histories(self._reports)
 
     def is_active(self) -> bool:
         """Whether there are reports, as far as is known after .2 s."""
@@ -69,40 +83,27 @@ class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard h
             "/static/plotly.min.js": _plotly,
             "/runs": self._runs,
             "/report": self._report,
+            "/words": self._words,
             "/figure": self._figure,
+            "/csv": self._csv,
         }
         answers |= {f"/static/{name}": partial(_own_file, name) for name in STATIC}
         return {route: _in_words(answer) for route, answer in answers.items()}
 
     def _runs(self, request: Request) -> Response:
-        """Reports by run and series, without opening any."""
+        """Reports by run, stage, kind and callback; or that nothing has changed."""
         found = self._index.refreshed(_LONGER)
-        runs = [
-            {
-                "run": run,
-                "series": [
-                    {
-                        "series": name,
-                        "reports": [
-                            {
-                                "report": one.key,
-                                "epoch": one.place[1],
-                                "step": one.place[0],
-                                "modified": str(one.modified),
-                            }
-                            for one in reports.values()
-                        ],
-                    }
-                    for name, reports in series.items()
-                ],
-            }
-            for run, series in found.reports.items()
-        ]
+        if request.args.get("known") == str(found.number):
+            return _json(request, json.dumps({"number": found.number, "complete": found.complete}))
         about = {
             "logdir": self._index.logdir,
+            "number": found.number,
             "complete": found.complete,
             "notes": found.notes,
-            "runs": runs,
+            "runs": [
+                {"run": run, "series": [_listed(one) for one in series]}
+                for run, series in found.runs.items()
+            ],
         }
         return _json(request, json.dumps(about))
 
@@ -110,39 +111,83 @@ class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard h
         """What a report holds, and its summary."""
         return _json(request, json.dumps(described(self._asked_for(request))))
 
+    def _words(self, request: Request) -> Response:
+        """Sentences of a report about what is chosen."""
+        words = in_words(self._asked_for(request), View.of(request.args))
+        return _json(request, json.dumps({"sentences": words}))
+
     def _figure(self, request: Request) -> Response:
-        """A figure of a report."""
+        """A figure of a report or of a history; with ``of``, the number of reports to read."""
         from lightning_relay.reports.figure import to_json
 
-        report = self._asked_for(request)
-        what = request.args.get("figure", "")
-        step = request.args.get("step", "-1")
+        view = View.of(request.args)
         try:
-            number = int(step)
-        except ValueError:
-            raise ValueError(f"step: got {step!r}; it takes a step of the layer") from None
-        layer, concept = request.args.get("layer", ""), request.args.get("concept", "")
-        try:
-            figure = drawn(report, what, layer, concept, number)
+            figure, about = self._drawn(request, view, _AT_ONCE)
         except ValueError as error:
             # It was not measured, which is no failure that a browser should note.
             return _json(request, json.dumps({"error": str(error)}))
         # Packed arrays hardly shrink, and compressing them takes longer than drawing them.
-        return Response(to_json(figure), mimetype=_JSON)
+        return Response(to_json(figure | about), mimetype=_JSON)
+
+    def _csv(self, request: Request) -> Response:
+        """The numbers of a figure."""
+        from lightning_relay.reports.figure import to_csv
+
+        figure, _ = self._drawn(request, View.of(request.args), float("inf"))
+        answer = Response(to_csv(figure), mimetype="text/csv")
+        name = request.args.get("figure", "")
+        answer.headers.set("Content-Disposition", "attachment", filename=f"{name}.csv")
+        return answer
+
+    def _drawn(self, request: Request, view: View, seconds: float) -> tuple[Figure, dict[str, Any]]:
+        """What is asked for, and what there is to say of it."""
+        what = request.args.get("figure", "")
+        if what == "history":
+            run, series = self._series(request)
+            figure, read, note = self._histories.drawn(run, series, view, seconds)
+            return figure, {"note": note, "read": read, "of": len(series.reports)}
+        figure, note = drawn(self._asked_for(request), what, view)
+        return figure, {"note": note}
 
     def _asked_for(self, request: Request) -> RelayReport | KnockoutReport:
-        run, key = request.args.get("run", ""), request.args.get("report", "")
+        key = request.args.get("report", "")
+        for series in self._of_run(request):
+            if key in series.reports:
+                return self._reports.read(series.reports[key])
+        raise KeyError(f"no report {key!r} in this run; it may have been removed")
+
+    def _series(self, request: Request) -> tuple[str, Series]:
+        prefix, stage = request.args.get("prefix", ""), request.args.get("stage", "")
+        for series in self._of_run(request):
+            if (series.kind, series.prefix, series.stage) == ("relay", prefix, stage):
+                return request.args["run"], series
+        raise KeyError(f"no relay reports {prefix!r}, {stage!r} in this run")
+
+    def _of_run(self, request: Request) -> tuple[Series, ...]:
+        run = request.args.get("run", "")
         found = self._index.known()
-        if run not in found.reports:
+        if run not in found.runs:
             found = self._index.refreshed(_LONGER)
-        if run not in found.reports:
+        if run not in found.runs:
             raise KeyError(f"no run {run!r} with reports under the log directory")
-        reports = {
-            name: one for series in found.reports[run].values() for name, one in series.items()
-        }
-        if key not in reports:
-            raise KeyError(f"no report {key!r} in this run; it may have been removed")
-        return self._reports.read(reports[key])
+        return found.runs[run]
+
+
+def _listed(series: Series) -> dict[str, Any]:
+    return {
+        "kind": series.kind,
+        "prefix": series.prefix,
+        "stage": series.stage,
+        "reports": [
+            {
+                "report": key,
+                "epoch": one.place[1],
+                "step": one.place[0],
+                "modified": str(one.modified),
+            }
+            for key, one in series.reports.items()
+        ],
+    }
 
 
 def _in_words(answer: Callable[[Request], Response]) -> Callable[..., Any]:

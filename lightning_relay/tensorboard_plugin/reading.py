@@ -1,25 +1,22 @@
-"""What the tab shows of each kind of report, read from its file when it is asked for."""
+"""Reports read from their files when they are asked for; the last ones stay in memory."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_relay.reports.files import ReportFileError, kind_of
-from lightning_relay.reports.names import known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lightning_relay.ablation.report import KnockoutReport
     from lightning_relay.relay.report import RelayReport
-    from lightning_relay.reports.figure import Figure
     from lightning_relay.tensorboard_plugin.index import Saved
 
-_KEPT = 8
-"""Number of reports that are kept in memory."""
+_KEPT = 2**26
+"""Number of bytes of files whose reports stay in memory, where they take about four times more."""
 
 
 class Reports:
@@ -27,70 +24,41 @@ class Reports:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[Path, int], RelayReport | KnockoutReport] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, int], tuple[RelayReport | KnockoutReport, int]] = (
+            OrderedDict()
+        )
+        self._bytes = 0
 
     def read(self, saved: Saved) -> RelayReport | KnockoutReport:
         """The report in a file; a ReportFileError or an OSError says in words why there is none."""
-        key = saved.path, saved.path.stat().st_mtime_ns
+        about = saved.path.stat()
+        key = saved.path, about.st_mtime_ns
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = _load(saved.path)
+                self._keep(key, _load(saved.path), about.st_size)
             self._kept.move_to_end(key)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+            while self._bytes > _KEPT and len(self._kept) > 1:
+                _, (_, size) = self._kept.popitem(last=False)
+                self._bytes -= size
+            return self._kept[key][0]
 
+    def read_ahead(self, saved: Saved) -> RelayReport | KnockoutReport:
+        """The same, for a reader who reads many: it is kept only where there is room."""
+        about = saved.path.stat()
+        key = saved.path, about.st_mtime_ns
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key][0]
+        report = _load(saved.path)
+        with self._lock:
+            if key not in self._kept and self._bytes + about.st_size <= _KEPT:
+                self._keep(key, report, about.st_size)
+                self._kept.move_to_end(key, last=False)
+        return report
 
-def figures_of(report: RelayReport | KnockoutReport) -> Mapping[str, Callable[..., Figure]]:
-    """The figures of this kind of report, by name."""
-    from lightning_relay.ablation.figures import FIGURES as OF_KNOCKOUTS
-    from lightning_relay.relay.figures import FIGURES as OF_RELAYS
-    from lightning_relay.relay.report import RelayReport
-
-    return OF_RELAYS if isinstance(report, RelayReport) else OF_KNOCKOUTS
-
-
-def drawn(
-    report: RelayReport | KnockoutReport, what: str, layer: str, concept: str, step: int
-) -> Figure:
-    """A figure by its name; those of knock-outs show their first layer and measure.
-
-    Raises a KeyError for names that the report does not have, and a ValueError for what was not
-    measured.
-    """
-    from lightning_relay.relay.report import RelayReport
-
-    draw = known("figure", what, figures_of(report))
-    return draw(report, layer, concept, step) if isinstance(report, RelayReport) else draw(report)
-
-
-def described(report: RelayReport | KnockoutReport) -> dict[str, Any]:
-    """What a report holds, for the choices in the tab; and its summary in words."""
-    from lightning_relay.relay.report import RelayReport
-
-    return {
-        "stage": report.stage,
-        "epoch": report.epoch,
-        "step": report.global_step,
-        "summary": str(report),
-        "figures": list(figures_of(report)),
-        "layers": _layers(report) if isinstance(report, RelayReport) else [],
-    }
-
-
-def _layers(report: RelayReport) -> list[dict[str, Any]]:
-    """Choices that each layer leaves, and each of its concepts in words."""
-    from lightning_relay.relay.summary import words_of
-
-    return [
-        {
-            "name": key,
-            "units": layer.common_code.shape[1],
-            "time_steps": layer.time_steps.tolist(),
-            "concepts": {name: words_of(report, key, name) for name in layer.concepts},
-        }
-        for key, layer in report.layers.items()
-    ]
+    def _keep(self, key: tuple[Path, int], report: RelayReport | KnockoutReport, size: int) -> None:
+        self._kept[key] = report, size
+        self._bytes += size
 
 
 def _load(path: Path) -> RelayReport | KnockoutReport:

@@ -10,48 +10,19 @@ import numpy as np
 import pytest
 
 from lightning_relay.ablation.damage import Damage
-from lightning_relay.ablation.figures import FIGURES
-from lightning_relay.ablation.report import DamagePrediction, KnockoutReport, KnockoutSet
-from tests.support.knockouts import LAYER, agreement, curve, single_units, small_knockouts
+from lightning_relay.ablation.figures import FIGURES, damage_names
+from lightning_relay.ablation.report import KnockoutReport, KnockoutSet
+from tests.support.knockouts import (
+    LAYER,
+    agreement,
+    curve,
+    prediction,
+    random_sets,
+    single_units,
+    small_knockouts,
+)
 
 REPORT = small_knockouts(epoch=3)
-
-
-def prediction(sets: int = 30, units: int = 5, concept: str = "joint", step: int = -1) -> Any:
-    """Sets of one to four units, whose damage follows what they relay."""
-    random = np.random.default_rng(0)
-    sizes = 1 + np.arange(sets) % (units - 1)
-    bits = random.random(sets)
-    return DamagePrediction(
-        layer=LAYER,
-        step=step,
-        concept=concept,
-        samples=500,
-        places=np.arange(sets),
-        sizes=sizes,
-        information=bits,
-        damage=0.3 * bits + 0.02 * sizes,
-        r2_size=0.25,
-        r2=0.875,
-        partial_r2=0.75,
-        within_size=0.9,
-        specificity=np.nan,
-        lower=np.array([0.125, 0.5, 0.5, 0.8, np.nan]),
-        upper=np.array([0.375, 0.95, 0.9, 0.95, np.nan]),
-        unit_damage=np.array([0.2, 0.1, 0.0, -0.01, 0.05]),
-        unit_lower=np.array([0.1, 0.05, -0.1, -0.03, np.nan]),
-        unit_upper=np.array([0.3, 0.15, 0.1, -0.005, np.nan]),
-        unit_share=np.array([1.0, 0.5, 0.1, 0.0, 0.2]),
-        share_correlation=0.9,
-    )
-
-
-def random_sets(sets: int = 30, units: int = 5) -> list[KnockoutSet]:
-    chosen = [tuple(range(1 + place % (units - 1))) for place in range(sets)]
-    return [
-        KnockoutSet(f"{LAYER}: random {place}", "random", {LAYER: own}, (-1,))
-        for place, own in enumerate(chosen)
-    ]
 
 
 PREDICTED = small_knockouts(random_sets(), predictions=(prediction(),))
@@ -165,6 +136,32 @@ def test_a_metric_keeps_its_unit() -> None:
     drawn = damage_in(traces("damage", report, measure="loss"))
     assert sorted(drawn.values()) == pytest.approx(sorted(found))
     assert report.figure("damage", measure="loss").layout.xaxis.title.text == "damage to loss"
+
+
+def test_damage_to_a_class_or_the_labels_of_a_step_is_drawn_alone() -> None:
+    found = damage_in(traces("damage", measure="class 2"))
+    expected = 100 * REPORT.class_accuracy.part(2).damage
+    np.testing.assert_allclose(sorted(found.values()), np.sort(expected))
+    number = REPORT.class_samples[2]
+    assert subtitle("damage", measure="class 2").startswith("damage to accuracy of class 2: ")
+    assert f", {number} samples" in subtitle("damage", measure="class 2")
+    assert damage_names(REPORT)[:2] == ["accuracy", *REPORT.concepts][:2]
+    assert damage_names(REPORT)[-1] == f"class {REPORT.classes[-1]}"
+
+
+def test_a_chosen_unit_is_marked_wherever_it_is_drawn_alone() -> None:
+    names = {place: f"unit {REPORT.sets[place].unit}" for place in REPORT.places("each")}
+    for what in ("damage", "damage_map"):
+        bands = REPORT.figure(what, unit=2).layout.shapes
+        assert [own.y0 for own in bands] == [own for own in names.values() if own == "unit 2"]
+    (row,) = STEPS.figure("step_damage", unit=2).layout.shapes
+    assert (row.y0, row.y1) == (1.5, 2.5)
+    (point,) = [row for row, place in enumerate(REPORT.single_units(LAYER)) if place == 2]
+    ring = traces("agreement", unit=2)["unit 2"]
+    found = REPORT.agreement[0]
+    assert (ring.x[0], ring.y[0]) == (found.scores[point], 100 * found.damage[point])
+    ring = traces("damage_share", PREDICTED, unit=1)["unit 1"]
+    assert (ring.x[0], ring.y[0]) == (0.5, 10.0)
 
 
 def test_sets_of_one_layer_can_be_drawn_alone() -> None:
@@ -396,7 +393,7 @@ def test_units_of_a_single_order_are_named_and_open_places_marked() -> None:
         (
             REPORT,
             {"what": "damage_map", "measure": "bit_0"},
-            "'damage_map' takes only layer; leave",
+            "'damage_map' takes only layer, unit; leave",
         ),
         (REPORT, {"what": "step_damage"}, r"EveryUnit\(steps='each'\)"),
         (STEPS, {"what": "step_damage", "layer": "l9"}, "layer: got 'l9'; .* in: 'rnn.l0'"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_relay.ablation.damage import Damage
-from lightning_relay.ablation.summary import MOST_LINES
-from tests.support.knockouts import LAYER, agreement, single_units, small_knockouts
+from lightning_relay.ablation.summary import MOST_LINES, prediction_in_words, unit_in_words
+from tests.support.knockouts import LAYER, agreement, prediction, single_units, small_knockouts
 
 
 def of(damage: list[float], beyond: list[bool], baseline: float = 0.875) -> Damage:
@@ -97,3 +97,38 @@ def test_a_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"^to_dataframe needs pandas: pip install pandas$"):
         small_knockouts().to_dataframe()
+
+
+def test_a_unit_held_alone_has_a_sentence() -> None:
+    always = dataclasses.replace(
+        small_knockouts(single_units(4), concepts=("joint",)),
+        accuracy=of([0.1, 0.5, 0.0, 0.25], [False, True, False, True]),
+    )
+    assert unit_in_words(always, LAYER, "accuracy", 1) == (
+        "unit 1 of rnn.l0 held alone at all steps: damage to accuracy 0.500 [0.250, 1.500]"
+    )
+    assert unit_in_words(always, LAYER, "accuracy", 9) == ""
+    assert unit_in_words(always, "other", "accuracy", 1) == ""
+    each = dataclasses.replace(
+        small_knockouts(single_units(2, steps=2), concepts=("joint",), curves=False),
+        accuracy=of([0.1, 0.5, 0.0, 0.25], [False, True, False, True]),
+    )
+    assert unit_in_words(each, LAYER, "accuracy", 1) == (
+        "unit 1 of rnn.l0 held alone 2 times, each at other steps: damage to accuracy from 0.000 "
+        "to 0.250"
+    )
+
+
+def test_whether_information_predicts_damage_has_a_sentence() -> None:
+    found = prediction(step=3)
+    start = "random sets of units of rnn.l0, held at step 3,"
+    assert prediction_in_words(found) == (
+        f"{start} do damage to joint of which their size alone explains 0.25, and size and what "
+        "they relay 0.88 (R²)"
+    )
+    few = dataclasses.replace(found, r2=np.nan)
+    assert prediction_in_words(few).endswith("cannot be explained: too few differ")
+    alike = dataclasses.replace(few, damage=np.zeros(30), step=-1)
+    assert prediction_in_words(alike) == (
+        "random sets of units of rnn.l0, held at the last step, all do the same damage to joint"
+    )

@@ -397,7 +397,7 @@ EDITS: list[tuple[Any, str, Any, str]] = [
     (RelayReport, "layers", {}, "nothing is known of the array"),
     (RelayReport, "layers", 3, "damaged relay report"),
     (RelayReport, "unheard_of", 3, "unexpected keyword argument 'unheard_of'"),
-    (RelayReport, "format", 9, "is of another format than 10"),
+    (RelayReport, "format", 10, "is of another format than 11"),
     (RelayReport, "kind", "knock-out", "no relay report but a knock-out report"),
     (KnockoutReport, "value", None, "report.value: got None; it takes str"),
     (KnockoutReport, "concepts", ["a"], ".baseline: got shape (3,); it takes (concept) with 1"),
@@ -520,7 +520,7 @@ def test_a_header_that_is_parsed_stays_within_the_bound(tmp_path: Path) -> None:
     bound = 100 * path.stat().st_size + MEBIBYTE
 
     def load() -> None:
-        with pytest.raises(ReportFileError, match="of another format than 10"):
+        with pytest.raises(ReportFileError, match="of another format than 11"):
             RelayReport.load(path)
 
     assert bound / 4 < peak_of(load) < 2 * bound

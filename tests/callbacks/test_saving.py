@@ -175,7 +175,7 @@ def state_of(data: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda data: older(), "is of another format than 10"),
+        (lambda data: older(), "is of another format than 11"),
         (lambda data: data[:-30], "holds no relay report"),
         (lambda data: data[:900] + b"many bytes" + data[910:], "holds a damaged relay report"),
         (lambda data: b"a", "holds no relay report"),

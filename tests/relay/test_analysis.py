@@ -95,6 +95,32 @@ def test_concepts_are_measured_apart() -> None:
     assert list(per_class["rnn.l0"].concepts) == [f"class_{label}" for label in range(9)]
 
 
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, {"joint": lambda a, b: a == b}),
+        (
+            {"concepts": "per_class"},
+            {f"class_{k}": lambda a, b, k=k: (a == k) == (b == k) for k in range(4)},
+        ),
+        ({"concepts": {"half": lambda label: label // 2}}, {"half": lambda a, b: a // 2 == b // 2}),
+        (
+            {"num_labels": 2},
+            {f"label_{k}": lambda a, b, k=k: a >> k & 1 == b >> k & 1 for k in range(2)},
+        ),
+    ],
+)
+def test_accuracy_is_that_of_the_sequences_that_have_the_step(options: Any, same: Any) -> None:
+    steps = [0, 3, 5, -1, -4]
+    layer = relay_report(STATES, X_IN, X_OUT, time_steps=steps, **options)["rnn.l0"]
+    assert list(layer.concepts) == list(same)
+    for name, equal in same.items():
+        for place, step in enumerate(steps):
+            x_in, x_out, _ = at_step(step)
+            right = [equal(int(a), int(b)) for a, b in zip(x_in, x_out, strict=True)]
+            assert layer[name].accuracy[place] == sum(right) / len(right)
+
+
 def test_boolean_labels_are_labels() -> None:
     report = relay_report(STATES, X_IN > 1, X_OUT > 1, concepts={"high": bool})
     expected = relay_report(STATES, (X_IN > 1).long(), (X_OUT > 1).long())

@@ -48,7 +48,7 @@ def test_a_figure_is_plotlys_and_can_be_written(what: Any) -> None:
 
 
 def test_shares_and_their_errors_are_those_of_the_report() -> None:
-    cells = traces("relay_share")["heatmap"]
+    cells = traces("relay_share")["share"]
     assert cells.z.shape == (5, 6)
     np.testing.assert_array_equal(cells.z, RELAY.share.T)
     np.testing.assert_array_equal(cells.customdata, RELAY.share_error.T)
@@ -98,7 +98,7 @@ def test_bars_without_enough_sequences_are_hollow() -> None:
 
 
 def test_the_scale_of_bits_is_that_of_their_square_root_up_to_the_entropy_of_the_input() -> None:
-    cells = traces("relay_share")["heatmap"]
+    cells = traces("relay_share")["share"]
     assert cells.zmax == pytest.approx(REPORT.input_entropy["joint"])
     scale = bits_scale(2.0)
     assert colour_at(scale, 0.0) == pytest.approx([250, 250, 245], abs=1)
@@ -174,6 +174,30 @@ def test_the_step_is_marked() -> None:
     assert (frame.x0, frame.x1) == (3.5, 4.5)
 
 
+@pytest.mark.parametrize(("what", "axis"), [("relay_share", "y2"), ("greedy_order", "y")])
+def test_the_row_of_a_chosen_unit_is_marked(what: Any, axis: str) -> None:
+    assert len(REPORT.figure(what).layout.shapes) == 1
+    _, row = REPORT.figure(what, unit=3).layout.shapes
+    assert (row.yref, row.y0, row.y1) == (axis, 2.5, 3.5)
+
+
+def test_a_chosen_unit_has_rings_where_it_joins_the_sets() -> None:
+    unit = int(RELAY.telling[-1, 1])
+    rings = [own for own in REPORT.figure("units_needed", unit=unit).data if "joins" in own.name]
+    size = 5 - int(np.argmax(RELAY.units[-1] == unit))
+    assert [(own.x[0], own.y[0]) for own in rings] == [
+        (2, RELAY.told[-1, 2]),
+        (size, RELAY.information[-1, 5 - size]),
+    ]
+    assert RELAY.telling[-1, 2] == -1  # the others are not needed, so none joins
+    (only,) = [
+        own
+        for own in REPORT.figure("units_needed", unit=int(RELAY.units[-1, 0])).data
+        if "joins" in own.name
+    ]
+    assert only.x[0] == 5
+
+
 def test_bits_of_each_layer() -> None:
     (cells,) = REPORT.figure("layers").data
     np.testing.assert_array_equal(cells.z, RELAY.information[:, 0][None])
@@ -187,6 +211,7 @@ def test_bits_of_each_layer() -> None:
         ({"what": "relay_share", "layer": "rnn"}, "no layer 'rnn'"),
         ({"what": "relay_share", "concept": "odd"}, "no concept 'odd'"),
         ({"what": "units_needed", "step": 9}, "step: got 9, which was not analysed"),
+        ({"what": "relay_share", "unit": 5}, "unit: got 5; 'rnn.l0' has units 0 to 4"),
         ({"what": "layers", "layer": "rnn.l0"}, "'layers' draws all layers"),
     ],
 )

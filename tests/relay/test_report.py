@@ -128,7 +128,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for older in (1, 2, 3, 4):
         np.savez(path, header=np.array(json.dumps({"format": older})))
         with pytest.raises(
-            ValueError, match="is of another format than 10; load it with the versi"
+            ValueError, match="is of another format than 11; load it with the versi"
         ):
             RelayReport.load(path)
     small_knockouts().save(path)

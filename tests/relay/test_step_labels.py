@@ -66,7 +66,7 @@ def test_labels_that_are_ignored_are_left_out_and_counted() -> None:
             states, X_IN[kept, step], X_OUT[kept, step], time_steps=[step], measure=MEASURE
         )["rnn.l0"]
         assert layer.samples[place] == alone.samples[0]
-        for part in ("information", "tells", "told", "corrected", "mutual_information"):
+        for part in ("information", "tells", "told", "corrected", "mutual_information", "accuracy"):
             np.testing.assert_allclose(
                 getattr(layer["joint"], part)[place], getattr(alone["joint"], part)[0], atol=1e-12
             )

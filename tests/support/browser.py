@@ -104,6 +104,16 @@ class Tab:
     def value(self, name: str) -> str:
         return str(self.run("return document.getElementById(arguments[0]).value", name))
 
+    def choose(self, name: str, value: str) -> None:
+        """Choose in one of the lists, and wait for what is shown then."""
+        self.run(
+            "const own = document.getElementById(arguments[0]); own.value = arguments[1];"
+            "own.dispatchEvent(new Event('change'))",
+            name,
+            value,
+        )
+        self.wait()
+
     def trouble(self) -> list[str]:
         """Severe entries of the console since the last call; a frame alone has no icon."""
         return [

@@ -14,6 +14,7 @@ from lightning_relay.ablation.damage import (
     wilson_interval,
 )
 from lightning_relay.ablation.report import (
+    DamagePrediction,
     DeletionCurve,
     KnockoutReport,
     KnockoutSet,
@@ -80,6 +81,46 @@ def agreement(concept: str, scores: np.ndarray, damage: np.ndarray) -> ScoreAgre
     """How well these scores predict this damage."""
     found = rank_correlation(scores, damage)
     return ScoreAgreement(LAYER, concept, scores, damage, *found)
+
+
+def prediction(
+    sets: int = 30, units: int = 5, concept: str = "joint", step: int = -1
+) -> DamagePrediction:
+    """Sets of one to four units, whose damage follows what they relay."""
+    random = np.random.default_rng(0)
+    sizes = 1 + np.arange(sets) % (units - 1)
+    bits = random.random(sets)
+    return DamagePrediction(
+        layer=LAYER,
+        step=step,
+        concept=concept,
+        samples=500,
+        places=np.arange(sets),
+        sizes=sizes,
+        information=bits,
+        damage=0.3 * bits + 0.02 * sizes,
+        r2_size=0.25,
+        r2=0.875,
+        partial_r2=0.75,
+        within_size=0.9,
+        specificity=np.nan,
+        lower=np.array([0.125, 0.5, 0.5, 0.8, np.nan]),
+        upper=np.array([0.375, 0.95, 0.9, 0.95, np.nan]),
+        unit_damage=np.array([0.2, 0.1, 0.0, -0.01, 0.05]),
+        unit_lower=np.array([0.1, 0.05, -0.1, -0.03, np.nan]),
+        unit_upper=np.array([0.3, 0.15, 0.1, -0.005, np.nan]),
+        unit_share=np.array([1.0, 0.5, 0.1, 0.0, 0.2]),
+        share_correlation=0.9,
+    )
+
+
+def random_sets(sets: int = 30, units: int = 5) -> list[KnockoutSet]:
+    """Sets that ``prediction`` is about."""
+    chosen = [tuple(range(1 + place % (units - 1))) for place in range(sets)]
+    return [
+        KnockoutSet(f"{LAYER}: random {place}", "random", {LAYER: own}, (-1,))
+        for place, own in enumerate(chosen)
+    ]
 
 
 def small_knockouts(

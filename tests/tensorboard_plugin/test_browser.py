@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import re
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from lightning_relay import RelayReport
 from tests.support.browser import Tab, browser_or_skip, opened_browser, tensorboard, until
+from tests.support.knockouts import small_knockouts
 from tests.support.reports import small_report
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EPOCHS = 4
+KNOCKED_OUT = (1, 3)
+CONCEPTS = tuple(f"class_{label}" for label in range(4))
+KNOCKOUTS = small_knockouts(concepts=CONCEPTS)
 MAP = '[data-figure="relay_share"] .figure'
 
 
@@ -32,6 +38,11 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.mkdir(parents=True)
         for epoch in range(EPOCHS):
             saved(whole, epoch, 1 - 0.5 * number, place)
+    knockouts = directory / "first" / "knockout_reports"
+    knockouts.mkdir()
+    for epoch in KNOCKED_OUT:
+        report = dataclasses.replace(KNOCKOUTS, stage="validate", epoch=epoch)
+        report.save(knockouts / f"knockout-validate-epoch={epoch}-step={epoch + 1}.npz")
     return directory
 
 
@@ -128,7 +139,7 @@ def test_the_map_shows_the_report(tab: Tab, address: str, logdir: Path) -> None:
     step, unit = np.unravel_index(np.argmax(expected), expected.shape)
     shown = colour_of(tab, int(step), int(unit))
     np.testing.assert_allclose(shown, expected_colour(tab, expected[step, unit]), atol=3)
-    assert "all units relay" in tab.find("#summaries").text
+    until(lambda: "rnn.l0 relays" in tab.find("#summaries").text, "no words")
     assert tab.trouble() == []
 
 
@@ -148,21 +159,111 @@ def test_keys_move_through_the_epochs(tab: Tab, address: str, logdir: Path) -> N
     assert tab.trouble() == []
 
 
-def test_a_click_chooses_the_step(tab: Tab, address: str) -> None:
+def move_to(tab: Tab, step: int, unit: int) -> Any:
+    """The mouse over a cell of the map."""
     from selenium.webdriver import ActionChains
 
-    tab.open(address)
     figure = tab.find(MAP)
-    x, y = place_of(tab, 3, 2)
+    x, y = place_of(tab, step, unit)
     size = figure.size
-    ActionChains(tab.browser).move_to_element_with_offset(
+    return ActionChains(tab.browser).move_to_element_with_offset(
         figure, x - size["width"] / 2, y - size["height"] / 2
-    ).click().perform()
+    )
+
+
+def data_of(tab: Tab, figure: str, field: str = "name") -> Any:
+    """A field of all traces of a figure, which is scrolled to."""
+    tab.run("document.querySelector(arguments[0]).scrollIntoView()", f'[data-figure="{figure}"]')
+    drawn = (
+        "return document.querySelector(arguments[0])?._fullData?.map((own) => own[arguments[1]])"
+    )
+    place = f'[data-figure="{figure}"]:not(.old) .figure'
+    until(lambda: tab.run(f"{drawn} ?? false", place, field), f"{figure} is not drawn")
+    tab.wait()
+    return tab.run(drawn, place, field)
+
+
+def test_a_click_chooses_the_step_and_the_unit(tab: Tab, address: str) -> None:
+    tab.open(address)
+    move_to(tab, 3, 2).click().perform()
     until(lambda: tab.value("step") == "3", "no step was chosen")
     tab.wait()
+    assert tab.value("unit") == "2"
     words = "return document.querySelector('[data-figure=units_needed] .figure').ariaLabel"
     assert "at step 3" in tab.run(words)
+    until(lambda: "Unit 2 has a share of" in tab.find("#summaries").text, "no words of the unit")
+    shapes = "return document.querySelector(arguments[0]).layout.shapes.map(({y0, y1}) => [y0, y1])"
+    assert [1.5, 2.5] in tab.run(shapes, MAP)
+    assert "unit 2" in data_of(tab, "history")
     assert tab.trouble() == []
+
+
+def test_the_mouse_reads_the_numbers_of_a_cell(tab: Tab, address: str, logdir: Path) -> None:
+    tab.open(address)
+    move_to(tab, 4, 1).perform()
+    read = "return [...document.querySelectorAll(arguments[0])].map((own) => own.textContent)"
+    hovered = f"{MAP} .hoverlayer text"
+    found = until(lambda: tab.run(read, hovered), "nothing is read")
+    value = share(logdir, "first", EPOCHS - 1, "class_0")[4, 1]
+    assert found[0].startswith(f"step 4, unit 1share {value:.3f} ± ".replace("-", "\u2212"))
+
+
+def test_the_history_has_the_shares_of_all_epochs(tab: Tab, address: str, logdir: Path) -> None:
+    tab.open(address, "&p.lightning_relay.concept=class_3&p.lightning_relay.step=2")
+    names = data_of(tab, "history")
+    assert names[:3] == ["I(in; out)", "accuracy (right)", "I_R of all units"]
+    values = tab.run(
+        "return document.querySelector('[data-figure=history] .figure')._fullData"
+        ".filter(({name}) => name.startsWith('unit')).map(({name, y}) => [name, [...y]])"
+    )
+    expected = [share(logdir, "first", epoch, "class_3")[2] for epoch in range(EPOCHS)]
+    for name, found in values:
+        unit = int(name.removeprefix("unit "))
+        np.testing.assert_allclose(found, [own[unit] for own in expected], atol=1e-6)
+    assert tab.trouble() == []
+
+
+def test_knockouts_are_those_up_to_the_epoch(tab: Tab, address: str) -> None:
+    title = "return document.querySelector('[data-figure=damage] .figure').ariaLabel"
+    for epoch, shown in ((3, 3), (2, 1), (1, 1)):
+        tab.open(address, f"&p.lightning_relay.epoch={epoch}")
+        data_of(tab, "damage")
+        assert f"rnn.l0: knock-outs, epoch {shown}: damage to accuracy of class_0" in tab.run(title)
+    tab.choose("measure", "class 2")
+    data_of(tab, "damage")
+    until(lambda: "accuracy of class 2" in tab.run(title), "no damage to the class")
+    tab.open(address, "&p.lightning_relay.epoch=0")
+    until(lambda: "first knock-outs are those of epoch 1" in tab.find("#summaries").text, "no word")
+    assert tab.run("return document.querySelector('[data-figure=damage]')") is None
+    assert tab.trouble() == []
+
+
+def test_the_numbers_of_a_figure_can_be_saved(tab: Tab, address: str, logdir: Path) -> None:
+    tab.open(address, "&p.lightning_relay.epoch=1&p.lightning_relay.concept=class_1")
+    link = tab.run("return document.querySelector('[data-figure=relay_share] .csv').href")
+    with urlopen(link) as answer:
+        assert answer.headers["Content-Disposition"] == "attachment; filename=relay_share.csv"
+        rows = list(csv.DictReader(answer.read().decode().splitlines()))
+    found = {
+        (int(row["x"]), int(row["y"])): row["value"] for row in rows if row["trace"] == "share"
+    }
+    expected = share(logdir, "first", 1, "class_1")
+    assert {place: float(value) for place, value in found.items()} == {
+        (step, unit): expected[step, unit] for step, unit in np.ndindex(*expected.shape)
+    }
+
+
+def test_every_choice_and_figure_has_a_label(tab: Tab, address: str) -> None:
+    tab.open(address)
+    unnamed = tab.run(
+        "return [...document.querySelectorAll('select, input, button, nav, main section, .figure')]"
+        ".filter((own) => !own.closest('[hidden], .modebar, .updatemenu-container'))"
+        ".filter((own) => !(own.labels?.length || own.ariaLabel || own.textContent"
+        " || own.getAttribute('aria-labelledby'))).map((own) => own.outerHTML)"
+    )
+    assert unnamed == []
+    questions = tab.run("return [...document.querySelectorAll('#questions button')].length")
+    assert questions == tab.run("return document.querySelectorAll('main section').length")
 
 
 def test_a_link_shows_two_runs_on_one_scale(tab: Tab, address: str, logdir: Path) -> None:

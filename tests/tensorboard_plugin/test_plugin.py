@@ -23,11 +23,15 @@ import lightning_relay.tensorboard_plugin.index as index_module
 import lightning_relay.tensorboard_plugin.plugin as plugin_module
 import lightning_relay.tensorboard_plugin.reading as reading_module
 from lightning_relay.ablation.figures import FIGURES as OF_KNOCKOUTS
+from lightning_relay.ablation.figures import damage_names, prediction_figure
 from lightning_relay.relay.figures import FIGURES
-from lightning_relay.reports.figure import to_json
-from lightning_relay.reports.files import write
+from lightning_relay.relay.history_figure import history_figure
+from lightning_relay.relay.sentences import sentences
+from lightning_relay.reports.figure import to_csv, to_json
+from lightning_relay.reports.files import checksum_of, write
+from lightning_relay.tensorboard_plugin.histories import spread
 from lightning_relay.tensorboard_plugin.plugin import STATIC, RelaysPlugin
-from tests.support.knockouts import small_knockouts
+from tests.support.knockouts import prediction, random_sets, small_knockouts
 from tests.support.reports import small_report
 
 REPORT = small_report(n_orders=4, n_splits=4, concepts="per_class")
@@ -63,7 +67,9 @@ class Tab:
         """Epochs by run and series."""
         return {
             run["run"]: {
-                series["series"]: [one["epoch"] for one in series["reports"]]
+                f"{series['prefix']}, {series['stage']}": [
+                    one["epoch"] for one in series["reports"]
+                ]
                 for series in run["series"]
             }
             for run in self.get("/runs").json["runs"]
@@ -150,6 +156,62 @@ def test_a_resumed_run_has_each_epoch_once(tmp_path: Path) -> None:
     assert ["resumed_1" in one["report"] for one in reports] == [False, False, True, True, True]
 
 
+def test_a_run_that_was_resumed_elsewhere_has_what_was_before(tmp_path: Path) -> None:
+    source = [save(tmp_path, "before", epoch) for epoch in range(4)][1]
+    save(tmp_path, "after", 2)
+    note = tmp_path / "after" / "relay_reports" / "relay-resumed_from.json"
+    note.write_text(json.dumps({"path": str(source), "checksum": checksum_of(source)}))
+    tab = Tab(tmp_path)
+    assert tab.runs() == {
+        "after": {"relay, validation": [0, 1, 2]},
+        "before": {"relay, validation": [0, 1, 2, 3]},
+    }
+    reports = tab.get("/runs").json["runs"][0]["series"][0]["reports"]
+    asked = {"run": "after", "report": reports[0]["report"]}
+    assert tab.get("/report", **asked).json["epoch"] == 0
+    for logdir, words in (
+        (tmp_path / "after", "is outside the log directory"),
+        (None, "was moved"),
+    ):
+        if logdir is None:
+            source.unlink()
+        (found,) = Tab(logdir or tmp_path).get("/runs").json["notes"]
+        assert str(source.parent) in found
+        assert words in found
+
+
+def test_the_kind_of_reports_elsewhere_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_knockouts().save(tmp_path / "mine-validate-epoch=0-step=5.npz")
+    REPORT.save(tmp_path / "others-validate-epoch=0-step=5.npz")
+    (tmp_path / "broken-validate-epoch=0-step=5.npz").write_bytes(b"nothing")
+    tab = Tab(tmp_path)
+
+    def kinds() -> dict[str, str]:
+        (run,) = tab.get("/runs").json["runs"]
+        return {series["prefix"]: series["kind"] for series in run["series"]}
+
+    expected = {"broken": "relay", "others": "relay", "mine": "knock-out"}
+    assert kinds() == expected
+    opened: list[Path] = []
+    kind_of = index_module.kind_of
+    monkeypatch.setattr(index_module, "kind_of", lambda path: opened.append(path) or kind_of(path))
+    assert kinds() == expected
+    assert [path.name.partition("-")[0] for path in opened] == ["broken"]
+
+
+def test_runs_are_sent_again_only_if_they_changed(tmp_path: Path) -> None:
+    save(tmp_path)
+    tab = Tab(tmp_path)
+    first = tab.get("/runs").json
+    same = tab.get("/runs", known=str(first["number"])).json
+    assert same == {"number": first["number"], "complete": True}
+    save(tmp_path, epoch=1)
+    later = tab.get("/runs", known=str(first["number"])).json
+    assert len(later["runs"][0]["series"][0]["reports"]) == 2
+
+
 def test_a_new_report_shows_up(tmp_path: Path) -> None:
     save(tmp_path)
     tab = Tab(tmp_path)
@@ -184,15 +246,23 @@ def test_a_report_is_described(tmp_path: Path) -> None:
     tab = Tab(tmp_path)
     about = tab.get("/report", **tab.key(path, tmp_path)).json
     assert about["summary"].splitlines()[0] == ("Relay report: validate, epoch 0; 80 sequences")
-    assert about["figures"] == list(FIGURES)
+    assert about["figures"] == [name for name in FIGURES if name != "layers"]  # there is one
     (layer,) = about["layers"]
     assert (layer["name"], layer["units"]) == ("rnn.l0", 5)
     assert layer["time_steps"] == list(range(6))
-    concepts = list(REPORT["rnn.l0"].concepts)
-    assert list(layer["concepts"]) == concepts
-    heading, relayed, *_ = layer["concepts"][concepts[1]]
-    assert heading == f"{concepts[1]} in rnn.l0, 5 units, at step 5 (80 sequences):"
-    assert relayed.startswith("all units relay ")
+    assert layer["concepts"] == list(REPORT["rnn.l0"].concepts)
+
+
+def test_what_is_chosen_is_said_in_words(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    tab = Tab(tmp_path)
+    asked = {"layer": "rnn.l0", "concept": "class_1", "step": "4", "unit": "1"}
+    words = tab.get("/words", **tab.key(path, tmp_path), **asked).json["sentences"]
+    assert words == sentences(REPORT, "rnn.l0", "class_1", 4, 1)
+    assert words[2].startswith("Unit 1 has a share of ")
+    other = {**asked, "unit": "9"}  # of another run with a larger layer
+    words = tab.get("/words", **tab.key(path, tmp_path), **other).json["sentences"]
+    assert words == sentences(REPORT, "rnn.l0", "class_1", 4, None)
 
 
 def test_a_knockout_report_is_described_in_words(tmp_path: Path) -> None:
@@ -206,6 +276,8 @@ def test_a_knockout_report_is_described_in_words(tmp_path: Path) -> None:
     about = tab.get("/report", **tab.key(path, tmp_path)).json
     assert about["summary"] == str(report)
     assert about["layers"] == []
+    assert about["measures"] == damage_names(report)
+    assert about["figures"] == ["damage", "damage_map", "agreement", "deletion"]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -214,14 +286,18 @@ def test_a_figure_is_that_of_the_report(tmp_path: Path, name: str) -> None:
     concept = list(REPORT["rnn.l0"].concepts)[1]
     path = save(tmp_path)
     tab = Tab(tmp_path)
-    asked = {"figure": name, "layer": "rnn.l0", "concept": concept, "step": "4"}
+    asked = {"figure": name, "layer": "rnn.l0", "concept": concept, "step": "4", "unit": "2"}
     answer = tab.get("/figure", **tab.key(path, tmp_path), **asked)
     if name == "latent":  # not measured
         assert answer.status_code == 200
         assert "measure it with RelayInformationCallback(latent=True)" in answer.json["error"]
         return
     assert answer.status_code == 200
-    assert_same(unpacked(answer.json), FIGURES[name](report, "rnn.l0", concept, 4))
+    expected = FIGURES[name](report, "rnn.l0", concept, 4, 2)
+    assert_same(unpacked(answer.json), expected | {"note": ""})
+    table = tab.get("/csv", **tab.key(path, tmp_path), **asked)
+    assert table.get_data(as_text=True) == to_csv(expected)
+    assert table.headers["Content-Disposition"] == f"attachment; filename={name}.csv"
 
 
 @pytest.mark.parametrize("name", ["damage", "damage_map", "deletion"])
@@ -233,7 +309,41 @@ def test_a_figure_of_knockouts_is_that_of_the_report(tmp_path: Path, name: str) 
     tab = Tab(tmp_path)
     answer = tab.get("/figure", **tab.key(path, tmp_path), figure=name)
     assert answer.status_code == 200
-    assert_same(unpacked(answer.json), OF_KNOCKOUTS[name](report))
+    assert_same(unpacked(answer.json), OF_KNOCKOUTS[name](report) | {"note": ""})
+
+
+@pytest.mark.parametrize(
+    ("asked", "concept", "step", "note"),
+    [
+        ({}, "joint", -1, ""),
+        ({"concept": "bit_0"}, "bit_0", -1, ""),
+        ({"concept": "bit_0", "step": "4"}, "bit_0", 4, ""),
+        ({"concept": "joint", "measure": "bit_0"}, "bit_0", -1, ""),
+        ({"concept": "joint", "measure": "accuracy"}, "joint", -1, ""),
+        (
+            {"layer": "rnn.l1", "concept": "bit_1", "step": "3"},
+            "joint",
+            -1,
+            "Nothing was measured of layer rnn.l1, concept bit_1, step 3; this is what was.",
+        ),
+    ],
+)
+def test_knockouts_show_what_fits_best_and_say_if_that_is_not_what_is_chosen(
+    tmp_path: Path, asked: dict[str, str], concept: str, step: int, note: str
+) -> None:
+    path = tmp_path / "run" / "knockout_reports" / "knockout-validate-epoch=0-step=10.npz"
+    path.parent.mkdir(parents=True)
+    measured = [("joint", -1), ("bit_0", -1), ("bit_0", 4)]
+    found = tuple(prediction(concept=concept, step=step) for concept, step in measured)
+    report = small_knockouts(random_sets(), predictions=found)
+    report.save(path)
+    tab = Tab(tmp_path)
+    key = tab.key(path, tmp_path)
+    answer = unpacked(tab.get("/figure", **key, figure="prediction", **asked).json)
+    expected = prediction_figure(report, "rnn.l0", concept, step)
+    assert_same(answer, expected | {"note": note})
+    words = tab.get("/words", **key, **asked).json["sentences"]
+    assert f"damage to {concept} of which their size alone explains 0.25" in words[0]
 
 
 def test_arrays_are_packed_as_plotly_reads_them() -> None:
@@ -283,7 +393,8 @@ def test_own_files_are_served_and_no_others() -> None:
     folder = Path(index_module.__file__).parent / "static"
     assert {path.name for path in folder.iterdir()} == set(STATIC)
     own = {f"/static/{name}" for name in STATIC}
-    assert set(tab.apps) == own | {"/static/plotly.min.js", "/runs", "/report", "/figure"}
+    routes = {"/static/plotly.min.js", "/runs", "/report", "/words", "/figure", "/csv"}
+    assert set(tab.apps) == own | routes
 
 
 @pytest.mark.parametrize(
@@ -413,11 +524,100 @@ def test_a_few_reports_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
     loaded: list[Path] = []
     load = reading_module._load
     monkeypatch.setattr(reading_module, "_load", lambda path: loaded.append(path) or load(path))
-    monkeypatch.setattr(reading_module, "_KEPT", 2)
+    monkeypatch.setattr(reading_module, "_KEPT", 5 * paths[0].stat().st_size // 2)
     tab = Tab(tmp_path)
     for epoch in (0, 1, 0, 2, 0, 1):
         assert tab.get("/report", **tab.key(paths[epoch], tmp_path)).json["epoch"] == epoch
     assert loaded == [paths[0], paths[1], paths[2], paths[1]]
+
+
+def history(tab: Tab, run: str = "run", **asked: str) -> Any:
+    chosen = {"layer": "rnn.l0", "concept": "class_1", "prefix": "relay", "stage": "validation"}
+    answer = tab.get("/figure", run=run, figure="history", **{**chosen, **asked})
+    assert answer.status_code == 200
+    return answer.json
+
+
+def test_a_history_is_that_of_the_reports_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in range(6):
+        save(tmp_path, epoch=epoch, samples=80 + epoch)
+    monkeypatch.setattr(plugin_module, "_AT_ONCE", 0.0)
+    loaded: list[str] = []
+    load = reading_module._load
+    monkeypatch.setattr(
+        reading_module, "_load", lambda path: loaded.append(path.name) or load(path)
+    )
+    tab = Tab(tmp_path)
+    tab.runs()
+    epochs = []
+    for read in range(1, 7):
+        answer = history(tab, step="4", unit="2")
+        assert (answer["read"], answer["of"], answer["note"]) == (read, 6, "")
+        epochs.append(sorted(unpacked(answer)["data"][0]["x"].tolist()))
+    assert epochs[:3] == [[5], [1, 5], [1, 3, 5]]  # from everywhere early on
+    reports = [(float(epoch), REPORT) for epoch in range(6)]
+    expected = history_figure(reports, "rnn.l0", "class_1", 4, unit=2)
+    assert_same(unpacked(answer), expected | {"note": "", "read": 6, "of": 6})
+    history(tab, step="4", unit="3")
+    assert len(loaded) == 6
+    table = tab.get(
+        "/csv", run="run", figure="history", layer="rnn.l0", concept="class_1", step="4"
+    )
+    assert table.status_code == 404  # names no callback
+    asked = {"prefix": "relay", "stage": "validation", "step": "4", "unit": "2"}
+    asked |= {"layer": "rnn.l0", "concept": "class_1"}
+    table = tab.get("/csv", run="run", figure="history", **asked)
+    assert table.get_data(as_text=True) == to_csv(expected)
+
+
+def test_several_evaluations_of_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    path.with_name("relay-validate-epoch=0-step=3.npz").write_bytes(path.read_bytes())
+    tab = Tab(tmp_path)
+    tab.runs()
+    answer = unpacked(history(tab))
+    assert answer["data"][0]["x"].tolist() == [3, 10]
+    assert answer["layout"]["xaxis"]["title"]["text"] == "optimizer steps"
+    path.with_name("relay-validate-epoch=0-step=3-v1.npz").write_bytes(path.read_bytes())
+    tab.runs()
+    assert history(tab)["note"] == "Several reports are of one step; the last of each is shown."
+
+
+def test_reports_of_a_history_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    for epoch in range(3):
+        save(tmp_path, epoch=epoch)
+    path = named(tmp_path, epoch=1)
+    path.write_bytes(path.read_bytes()[:500])
+    tab = Tab(tmp_path)
+    tab.runs()
+    answer = history(tab)
+    assert answer["note"].startswith("1 of the reports cannot be read: path: ")
+    assert unpacked(answer)["data"][0]["x"].tolist() == [0, 2]
+    for epoch in (0, 2):
+        named(tmp_path, epoch=epoch).write_bytes(b"nothing")
+    tab = Tab(tmp_path)
+    tab.runs()
+    assert history(tab)["error"].startswith("3 of the reports cannot be read: path: ")
+
+
+def test_a_history_of_what_was_not_measured_is_said_in_words(tmp_path: Path) -> None:
+    small_report(n_orders=0, concepts="per_class").save(named(tmp_path))
+    tab = Tab(tmp_path)
+    tab.runs()
+    assert "measure them with RelayMeasure(n_orders=16)" in history(tab)["error"]
+    assert history(tab, concept="odd")["error"] == "step: no report has step -1"
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 64, 1000])
+def test_places_are_spread_from_the_last_on(number: int) -> None:
+    places = spread(number)
+    assert places[0] == number - 1
+    assert sorted(places) == list(range(number))
+    for read in range(2, number):  # no gap is larger than four times what it has to be
+        gaps = np.diff(sorted({*places[:read], 0, number - 1}))
+        assert gaps.max() <= max(1, 4 * number / read)
 
 
 def test_the_tab_is_active_where_there_are_reports(tmp_path: Path) -> None:

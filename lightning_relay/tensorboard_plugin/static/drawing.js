@@ -1,9 +1,11 @@
 /** Figures on the page: plotly's bundle, the theme of TensorBoard, one scale for two runs. */
 
-const LIGHT = { text: "#212121", grid: "#dddddd", soft: "#9e9e9e", mark: "black" };
-const DARK = { text: "#eeeeee", grid: "#555555", soft: "#9e9e9e", mark: "white" };
+const LIGHT = { page: "#ffffff", text: "#212121", grid: "#dddddd", soft: "#9e9e9e", mark: "black" };
+const DARK = { page: "#303030", text: "#eeeeee", grid: "#555555", soft: "#9e9e9e", mark: "white" };
 
-const BELOW = 110; // pixels below the axes, for the legend
+const LETTER = 6.2; // pixels of a letter of the words below a title, on average
+const LINE = 16; // pixels of a line of them
+const BELOW = 110; // pixels below the axes that the height of a figure allows for
 
 let loading;
 
@@ -48,23 +50,30 @@ export function onTheme(changed) {
 
 let turn = Promise.resolve();
 
-/** Draws a figure, or redraws it in place; one after the other, each shown before the next. */
+/** Draws a figure, or redraws it in place; one after the other, each shown before the next.
+ *
+ * The options are its height in pixels, its name, and what is called with a point that is clicked.
+ */
 export function draw(...figure) {
   const own = turn.then(() => drawNow(...figure));
   turn = own.catch(() => {}).then(() => new Promise((done) => setTimeout(done)));
   return own;
 }
 
-async function drawNow(place, figure, height, picked) {
+async function drawNow(place, figure, { height, name, picked }) {
   const plotly = await loadPlotly();
   const colours = isDark() ? DARK : LIGHT;
-  const below = roomBelow(figure, place.clientWidth);
+  const { layout: given, data: traces } = figure;
+  const width = place.clientWidth;
+  const below = roomBelow(figure, width);
+  const { words, more } = wrapped(given.title.subtitle.text, width - (given.updatemenus ? 180 : 40));
   const layout = {
-    ...figure.layout,
-    height: height + below,
+    ...given,
+    title: { ...given.title, subtitle: { ...given.title.subtitle, text: words } },
+    height: height + below - BELOW + more,
     autosize: true,
-    paper_bgcolor: "rgba(0,0,0,0)",
-    margin: { ...figure.layout.margin, b: BELOW + below },
+    paper_bgcolor: colours.page,
+    margin: { ...given.margin, t: given.margin.t + more, b: below },
     legend: { orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.soft, activecolor: colours.text },
     font: { color: colours.text, family: "Roboto, sans-serif" },
@@ -72,20 +81,40 @@ async function drawNow(place, figure, height, picked) {
   for (const name of Object.keys(layout).filter((own) => /^[xy]axis/.test(own))) {
     layout[name] = { ...layout[name], gridcolor: colours.grid, linecolor: colours.grid };
   }
-  const data = figure.data.map((trace) => recoloured(trace, colours.mark));
-  const config = { responsive: true, displaylogo: false };
+  const data = traces.map((trace) => recoloured(trace, colours.mark));
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    toImageButtonOptions: { filename: name, scale: 2 },
+  };
   await plotly.react(place, data, layout, config);
-  const { text, subtitle } = layout.title ?? {};
-  place.ariaLabel = [text, subtitle?.text].filter(Boolean).join(": ");
+  place.ariaLabel = `${given.title.text}: ${given.title.subtitle.text.replaceAll("<br>", "; ")}`;
   place.removeAllListeners("plotly_click");
-  if (picked) place.on("plotly_click", ({ points }) => picked(points[0]));
+  place.on("plotly_click", ({ points }) => picked(points[0]));
 }
 
-/** Pixels that the legend of a narrow figure takes beyond those of a wide one. */
-function roomBelow(figure, width) {
-  if (width > 800) return 0;
-  const shown = figure.data.filter((own) => /^(scatter|bar)$/.test(own.type) && own.showlegend !== false);
-  return Math.max(0, 17 * shown.length + 60 - BELOW);
+/** A text in lines of a width in pixels, and the pixels that its further lines take. */
+function wrapped(text, width) {
+  const lines = text.split("<br>").flatMap((line) => {
+    const parts = [""];
+    for (const word of line.split(" ")) {
+      const longer = `${parts.at(-1)} ${word}`.trim();
+      if (longer.length * LETTER > width && parts.at(-1)) parts.push(word);
+      else parts[parts.length - 1] = longer;
+    }
+    return parts;
+  });
+  return { words: lines.join("<br>"), more: LINE * (lines.length - text.split("<br>").length) };
+}
+
+/** Pixels below the axes: for their titles, for a slider, and for a legend, long where it is narrow. */
+function roomBelow({ data, layout }, width) {
+  const named = data.filter((own) => /^(scatter|bar)$/.test(own.type) && own.showlegend !== false);
+  const axes = layout.sliders ? 150 : 60;
+  if (named.length < 2 && !layout.showlegend) return axes;
+  const longest = Math.max(...named.map(({ name }) => name.length));
+  const columns = Math.max(1, Math.floor((width - 80) / (LETTER * longest + 60)));
+  return axes + LINE * 1.2 * Math.ceil(named.length / columns) + 10;
 }
 
 /** Black marks would not be seen on a dark page. */
@@ -96,7 +125,7 @@ function recoloured(trace, mark) {
   return own;
 }
 
-/** Gives figures that stand side by side the same scales of colours and values. */
+/** Gives figures that stand side by side the same scales of colours and of bits. */
 export function onOneScale(figures) {
   if (figures.length < 2) return;
   const maps = figures.flatMap((one) => one.data.filter((trace) => trace.zmax !== undefined));
@@ -104,8 +133,25 @@ export function onOneScale(figures) {
   for (const map of maps) {
     Object.assign(map, { zmin: widest.zmin, zmax: widest.zmax, colorscale: widest.colorscale });
   }
-  const axes = figures.map((one) => one.layout.yaxis).filter((own) => own?.range);
-  const low = Math.min(...axes.map((own) => own.range[0]));
-  const high = Math.max(...axes.map((own) => own.range[1]));
-  for (const own of axes) own.range = [low, high];
+  const shared = figures.map(({ layout }) => layout.coloraxis).filter(Boolean);
+  const most = Math.max(...shared.map(({ cmax }) => cmax));
+  for (const own of shared) Object.assign(own, { cmin: -most, cmax: most });
+}
+
+/** Gives drawn figures that stand side by side the same ends of their axes of numbers. */
+export async function onOneRange(places) {
+  const [first, ...others] = places.map((place) => place._fullLayout);
+  if (others.length === 0) return;
+  const ranges = {};
+  for (const name of Object.keys(first).filter((own) => /^[xy]axis\d*$/.test(own))) {
+    const axes = [first, ...others].map((layout) => layout[name]);
+    if (axes.every((own) => own?.type === "linear" && own.range[0] < own.range[1])) {
+      const ends = axes.map((own) => own.range);
+      ranges[`${name}.range`] = [
+        Math.min(...ends.map(([low]) => low)),
+        Math.max(...ends.map(([, high]) => high)),
+      ];
+    }
+  }
+  await Promise.all(places.map((place) => window.Plotly.relayout(place, { ...ranges })));
 }
