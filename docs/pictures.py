@@ -6,26 +6,11 @@ python docs/pictures.py
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer, seed_everything
-from PIL import Image
 
 from lightning_relay import AlongOrder, KnockoutCallback, RelayInformationCallback
-from lightning_relay.ablation.curves import deletion_image
-from lightning_relay.ablation.maps import damage_image
-from lightning_relay.relay.picture import (
-    order_image,
-    share_image,
-    structure_image,
-    transfer_image,
-    units_image,
-)
 from lightning_relay.tasks import Cell, MemoryTask, RecurrentClassifier
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
 IMAGES = Path(__file__).parent / "images"
@@ -53,24 +38,21 @@ def main() -> None:
         )
         model = RecurrentClassifier(cell, task.input_size, task.num_classes)
         trainer.fit(model, task)
-        title = f"{cell.upper()}, memory of {task.bits} bits"
         report = relays.reports[-1]
-        save(share_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}")
-        save(share_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_bit")
-        save(transfer_image(report, "rnn.l0", "bit_0"), f"memory_task_{cell}_transfer")
-        save(order_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_order")
-        save(units_image(report, "rnn.l0", "pattern"), f"memory_task_{cell}_units")
-        save(structure_image(report, "rnn.l0", ""), f"memory_task_{cell}_latent")
+        pictures = {
+            cell: report.picture("relay_share"),
+            f"{cell}_bit": report.picture("relay_share", concept="bit_0"),
+            f"{cell}_transfer": report.picture("relay_transfer", concept="bit_0"),
+            f"{cell}_order": report.picture("greedy_order"),
+            f"{cell}_units": report.picture("units_needed"),
+            f"{cell}_latent": report.picture("latent"),
+        }
+        for name, picture in pictures.items():
+            picture.save(IMAGES / f"memory_task_{name}.png")
         if cell == "gru":
             trainer.test(model, task, verbose=False)
-            save(damage_image(each.reports[-1], title), "knockouts_each")
-            curves = deletion_image(greedy.reports[-1], "rnn.l0", "pattern", title)
-            save(curves, "knockouts_greedy")
-
-
-def save(picture: NDArray[np.uint8], name: str) -> None:
-    """Write a picture."""
-    Image.fromarray(picture).save(IMAGES / f"{name}.png")
+            each.reports[-1].picture("damage_map").save(IMAGES / "knockouts_each.png")
+            greedy.reports[-1].picture("deletion").save(IMAGES / "knockouts_greedy.png")
 
 
 if __name__ == "__main__":

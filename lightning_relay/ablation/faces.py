@@ -1,51 +1,49 @@
-"""Pictures and a table of a knock-out report, for every logger that shows them."""
+"""Figures and a table of a knock-out report, for every logger that shows them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lightning_relay.ablation.curves import agreement_image, deletion_image, prediction_image
-from lightning_relay.ablation.maps import damage_image, step_damage_image
+from lightning_relay.ablation.figures import FIGURES
 from lightning_relay.ablation.report import ORDERS
-from lightning_relay.ablation.scalars import by_name
-from lightning_relay.ablation.summary import distinct_measures
 from lightning_relay.ablation.table import knockout_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_relay.ablation.report import KnockoutReport
     from lightning_relay.reports.faces import Faces
 
 
 def knockout_faces(report: KnockoutReport) -> Faces:
-    """The images and the table of a knock-out report, by the tags that follow its prefix.
+    """The table of a knock-out report and a few figures, by the tags that follow its prefix.
+
+    Of several concepts, those of the first are drawn.
 
     - ``knockout_table``: text.
-    - ``damage``: image of every set, unless all sets follow orders or are random.
-    - ``{layer}/{concept}/deletion``: image of the accuracy along orders, with ``AlongOrder``.
-    - ``{layer}/{concept}/agreement``: image of damage over relay shares, for single units.
-    - ``{layer}/{concept}/prediction``: image of damage over the relay information of random sets;
-      with several steps, ``…/prediction_{step}``.
-    - ``{layer}/{measure}/step_damage``: image of single units at single steps.
+    - ``damage``: figure of every set, unless all sets follow orders, are random, or hold single
+      units at single steps.
+    - ``{layer}/{concept}/deletion``: figure of the accuracy along orders, with ``AlongOrder``.
+    - ``{layer}/{concept}/agreement``: figure of damage over relay shares, for single units.
+    - ``{layer}/{concept}/prediction``: figure of damage over the relay information of random sets.
+    - ``{layer}/step_damage``: figure of single units at single steps.
     """
-    epoch = "" if report.epoch is None else f", epoch {report.epoch}"
-    faces: Faces = {}
-    if not report.sets or any(some.group not in (*ORDERS, "random", "all") for some in report.sets):
-        faces["damage"] = damage_image(report, f"knock-outs{epoch}")
-    for layer, concept in dict.fromkeys((some.layer, some.concept) for some in report.curves):
-        title = f"{layer}: {concept}{epoch}"
-        faces[f"{layer}/{concept}/deletion"] = deletion_image(report, layer, concept, title)
-    for found in report.agreement:
-        title = f"{found.layer}: {found.concept}{epoch}"
-        image = agreement_image(report, found.layer, found.concept, title)
-        faces[f"{found.layer}/{found.concept}/agreement"] = image
-    for name, predicted in by_name(report, "prediction").items():
-        title = f"{predicted.layer}: {predicted.concept}{epoch}"
-        of_step = report.step_accuracy is not None
-        faces[name] = prediction_image(predicted, title, of_step=of_step)
-    for layer in report.layers:
-        if report.single_steps(layer):
-            for measure in distinct_measures(report):
-                image = step_damage_image(report, layer, measure, f"{layer}{epoch}")
-                faces[f"{layer}/{measure}/step_damage"] = image
-    faces["knockout_table"] = knockout_table(report)
+    faces: Faces = {"knockout_table": knockout_table(report)}
+    at_steps = [layer for layer in report.layers if report.single_steps(layer)]
+    others = {some.group for some in report.sets} - {*ORDERS, "random", "all"}
+    if report.measures and others and not at_steps:
+        faces["damage"] = FIGURES["damage"](report)
+    results: dict[str, Sequence[Any]] = {
+        "deletion": report.curves,
+        "agreement": report.agreement,
+        "prediction": report.predictions,
+    }
+    for name, found in results.items():
+        concepts: dict[str, str] = {}
+        for one in found:
+            concepts.setdefault(one.layer, one.concept)
+        for layer, concept in concepts.items():
+            faces[f"{layer}/{concept}/{name}"] = FIGURES[name](report, layer, concept)
+    for layer in at_steps:
+        faces[f"{layer}/step_damage"] = FIGURES["step_damage"](report, layer)
     return faces

@@ -1,4 +1,4 @@
-"""What each kind of logger takes of a report: pictures, tables, and the saved file."""
+"""What each kind of logger takes of a report: figures, tables, and the saved file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 from warnings import catch_warnings, simplefilter
 
 from lightning_relay.reports.faces import Faces
+from lightning_relay.reports.figure import shown
+from lightning_relay.reports.picture import picture_of
 from lightning_relay.rerun.packages import classes
 
 _STYLE = (
@@ -49,7 +51,7 @@ def _in_tensorboard(logger: Any, faces: Faces, step: int) -> None:
         if isinstance(face, str):
             logger.experiment.add_text(tag, face, step)
         else:
-            logger.experiment.add_image(tag, face, step, dataformats="HWC")
+            logger.experiment.add_image(tag, picture_of(face), step, dataformats="HWC")
 
 
 def _in_wandb(logger: Any, faces: Faces, step: int) -> None:
@@ -58,15 +60,14 @@ def _in_wandb(logger: Any, faces: Faces, step: int) -> None:
     A row of their own would change the numbers of the rows that are the user's.
     """
     import wandb
-    from PIL.Image import fromarray
 
-    shown = {
+    own = {
         tag: wandb.Html(_html(face), inject=False)
         if isinstance(face, str)
-        else wandb.Image(fromarray(face))
+        else wandb.Plotly(shown(face))
         for tag, face in faces.items()
     }
-    logger.experiment.log(shown, commit=False)
+    logger.experiment.log(own, commit=False)
 
 
 def _in_mlflow(logger: Any, faces: Faces, step: int) -> None:
@@ -76,7 +77,8 @@ def _in_mlflow(logger: Any, faces: Faces, step: int) -> None:
         if isinstance(face, str):
             client.log_text(run, _html(face), f"{name}/step={step}.html")
         else:
-            client.log_image(run, face, key=name, step=step)
+            client.log_image(run, picture_of(face), key=name, step=step)
+            client.log_figure(run, shown(face), f"{name}/step={step}.html")
 
 
 _SHOWERS: Mapping[Any, Callable[[Any, Faces, int], None]] = {
@@ -135,8 +137,8 @@ def artifact_stores(loggers: Iterable[Any], name: str) -> list[Store]:
 
 def where_in_words(loggers: Sequence[Any], directory: Path | None, name: str) -> str:
     """Where reports and pictures go; empty if both are in the directory of a run, or named."""
-    shown = any(map(shower_of, loggers))
-    if shown and directory is not None:
+    are_shown = any(map(shower_of, loggers))
+    if are_shown and directory is not None:
         return ""
     places = [] if directory is None else [f"in {str(directory)!r}"]
     runs = (logger.run_id for logger in loggers if _is_mlflow(logger))
@@ -145,7 +147,7 @@ def where_in_words(loggers: Sequence[Any], directory: Path | None, name: str) ->
     words = f"not saved{','.join(remote)}, unless dirpath= names a local directory"
     if places:
         words = f"saved {' and '.join(places)}"
-    if not shown:
+    if not are_shown:
         words += (
             "; pictures and tables go to TensorBoard, W&B and MLflow, and none is a logger here"
         )

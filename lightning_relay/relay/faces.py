@@ -1,39 +1,46 @@
-"""Pictures and tables of a relay report, for every logger that shows them."""
+"""Figures and tables of a relay report, for every logger that shows them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from lightning_relay.latent.table import attractor_table
-from lightning_relay.relay.picture import PICTURES
+from lightning_relay.relay.figures import FIGURES
 from lightning_relay.relay.table import relay_table
 
 if TYPE_CHECKING:
-    from lightning_relay.relay.report import ConceptRelay, RelayReport
-    from lightning_relay.reports.faces import Faces
+    from collections.abc import Iterator
 
-_OF_CONCEPTS = {name: draw for name, draw in PICTURES.items() if name not in ("latent", "layers")}
+    from lightning_relay.relay.report import LayerRelay, RelayReport
+    from lightning_relay.reports.faces import Faces
 
 
 def relay_faces(report: RelayReport) -> Faces:
-    """Tables and images of a report by the tags that the callback lists, without its prefix."""
+    """Tables of a report and a few figures, by the tags that the callback lists.
+
+    Tables are of every concept, figures of the first one of each layer.
+    """
     tables: Faces = {}
-    images: Faces = {}
+    figures: Faces = {}
     for key, layer in report.layers.items():
+        first = next(iter(layer.concepts))
         if layer.latent is not None:
-            images[f"{key}/latent"] = PICTURES["latent"](report, key, "")
             tables[f"{key}/latent_table"] = attractor_table(layer.latent)
-        for concept, relay in layer.concepts.items():
-            for name, draw in _OF_CONCEPTS.items():
-                if _is_measured(relay, name):
-                    images[f"{key}/{concept}/{name}"] = draw(report, key, concept)
-            layers = f"{concept}/layers"
-            if len(report.layers) > 1 and layers not in images:
-                images[layers] = PICTURES["layers"](report, key, concept)
+        for concept in layer.concepts:
             tables[f"{key}/{concept}/relay_table"] = relay_table(report, key, concept)
-    return tables | images
+        for name in _first(layer):
+            tag = f"{key}/latent" if name == "latent" else f"{key}/{first}/{name}"
+            figures[tag] = FIGURES[name](report, key, first, -1, None)
+    if len(report.layers) > 1:
+        figures[f"{first}/layers"] = FIGURES["layers"](report, key, first, -1, None)
+    return tables | figures
 
 
-def _is_measured(relay: ConceptRelay, picture: str) -> bool:
-    needed = {"relay_share": relay.share, "relay_transfer": relay.transfer}
-    return picture not in needed or needed[picture] is not None
+def _first(layer: LayerRelay) -> Iterator[str]:
+    """Figures that a reader sees first: where it is, whether it moves, what the state does."""
+    relay = next(iter(layer.concepts.values()))
+    yield "units_needed" if relay.share is None else "relay_share"
+    if relay.transfer is not None:
+        yield "relay_transfer"
+    if layer.latent is not None:
+        yield "latent"

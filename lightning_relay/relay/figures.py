@@ -257,7 +257,7 @@ def layers_figure(
             cells,
         ],
         xaxis=steps_axis(np.array(steps)),
-        yaxis=axis("", autorange="reversed", showgrid=False, automargin=True),
+        yaxis=axis("", type="category", autorange="reversed", showgrid=False, automargin=True),
     )
 
 

@@ -16,11 +16,11 @@ from lightning_relay.latent.structure import from_file, to_file
 from lightning_relay.relay.checks import check_report
 from lightning_relay.relay.figures import FIGURES, FigureName
 from lightning_relay.relay.frames import dataframe, datatree
-from lightning_relay.relay.picture import PICTURES, Picture
 from lightning_relay.relay.summary import html_summary, summary
 from lightning_relay.reports.figure import shown
 from lightning_relay.reports.files import arrays_of, opened, read, safe, write
 from lightning_relay.reports.names import known
+from lightning_relay.reports.picture import picture_of
 from lightning_relay.reports.steps import place_of
 
 if TYPE_CHECKING:
@@ -465,31 +465,6 @@ class RelayReport:
         """
         return datatree(self)
 
-    def picture(
-        self, what: Picture, layer: str | None = None, concept: str | None = None
-    ) -> Image.Image:
-        """One of the pictures that TensorBoard shows; a notebook shows it by itself.
-
-        Args:
-            what: Name of the picture: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``,
-                ``"relay_transfer"``, ``"latent"`` (trajectories of the states and attractors), or
-                ``"layers"`` (bits relayed by each layer at each step).
-            layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
-            concept: Name of the concept. Default: the first. ``"latent"`` shows classes and takes
-                none.
-
-        Returns:
-            An RGB image.
-
-        Raises:
-            KeyError: If there is no such picture, layer or concept; lists the known ones.
-            ValueError: If what the picture shows was not measured, or a layer is named for
-                ``"layers"`` or a concept for ``"latent"``.
-        """
-        draw = known("picture", what, PICTURES)
-        key, name = self._named(what, layer, concept)
-        return Image.fromarray(draw(self, key, name))
-
     def figure(
         self,
         what: FigureName,
@@ -501,9 +476,9 @@ class RelayReport:
         """An interactive figure of plotly; a notebook shows it by itself.
 
         Args:
-            what: Name of the figure, as of a picture: ``"relay_share"``, ``"greedy_order"``,
-                ``"units_needed"``, ``"relay_transfer"``, ``"latent"`` (with a slider over the
-                steps) or ``"layers"``.
+            what: Name of the figure: ``"relay_share"``, ``"greedy_order"``, ``"units_needed"``,
+                ``"relay_transfer"``, ``"latent"`` (trajectories of the states and attractors, with
+                a slider over the steps) or ``"layers"`` (bits relayed by each layer at each step).
             layer: Key of the layer. Default: the first. ``"layers"`` draws all and takes none.
             concept: Name of the concept. Default: the first. ``"latent"`` shows classes and takes
                 none.
@@ -518,21 +493,43 @@ class RelayReport:
                 layer does not have the unit, or a layer is named for ``"layers"`` or a concept for
                 ``"latent"``.
         """
-        draw = known("figure", what, FIGURES)
-        key, name = self._named(what, layer, concept)
-        units = self[key].common_code.shape[1]
-        if unit is not None and not 0 <= unit < units:
-            raise ValueError(f"unit: got {unit!r}; {key!r} has units 0 to {units - 1}")
-        return shown(draw(self, key, name, step, unit))
+        return shown(self._drawn(what, layer, concept, step, unit))
 
-    def _named(self, what: str, layer: str | None, concept: str | None) -> tuple[str, str]:
-        """Layer and concept that are drawn; the first ones unless they are named."""
+    def picture(
+        self,
+        what: FigureName,
+        layer: str | None = None,
+        concept: str | None = None,
+        step: int = -1,
+        unit: int | None = None,
+    ) -> Image.Image:
+        """A figure as an image; a notebook shows it by itself.
+
+        Args, errors and what is drawn are those of ``figure``; texts over points and the slider are
+        left out, and plotly is not needed. Of cells that share a pixel, the one that is farthest
+        from 0 is drawn.
+
+        Returns:
+            An RGB image of 700 × 660 pixels.
+        """
+        drawn = self._drawn(what, layer, concept, step, unit)
+        return Image.fromarray(picture_of(drawn, large=True))
+
+    def _drawn(
+        self, what: str, layer: str | None, concept: str | None, step: int, unit: int | None
+    ) -> dict[str, Any]:
+        """A figure of the layer and the concept; of the first ones unless they are named."""
+        draw = known("figure", what, FIGURES)
         if what == "layers" and layer is not None:
             raise ValueError(f"layer: got {layer!r}, but 'layers' draws all layers; leave it out")
         if what == "latent" and concept is not None:
             raise ValueError(f"concept: got {concept!r}, but 'latent' shows classes; leave it out")
         key = next(iter(self.layers)) if layer is None else layer
-        return key, next(iter(self[key].concepts)) if concept is None else concept
+        name = next(iter(self[key].concepts)) if concept is None else concept
+        units = self[key].common_code.shape[1]
+        if unit is not None and not 0 <= unit < units:
+            raise ValueError(f"unit: got {unit!r}; {key!r} has units 0 to {units - 1}")
+        return draw(self, key, name, step, unit)
 
     @property
     def full_condition(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_relay.relay.report import CHANCE_LEVEL
+from lightning_relay.relay.report import CHANCE_LEVEL, NEARLY_CONSTANT
 
 if TYPE_CHECKING:
     from lightning_relay.relay.report import ConceptRelay, LayerRelay, RelayReport
@@ -75,11 +75,12 @@ def order_in_words(relay: ConceptRelay, place: int, count: int) -> str:
     ≈ marks a tied unit. Unresolved units are in brackets by index, all or none of a group; more
     than 12 of them are counted.
     """
-    ambiguous, resolved = relay.ambiguous[place], relay.resolved[place]
-    order = [(unit, ambiguous[unit], resolved[unit]) for unit in relay.units[place]]
+    units = relay.units[place, ::-1]
+    found = units, relay.ambiguous[place, units], relay.resolved[place, units]
+    order = zip(*(part.tolist() for part in found), strict=True)
     words: list[str] = []
     left = count
-    for is_resolved, group in groupby(reversed(order), key=itemgetter(2)):
+    for is_resolved, group in groupby(order, key=itemgetter(2)):
         if left <= 0:
             break
         some = list(group)
@@ -89,8 +90,7 @@ def order_in_words(relay: ConceptRelay, place: int, count: int) -> str:
         elif len(some) > _MOST_NAMED:
             words.append(f"({len(some)} units not ranked)")
         else:
-            units = sorted(int(unit) for unit, _, _ in some)
-            words.append(f"({' '.join(map(str, units))})")
+            words.append(f"({' '.join(map(str, sorted(unit for unit, _, _ in some)))})")
         left -= len(some)
     return " ".join(words)
 
@@ -117,8 +117,8 @@ def _evidence(report: RelayReport, layer: LayerRelay, relay: ConceptRelay, step:
 
 def _constant(layer: LayerRelay, step: int) -> str:
     """How many units have nearly one code, if any."""
-    number = int(layer.nearly_constant[step].sum())
-    return f"; {number} of {layer.nearly_constant.shape[1]} units nearly constant" * (number > 0)
+    number = int((layer.common_code[step] >= NEARLY_CONSTANT).sum())
+    return f"; {number} of {layer.common_code.shape[1]} units nearly constant" * (number > 0)
 
 
 def _with_interval(relay: ConceptRelay, step: int) -> str:
@@ -165,11 +165,16 @@ def _share_columns(relay: ConceptRelay) -> dict[str, list[str]]:
     if relay.share is None or relay.share_error is None or relay.unattributed is None:
         return {}
     largest = np.argsort(-relay.share, axis=1, kind="stable")[:, :_SHARES_IN_TABLE]
+    parts = (np.take_along_axis(own, largest, 1) for own in (relay.share, relay.share_error))
+    rows = zip(largest.tolist(), *(part.tolist() for part in parts), strict=True)
     return {
         "unattributed, bits": [f"{bits:z.3f}" for bits in relay.unattributed],
         _SHARES: [
-            ", ".join(f"{unit}: {share[unit]:z.3f} ± {error[unit]:.3f}" for unit in units)
-            for units, share, error in zip(largest, relay.share, relay.share_error, strict=True)
+            ", ".join(
+                f"{unit}: {share:z.3f} ± {error:.3f}"
+                for unit, share, error in zip(*row, strict=True)
+            )
+            for row in rows
         ],
     }
 

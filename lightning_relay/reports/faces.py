@@ -1,14 +1,13 @@
-"""Faces of a report: the pictures and tables that loggers show, by the end of their tag."""
+"""Faces of a report: the figures and tables that loggers show, by the end of their tag."""
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from lightning_relay.reports.figure import Figure
 
-Face: TypeAlias = NDArray[np.uint8] | str
-"""An image ``(height, width, 3)``, or a table as Markdown."""
+Face: TypeAlias = Figure | str
+"""A figure as plotly takes it, or a table as Markdown."""
 
 Faces: TypeAlias = dict[str, Face]
 """Faces in the order in which they are logged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from base64 import b64encode
+from functools import lru_cache
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +222,7 @@ def faded(colour: str, opacity: float = 0.2) -> str:
     return f"rgba({red}, {green}, {blue}, {opacity})"
 
 
+@lru_cache(maxsize=64)
 def bits_scale(most: float) -> dict[str, Any]:
     """Colours of the square root of bits up to ``most``: blue, and orange below 0."""
     low = -most / 4
@@ -236,6 +238,7 @@ def blues(most: float) -> dict[str, Any]:
     return _scale(0, 1, values, values) | {"zmin": 0, "zmax": most}
 
 
+@lru_cache
 def signed_scale() -> dict[str, Any]:
     """Colours from -1 (orange) through 0 (white) to 1 (blue)."""
     values = np.linspace(-1, 1, 2 * _STOPS + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import combinations, pairwise
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from lightning_relay import (
     RelayInformationCallback,
     RelayMeasure,
 )
-from lightning_relay.ablation.curves import prediction_image
 from lightning_relay.ablation.prediction import statistics
 from lightning_relay.ablation.report import STATISTICS
 from lightning_relay.ablation.scalars import knockout_scalars
@@ -400,7 +398,6 @@ def test_predictions_are_saved_logged_drawn_and_tabled(tmp_path: Path) -> None:
     for found in report.predictions:
         name = f"rnn.l0/{found.concept}/predicts_damage"
         assert scalars[name] == found.partial_r2
-        assert prediction_image(found, "title").shape[1] == 350
         words = f"{found.r2:.2f} ({found.r2_size:.2f} by their size alone)"
         words += f"; rank correlation of the units' shares: {found.share_correlation:.2f}"
         assert scalars[f"rnn.l0/{found.concept}/share_correlation"] == found.share_correlation
@@ -425,24 +422,6 @@ def test_predictions_are_saved_logged_drawn_and_tabled(tmp_path: Path) -> None:
     assert names <= {
         f"rnn.l0/{name}/predicts_damage_{step}" for name in CONCEPTS for step in (0, 2)
     }
-
-
-def test_points_are_darker_the_larger_the_set_and_a_sentence_stands_for_equal_damage() -> None:
-    (found, _) = report_of(lively(Classifier), RandomSets(n=10, n_bootstraps=0)).predictions
-    points = dataclasses.replace(
-        found,
-        sizes=np.array([1, 5]),
-        information=np.array([0.25, 1.0]),
-        damage=np.array([0.5, 0.1]),
-        places=np.arange(2),
-    )
-    image = prediction_image(points, "title").astype(int)
-    for colour, x in (((158, 202, 225), 44 + 73), ((8, 48, 107), 44 + 292)):
-        rows, columns = np.nonzero((image[:222] == colour).all(-1))
-        assert (columns.min(), columns.max()) == (x - 1, x + 1)
-        assert len(rows) == 9
-    alike = dataclasses.replace(points, damage=np.full(2, 0.1))
-    assert not (prediction_image(alike, "title") == (8, 48, 107)).all(-1).any()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_relay import RelayInformationCallback, RelayMeasure, RelayReport
-from lightning_relay.relay.picture import share_image
+from lightning_relay.relay.figures import FIGURES
+from lightning_relay.reports.picture import picture_of
 from tests.support.images import decoded
 from tests.support.models import CLASSES, Classifier, Frozen, loader
 from tests.support.reports import assert_equal
@@ -43,7 +44,7 @@ def test_scalars_image_table_and_report_are_logged_each_epoch(tmp_path: Path) ->
     )
     images = events.Images("relay/rnn.l0/joint/relay_share")
     assert [image.step for image in images] == [3, 6]
-    expected = share_image(second, "rnn.l0", "joint")
+    expected = picture_of(FIGURES["relay_share"](second, "rnn.l0", "joint", -1, None))
     assert (decoded(images[1].encoded_image_string) == expected).all()
     assert "relay/rnn.l0/joint/relay_table/text_summary" in tags["tensors"]
     directory = Path(str(trainer.log_dir)) / "relay_reports"
