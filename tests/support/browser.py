@@ -14,12 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tensorboard_data_server import server_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATIENCE = 30.0
 """Maximum number of seconds to wait for anything."""
+
+
+with_either_loader = pytest.mark.parametrize(
+    "load_fast",
+    [
+        pytest.param(
+            "true",
+            marks=pytest.mark.skipif(
+                server_binary() is None, reason="there is no fast loader for this platform"
+            ),
+        ),
+        "false",
+    ],
+)
+"""TensorBoard's loaders of event files: a program of its own, or Python."""
 
 
 def browser_or_skip() -> tuple[str, str]:
@@ -46,9 +62,10 @@ def until(found: Callable[[], Any], what: str) -> Any:
 
 
 @contextmanager
-def tensorboard(logdir: Path, log: Path) -> Iterator[str]:
+def tensorboard(logdir: Path, log: Path, *, load_fast: str = "auto") -> Iterator[str]:
     """Address of a TensorBoard that shows a directory; it is ended with the block."""
     arguments = ["--logdir", str(logdir), "--host", "127.0.0.1", "--port", "0"]
+    arguments += ["--load_fast", load_fast]
     with log.open("w") as file:
         server = subprocess.Popen(
             [str(Path(sys.executable).parent / "tensorboard"), *arguments], stderr=file, stdout=file

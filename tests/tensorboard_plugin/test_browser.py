@@ -14,7 +14,14 @@ import pytest
 from PIL import Image
 
 from lightning_relay import RelayReport
-from tests.support.browser import Tab, browser_or_skip, opened_browser, tensorboard, until
+from tests.support.browser import (
+    Tab,
+    browser_or_skip,
+    opened_browser,
+    tensorboard,
+    until,
+    with_either_loader,
+)
 from tests.support.knockouts import small_knockouts
 from tests.support.reports import small_report
 
@@ -323,4 +330,18 @@ def test_without_reports_the_tab_says_what_to_do(tab: Tab, tmp_path: Path) -> No
     with tensorboard(logs, tmp_path / "log.txt") as address:
         tab.open(address, state="empty")
         assert f"There are no saved reports under {logs}" in tab.find("#status").text
-    tab.browser.get("about:blank")
+        # The page leaves before its server does, or it asks in vain.
+        tab.browser.get("about:blank")
+
+
+@with_either_loader
+def test_a_link_is_followed_with_either_loader(
+    load_fast: str, tab: Tab, logdir: Path, tmp_path: Path
+) -> None:
+    chosen = "&p.lightning_relay.run=second&p.lightning_relay.epoch=1"
+    with tensorboard(logdir, tmp_path / "log.txt", load_fast=load_fast) as address:
+        tab.open(address, chosen, whole=True)
+        np.testing.assert_allclose(map_of(tab), share(logdir, "second", 1, "class_0"), atol=1e-6)
+        assert tab.trouble() == []
+        # As above; this page fetches the epochs beside the chosen one.
+        tab.browser.get("about:blank")
