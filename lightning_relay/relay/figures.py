@@ -77,14 +77,22 @@ def share_figure(
         "colorbar": {"title": {"text": "bits"}, "len": 0.6, "y": 0.3, "thickness": 12},
         **bits_scale(most),
     }
+    traces = [*_bars(report, layer, concept), shares]
+    differ = bool((results.samples != results.samples[0]).any())
+    sequences: dict[str, Any] = {}
+    if differ:
+        traces.append(_sequences(results))
+        sequences = {"yaxis3": axis("", domain=[0.92, 1], rangemode="tozero")}
     return figure_of(
         title_of(report, layer, concept),
-        "relayed by all units, and each unit's share",
-        [*_bars(report, layer, concept), shares],
+        "relayed by all units, and each unit's share; "
+        + ("on top, the number of sequences" if differ else f"{results.samples[0]} sequences"),
+        traces,
         barmode="relative",
         bargap=0.15,
         xaxis=steps_axis(results.time_steps, anchor="y2"),
-        yaxis=axis("bits", domain=[0.68, 1], range=_range(relay, most)),
+        yaxis=axis("bits", domain=[0.68, 0.84 if differ else 1], range=_range(relay, most)),
+        **sequences,
         yaxis2=axis("unit", domain=[0, 0.6], autorange="reversed", showgrid=False),
         shapes=[_marked(results, step), *marked_row(unit, "y2")],
     )
@@ -349,6 +357,20 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
         chance = line(names, relay.chance_level[:, 0], "chance level of I(in; out)", LIMIT)
         traces.append(chance | {"line": _steps(LIMIT) | {"dash": "dot"}})
     return traces
+
+
+def _sequences(layer: LayerRelay) -> dict[str, Any]:
+    """Bars of the number of sequences that are counted at each step."""
+    return {
+        "type": "bar",
+        "x": [str(step) for step in layer.time_steps],
+        "y": layer.samples,
+        "yaxis": "y3",
+        "name": "sequences",
+        "showlegend": False,
+        "marker": {"color": [GREY] * len(layer.samples), "line": {"color": GREY, "width": 1}},
+        "hovertemplate": "step %{x}: %{y} sequences<extra></extra>",
+    }
 
 
 def _bar_in_words(

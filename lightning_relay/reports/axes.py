@@ -151,7 +151,9 @@ def _range(
         values = np.concatenate([[], *(_extent(trace, letter) for trace in traces)])
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-        if all(trace["type"] != "heatmap" for trace in traces):
+        if about.get("rangemode") == "tozero":
+            low, high = min(0.0, low), max(0.0, high)
+        elif all(trace["type"] != "heatmap" for trace in traces):
             pad = _PAD * (high - low) or 1.0
             low, high = low - pad, high + pad
     return (high, low) if about.get("autorange") == "reversed" else (low, high)

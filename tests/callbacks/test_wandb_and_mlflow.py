@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from lightning_relay.ablation.faces import knockout_faces
 from lightning_relay.ablation.scalars import knockout_scalars
 from lightning_relay.relay.faces import relay_faces
 from lightning_relay.relay.scalars import relay_scalars
+from lightning_relay.reports.figure import shown, to_json
+from lightning_relay.reports.picture import picture_of
 from tests.support.diary import trained
 from tests.support.images import decoded
 from tests.support.models import Classifier, loader
@@ -47,6 +51,8 @@ NO_NETWORK = {
 }
 
 SHOWING = ["TensorBoardLogger", "WandbLogger", "MLFlowLogger, files", "MLFlowLogger, database"]
+PICTURED = [kind for kind in SHOWING if kind != "WandbLogger"]
+INTERACTIVE = SHOWING[1:]
 KINDS = ["CSVLogger", *SHOWING]
 
 Values = dict[str, list[float]]
@@ -147,17 +153,35 @@ def images(run: Logged, kind: str) -> dict[str, dict[int, Any]]:
         for tag in events.Tags()["images"]:
             for event in events.Images(tag):
                 found[tag][event.step] = decoded(event.encoded_image_string)
-    elif kind == "WandbLogger":
-        for row in rows(run.wandb_files.parent):
-            for tag, value in row.items():
-                if isinstance(value, dict) and value["_type"] == "image-file":
-                    path = run.wandb_files / value["path"]
-                    step = row["trainer/global_step"] + 1  # Lightning logs the step before
-                    found[tag][step] = decoded(path.read_bytes())
     else:
         for path in artifacts(run, kind).glob("images/*.png"):
             tag, _, step, *_ = path.name.split("+")
             found[tag.replace("~", "/")][int(step)] = decoded(path.read_bytes())
+    return dict(found)
+
+
+def figures(run: Logged, kind: str) -> dict[str, dict[int, Any]]:
+    """Traces and layout of all interactive figures, by tag and step."""
+    found: dict[str, dict[int, Any]] = defaultdict(dict)
+    if kind == "WandbLogger":
+        for row in rows(run.wandb_files.parent):
+            for tag, value in row.items():
+                if isinstance(value, dict) and value["_type"] == "plotly-file":
+                    path = run.wandb_files / value["path"]
+                    step = row["trainer/global_step"] + 1  # Lightning logs the step before
+                    found[tag][step] = json.loads(path.read_text())
+    else:
+        root = artifacts(run, kind)
+        for path in root.rglob("*.html"):
+            page = path.read_text()
+            if "Plotly.newPlot" in page:
+                call = re.search(r"Plotly.newPlot\(\s*\"[\w-]+\",\s*", page)
+                assert call is not None
+                decoder = json.JSONDecoder()
+                data, end = decoder.raw_decode(page, call.end())
+                layout, _ = decoder.raw_decode(page, page.index("{", end))
+                tag = path.parent.relative_to(root).as_posix()
+                found[tag][int(path.stem[5:])] = {"data": data, "layout": layout}
     return dict(found)
 
 
@@ -180,7 +204,7 @@ def tables(run: Logged, kind: str) -> dict[str, list[str]]:
                     found[tag].append((run.wandb_files / value["path"]).read_text())
     else:
         root = artifacts(run, kind)
-        for path in sorted(root.rglob("*.html"), key=lambda path: int(path.stem[5:])):
+        for path in sorted(root.rglob("*_table/*.html"), key=lambda path: int(path.stem[5:])):
             found[path.parent.relative_to(root).as_posix()].append(path.read_text())
     return dict(found)
 
@@ -197,12 +221,12 @@ def expected_scalars(run: Logged) -> Values:
 
 
 def faces(run: Logged, kind: type) -> list[tuple[int, str, Any]]:
-    """Step, tag and face of all images, or of all tables."""
-    shown = [("relay", report, relay_faces(report)) for report in run.relay.reports]
-    shown += [("knockout", report, knockout_faces(report)) for report in run.knockout.reports]
+    """Step, tag and face of all figures, or of all tables."""
+    reports = [("relay", report, relay_faces(report)) for report in run.relay.reports]
+    reports += [("knockout", report, knockout_faces(report)) for report in run.knockout.reports]
     return [
         (report.global_step, f"{prefix}/{tag}", face)
-        for prefix, report, own in shown
+        for prefix, report, own in reports
         for tag, face in own.items()
         if isinstance(face, kind)
     ]
@@ -223,14 +247,29 @@ def test_every_logger_gets_every_scalar_and_none_of_the_sanity_check(
         np.testing.assert_allclose(found[tag], values, rtol=1e-6, err_msg=tag)
 
 
-@pytest.mark.parametrize("kind", SHOWING)
+@pytest.mark.parametrize("kind", PICTURED)
 def test_the_pictures_are_those_of_the_report_at_its_step(logged: Logged, kind: str) -> None:
-    found, expected = images(logged, kind), faces(logged, np.ndarray)
+    found, expected = images(logged, kind), faces(logged, dict)
     assert {(tag, step) for tag, own in found.items() for step in own} == {
         (tag, step) for step, tag, _ in expected
     }
-    for step, tag, picture in expected:
+    for step, tag, figure in expected:
+        picture = picture_of(figure)
         np.testing.assert_array_equal(found[tag][step], picture, err_msg=f"{tag}, {step}")
+
+
+@pytest.mark.parametrize("kind", INTERACTIVE)
+def test_the_figures_are_those_of_the_report_at_its_step(logged: Logged, kind: str) -> None:
+    found, expected = figures(logged, kind), faces(logged, dict)
+    assert {(tag, step) for tag, own in found.items() for step in own} == {
+        (tag, step) for step, tag, _ in expected
+    }
+    for step, tag, figure in expected:
+        own = json.loads(shown(json.loads(to_json(figure))).to_json())
+        written = found[tag][step]
+        assert written["data"] == own["data"], (tag, step)
+        assert written["layout"]["title"] == own["layout"]["title"]
+        assert "yaxis" in written["layout"]
 
 
 @pytest.mark.parametrize("kind", SHOWING)
@@ -392,9 +431,11 @@ def test_mlflow_gets_names_that_it_takes(tmp_path: Path) -> None:
         fitted(logger, concepts=concepts)
     root = Path(logger.experiment.get_run(logger.run_id).info.artifact_uri.removeprefix("file:"))
     names = {path.name.split("+")[0] for path in root.glob("images/relay~*.png")}
-    shown = ("relay_share", "greedy_order", "units_needed", "relay_transfer")
-    for concept in ("odd-3a -5b1-5d", "odd 1"):
-        assert {f"relay~rnn.l0~{concept}~{name}" for name in shown} <= names
+    first = "odd-3a -5b1-5d"
+    for name in ("relay_share", "relay_transfer"):
+        assert f"relay~rnn.l0~{first}~{name}" in names
+        assert (root / f"relay/rnn.l0/{first}/{name}/step=3.html").is_file()
+    for concept in (first, "odd 1"):
         assert (root / f"relay/rnn.l0/{concept}/relay_table/step=3.html").is_file()
 
 
@@ -441,9 +482,10 @@ def test_the_guide_says_what_arrives_where(logged: Logged) -> None:
     }
     for name, place in places.items():
         kind = next(kind for kind in KINDS if kind.startswith(name))
-        pictures = images(logged, kind) if kind in SHOWING else {}
+        pictures = images(logged, kind) if kind in PICTURED else {}
+        interactive = figures(logged, kind) if kind in INTERACTIVE else {}
         texts = tables(logged, kind) if kind in SHOWING else {}
-        arrived = (ours(scalars(logged, kind)), pictures, texts)
-        words = [cell.split(",")[0] for cell in told[name][:3]]
+        arrived = (ours(scalars(logged, kind)), pictures, interactive, texts)
+        words = [cell.split(",")[0] for cell in told[name][:4]]
         assert words == ["yes" if found else "no" for found in arrived], name
-        assert told[name][3] == place
+        assert told[name][4] == place

@@ -87,6 +87,15 @@ def test_a_bar_says_what_is_known_about_its_step() -> None:
     assert "not all input seen" not in words[2]
 
 
+def test_the_number_of_sequences_is_said_and_drawn_where_it_differs() -> None:
+    words = REPORT.figure("relay_share").layout.title.subtitle.text
+    assert words.endswith("; 80 sequences")
+    samples = np.array([80, 80, 60, 40, 20, 10])
+    found = traces("relay_share", changed(REPORT, samples=samples))
+    np.testing.assert_array_equal(found["sequences"].y, samples)
+    assert found["sequences"].yaxis == "y3"
+
+
 def test_bars_without_enough_sequences_are_hollow() -> None:
     full = REPORT.full_condition
     coverage = RELAY.coverage.copy()
