@@ -20,38 +20,46 @@ _SHARES = "largest shares, bits"
 _ORDER = "order, most important first"
 _EVIDENCE = "evidence"
 
+_MOST_STEPS = 32
+"""Of more steps, so many are in a table."""
+
 _MOST_NAMED = 12
 """Up to this many unranked units are named; more are counted."""
 
 
 def relay_table(report: RelayReport, layer: str, concept: str) -> str:
-    """Markdown table of evidence, information, shares and order, with a row for each step."""
+    """Markdown table of evidence, information, shares and order, with a row for each step.
+
+    Of more than 32 steps, 32 have a row: the first, the last, and some from everywhere.
+    """
     results = report.layers[layer]
     relay = results.concepts[concept]
     units = relay.units.shape[1]
     shown = min(_UNITS_IN_TABLE, units)
-    steps = range(len(results.time_steps))
+    number = len(results.time_steps)
+    steps = np.linspace(0, number - 1, min(number, _MOST_STEPS)).round().astype(int).tolist()
     columns = {
         "step": [
-            f"{step}{'' if ended else ' *'}"
-            for step, ended in zip(results.time_steps, results.inputs_ended, strict=True)
+            f"{results.time_steps[step]}{'' if results.inputs_ended[step] else ' *'}"
+            for step in steps
         ],
         "I_R of I(in; out), bits": [
             f"{_with_interval(relay, step)} of {relay.mutual_information[step]:.3f}"
             for step in steps
         ],
-        **_chance_columns(relay),
-        **_share_columns(relay),
+        **_chance_columns(relay, steps),
+        **_share_columns(relay, steps),
         "units that tell 90 %": [_smallest(relay, step) for step in steps],
-        **_alone_column(relay),
+        **_alone_column(relay, steps),
         _ORDER: [order_in_words(relay, step, shown) for step in steps],
         _EVIDENCE: [_evidence(report, results, relay, step) for step in steps],
     }
     measure = report.measure
+    some = f"{len(steps)} of {number} steps; the saved report has all. " * (len(steps) < number)
     note = (
         f"{report.samples} of {report.samples_seen} sequences analysed; {measure.discretization}, "
         f"{measure.direction} order, {measure.estimator} estimate. "
-        f"{_sources(report)}{_thresholds(report, layer)}"
+        f"{some}{_sources(report)}{_thresholds(report, layer)}"
         "Units that tell 90 %: a set that grows by the unit that adds most until it tells 90 % of "
         "what all units tell; ≈ before a unit: another unit adds as much; (?): too few "
         "sequences to be sure. "
@@ -128,47 +136,48 @@ def _with_interval(relay: ConceptRelay, step: int) -> str:
     return f"{bits:.2f} [{relay.lower[step, 0]:.2f}, {relay.upper[step, 0]:.2f}]"
 
 
-def _chance_columns(relay: ConceptRelay) -> dict[str, list[str]]:
+def _chance_columns(relay: ConceptRelay, steps: list[int]) -> dict[str, list[str]]:
     """Chance level and p of all units; empty without permutations."""
     if relay.chance_level is None or relay.chance_p_values is None or relay.movable is None:
         return {}
-    tested = relay.movable[:, 0] > 0
+    tested = relay.movable[steps, 0] > 0
     return {
         "chance level, bits": [
             f"{bits:.3f}" if test else "not tested"
-            for bits, test in zip(relay.chance_level[:, 0], tested, strict=True)
+            for bits, test in zip(relay.chance_level[steps, 0], tested, strict=True)
         ],
         "p": [
             f"{p_value:.2g}" if test else "not tested"
-            for p_value, test in zip(relay.chance_p_values[:, 0], tested, strict=True)
+            for p_value, test in zip(relay.chance_p_values[steps, 0], tested, strict=True)
         ],
     }
 
 
-def _alone_column(relay: ConceptRelay) -> dict[str, list[str]]:
+def _alone_column(relay: ConceptRelay, steps: list[int]) -> dict[str, list[str]]:
     """Number of units beyond chance, of those tested; empty without permutations."""
     if relay.beyond_chance is None or relay.movable is None or relay.unexplained_p_values is None:
         return {}
-    tested = (relay.movable[:, 1:] > 0).sum(1)
-    unexplained = relay.unexplained_p_values <= CHANCE_LEVEL
+    tested = (relay.movable[steps, 1:] > 0).sum(1)
+    unexplained = relay.unexplained_p_values[steps] <= CHANCE_LEVEL
     words = [
         ("cannot tell" if rest else f"{beyond} of {number} tested") if number else "none tested"
         for beyond, number, rest in zip(
-            relay.beyond_chance.sum(1), tested, unexplained, strict=True
+            relay.beyond_chance[steps].sum(1), tested, unexplained, strict=True
         )
     ]
     return {"units beyond chance": words}
 
 
-def _share_columns(relay: ConceptRelay) -> dict[str, list[str]]:
+def _share_columns(relay: ConceptRelay, steps: list[int]) -> dict[str, list[str]]:
     """Unattributed information and the largest shares; empty without shares."""
     if relay.share is None or relay.share_error is None or relay.unattributed is None:
         return {}
-    largest = np.argsort(-relay.share, axis=1, kind="stable")[:, :_SHARES_IN_TABLE]
-    parts = (np.take_along_axis(own, largest, 1) for own in (relay.share, relay.share_error))
+    share, error = relay.share[steps], relay.share_error[steps]
+    largest = np.argsort(-share, axis=1, kind="stable")[:, :_SHARES_IN_TABLE]
+    parts = (np.take_along_axis(own, largest, 1) for own in (share, error))
     rows = zip(largest.tolist(), *(part.tolist() for part in parts), strict=True)
     return {
-        "unattributed, bits": [f"{bits:z.3f}" for bits in relay.unattributed],
+        "unattributed, bits": [f"{bits:z.3f}" for bits in relay.unattributed[steps]],
         _SHARES: [
             ", ".join(
                 f"{unit}: {share:z.3f} ± {error:.3f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _DASHES = {"dot": (1.5, 2.5), "dash": (5.0, 3.0)}
 """Lengths of strokes and of the gaps between them, in points."""
 
 
+_KEPT = local()
+
 _LACKING = str.maketrans({"²": "2", "≈": "~"})
 """Letters that the font does not have."""
 
@@ -36,18 +39,25 @@ _LACKING = str.maketrans({"²": "2", "≈": "~"})
 class Canvas:
     """A white image; all places and lengths are in points, from its upper left corner.
 
+    Each thread has one: a new canvas takes the place of the last.
+
     Args:
         width: Width in points.
         height: Height in points.
     """
 
     def __init__(self, width: int, height: int) -> None:
-        self.image = Image.new("RGB", (SCALE * width, SCALE * height), "white")
+        size = SCALE * width, SCALE * height
+        # A new image of this size costs as much as all that is drawn on it.
+        if getattr(_KEPT, "image", None) is None or _KEPT.image.size != size:
+            _KEPT.image = Image.new("RGB", size)
+        self.image = _KEPT.image
+        self.image.paste("white", (0, 0, *size))
         self._draw = ImageDraw.Draw(self.image, "RGBA")
 
     def pixels(self, *, large: bool = False) -> NDArray[np.uint8]:
         """The image, uint8 ``(height, width, 3)``: a pixel for each point, or all of them."""
-        return np.asarray(self.image if large else self.image.reduce(SCALE))
+        return np.array(self.image if large else self.image.reduce(SCALE))
 
     def text(self, x: float, y: float, words: str, anchor: str, size: float = SMALL) -> None:
         """Draw a line of text; the anchor is Pillow's, such as ``"la"``: left end, top."""
@@ -56,11 +66,9 @@ class Canvas:
 
     def upright(self, x: float, y: float, words: str) -> None:
         """Draw a text that runs upwards around a point at its left edge."""
-        width, height = length(words), SMALL + 4
-        own = Canvas(round(width) + 2, round(height))
-        own.text(0, 0, words, "la")
-        turned = own.image.rotate(90, expand=True)
-        self.image.paste(turned, (round(SCALE * x), round(SCALE * y) - turned.height // 2))
+        mask, _, _ = _written(words.translate(_LACKING), "la", SMALL)
+        turned = mask.transpose(Image.Transpose.ROTATE_90)
+        self.image.paste(INK, (round(SCALE * x), round(SCALE * y) - turned.height // 2), turned)
 
     def line(
         self, points: Sequence[Point], colour: str, width: float = 1.0, dash: str = "solid"

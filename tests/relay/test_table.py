@@ -32,6 +32,19 @@ def largest_shares(relay: ConceptRelay, step: int) -> str:
     return ", ".join(f"{unit}: {-less:.3f} ± {error:.3f}" for less, unit, error in rows[:5])
 
 
+def test_a_table_of_many_steps_has_some_of_them_and_says_so() -> None:
+    report = small_report(steps=100, n_splits=0)
+    note, rows = read(relay_table(report, "rnn.l0", "joint"))
+    assert "32 of 100 steps; the saved report has all." in note
+    steps = [int(row["step"].removesuffix(" *")) for row in rows]
+    assert (len(steps), steps[0], steps[-1]) == (32, 0, 99)
+    assert set(np.diff(steps)) == {3, 4}
+    relay = report["rnn.l0"]["joint"]
+    for row, step in zip(rows, steps, strict=True):
+        assert row["I_R of I(in; out), bits"].startswith(f"{relay.information[step, 0]:.3f} of ")
+        assert row["largest shares, bits"] == largest_shares(relay, step)
+
+
 @pytest.mark.parametrize("direction", ["shrink", "grow"])
 def test_the_table_shows_evidence_order_ties_and_shares(direction: str) -> None:
     report = small_report(steps=3, units=12, inputs_end=1, direction=direction)
