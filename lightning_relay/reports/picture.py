@@ -340,7 +340,7 @@ def _draw_scale(canvas: Canvas, about: Mapping[str, Any], box: Sequence[float]) 
     canvas.text(min(x, WIDTH - 2 - length(title)), high - 8, title, "ls")
     for value in sorted({about["low"], *([0.0] if about["low"] < 0 else []), about["high"]}):
         place = low + (value - about["low"]) / (about["high"] - about["low"]) * (high - low)
-        canvas.text(x + _BAR + 3, place, f"{value:.{2 if value < 0 else 3}g}", "lm")
+        canvas.text(x + _BAR + 3, place, f"{round(value, 2):g}", "lm")
 
 
 def _entries(figure: Figure) -> list[dict[str, Any]]:
