@@ -180,7 +180,14 @@ def moments_figure(
         xaxis=axis(along, anchor="y2"),
         yaxis=axis("bits", domain=[0.62, 1], range=[lowest - margin, highest + margin]),
         yaxis2=axis("share, bits", domain=[0, 0.54], zeroline=True, zerolinecolor=GREY),
-        yaxis3=axis("accuracy", overlaying="y", side="right", range=[-0.05, 1.05], showgrid=False),
+        yaxis3=axis(
+            "accuracy",
+            overlaying="y",
+            side="right",
+            range=[-0.05, 1.05],
+            tickvals=[0, 0.5, 1],
+            showgrid=False,
+        ),
         legend={"x": 1.08, "y": 1},
         margin={"l": 60, "r": 60, "t": 70, "b": 50},
     )

@@ -23,6 +23,7 @@ import { ask, describe } from "./server.js";
 const AGAIN = 15_000; // ms between looks for new reports
 const PLAYED = 400; // ms for each epoch at least, while playing
 const IDLE = 100; // ms without a new choice before more is read than was asked for
+const AROUND = 8; // epochs before and after the chosen one that are read then
 
 const page = {};
 let runs = [];
@@ -240,19 +241,20 @@ async function readRun(run) {
   return read;
 }
 
-/** The server reads the reports before and after the chosen one, once nothing else is asked. */
-function prepareNeighbours() {
+/** The server reads the reports around the chosen one, as long as nothing else is asked. */
+async function prepareNeighbours() {
   const now = shown;
-  setTimeout(() => {
-    if (drawing || now !== shown) return;
+  await new Promise((done) => setTimeout(done, IDLE));
+  for (let apart = 1; apart <= AROUND; apart += 1) {
     for (const { run } of now) {
       const time = timeOf(run);
       const at = placeIn(time);
-      for (const one of [time[at + 1], time[at - 1]]) {
-        if (one) describe(run, one).catch(() => {}); // said when it is chosen
+      for (const one of [time[at + apart], time[at - apart]]) {
+        if (drawing || now !== shown) return;
+        if (one) await describe(run, one).catch(() => {}); // said when it is chosen
       }
     }
-  }, IDLE);
+  }
 }
 
 /* Choices */
