@@ -143,7 +143,8 @@ def moments_figure(
     there = {x: own for x, own in moments.items() if own is not None}
     units = max((len(own.share) for own in there.values() if own.share is not None), default=0)
     if not units:
-        raise ValueError(SHARES_NOT_MEASURED if there else f"step: no report has step {step}")
+        lacking = f"reports: none has the layer, the concept and step {step}"
+        raise ValueError(SHARES_NOT_MEASURED if there else lacking)
     if unit is not None and not 0 <= unit < units:
         raise ValueError(f"unit: got {unit}; the layer has units 0 to {units - 1}")
     table = np.full((len(times), units), np.nan)

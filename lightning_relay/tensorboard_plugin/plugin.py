@@ -125,7 +125,8 @@ class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard h
             figure, about = self._drawn(request, view, _AT_ONCE)
         except ValueError as error:
             # It was not measured, which is no failure that a browser should note.
-            return _json(request, json.dumps({"error": str(error)}))
+            words = str(error).removeprefix("report: ")
+            return _json(request, json.dumps({"error": f"{words[:1].upper()}{words[1:]}."}))
         # Packed arrays hardly shrink, and compressing them takes longer than drawing them.
         return Response(to_json(figure | about), mimetype=_JSON)
 

@@ -11,9 +11,19 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
+from torch import nn
 
-from lightning_relay import RelayReport
+from lightning_relay import (
+    AlongOrder,
+    EveryUnit,
+    KnockoutCallback,
+    RandomSets,
+    RelayInformationCallback,
+    RelayReport,
+)
 from tests.support.browser import (
     Tab,
     browser_or_skip,
@@ -23,7 +33,9 @@ from tests.support.browser import (
     with_either_loader,
 )
 from tests.support.knockouts import small_knockouts
+from tests.support.models import Classifier, loader
 from tests.support.reports import small_report
+from tests.support.training import quiet_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -332,6 +344,68 @@ def test_without_reports_the_tab_says_what_to_do(tab: Tab, tmp_path: Path) -> No
         assert f"There are no saved reports under {logs}" in tab.find("#status").text
         # The page leaves before its server does, or it asks in vain.
         tab.browser.get("about:blank")
+
+
+class TwoLayers(Classifier):
+    """A GRU of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(1, 6, num_layers=2, batch_first=True)
+
+
+KNOCKOUTS_OF: dict[str, Any] = {
+    "sets": RandomSets(n=24, n_bootstraps=0),
+    "units": EveryUnit(),
+    "steps": EveryUnit(steps="each"),
+    "orders": AlongOrder(),
+}
+SECTIONS = {
+    "relay_share", "units_needed", "relay_transfer", "history", "latent", "layers", "greedy_order"
+}  # fmt: skip
+OF_SETS = {"damage", "damage_map"}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "own"),
+    [
+        ("sets", {"prediction", "damage_share"}),
+        ("units", {"agreement"}),
+        ("steps", {"step_damage"}),
+        ("orders", {"deletion"}),
+    ],
+)
+def test_every_section_of_a_trained_model_is_drawn_or_says_why_not(
+    tab: Tab, trained_run: str, prefix: str, own: set[str]
+) -> None:
+    tab.open(trained_run, f"&p.lightning_relay.knockouts={prefix}", whole=True)
+    names = tab.run(
+        "return [...document.querySelectorAll('main section')].map((own) => own.dataset.figure)"
+    )
+    assert set(names) == SECTIONS | OF_SETS | own
+    for name in names:
+        assert data_of(tab, name), name
+        words = tab.run("return document.querySelector(arguments[0]).ariaLabel", drawn_in(name))
+        assert ": " in words
+    assert tab.trouble() == []
+
+
+def drawn_in(name: str) -> str:
+    return f'[data-figure="{name}"] .figure'
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a TensorBoard with the reports of a model that was trained."""
+    browser_or_skip()
+    logs = tmp_path_factory.mktemp("trained")
+    relays = RelayInformationCallback(layers="all", latent=True)
+    knockouts = [KnockoutCallback(which, prefix=name) for name, which in KNOCKOUTS_OF.items()]
+    seed_everything(0)
+    trainer = quiet_trainer(relays, *knockouts, max_epochs=2, logger=CSVLogger(logs, name=None))
+    trainer.fit(TwoLayers(), loader(), loader())
+    with tensorboard(logs, logs / "log.txt") as found:
+        yield found
 
 
 @with_either_loader

@@ -406,7 +406,7 @@ def test_own_files_are_served_and_no_others() -> None:
         ({"layer": "rnn.l9"}, 404, "layer: no layer 'rnn.l9' in this report; it has 'rnn.l0'"),
         ({"concept": "x"}, 404, "concept: no concept 'x' in this report; it has 'class_0', "),
         ({"step": "six"}, 400, "step: got 'six'; it takes a step of the layer"),
-        ({"step": "17"}, 200, "step: got 17"),
+        ({"step": "17"}, 200, "Step: got 17"),
     ],
 )
 def test_what_is_not_there_is_said_in_words(
@@ -607,7 +607,7 @@ def test_a_history_of_what_was_not_measured_is_said_in_words(tmp_path: Path) -> 
     tab = Tab(tmp_path)
     tab.runs()
     assert "measure them with RelayMeasure(n_orders=16)" in history(tab)["error"]
-    assert history(tab, concept="odd")["error"] == "step: no report has step -1"
+    assert history(tab, concept="odd")["error"].startswith("Reports: none has the layer")
 
 
 @pytest.mark.parametrize("number", [1, 2, 7, 64, 1000])
