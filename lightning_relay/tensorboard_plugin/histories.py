@@ -12,8 +12,8 @@ from lightning_relay.reports.files import ReportFileError
 if TYPE_CHECKING:
     from lightning_relay.relay.history_figure import Moment
     from lightning_relay.reports.figure import Figure
-    from lightning_relay.tensorboard_plugin.index import Saved, Series
     from lightning_relay.tensorboard_plugin.reading import Reports
+    from lightning_relay.tensorboard_plugin.series import Saved, Series
     from lightning_relay.tensorboard_plugin.view import View
 
 _KEPT = 8

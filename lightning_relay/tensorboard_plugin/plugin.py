@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lightning_relay.ablation.report import KnockoutReport
     from lightning_relay.relay.report import RelayReport
     from lightning_relay.reports.figure import Figure
-    from lightning_relay.tensorboard_plugin.index import Series
+    from lightning_relay.tensorboard_plugin.series import Series
 
 STATIC = {
     "index.js": "text/javascript",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lightning_relay.ablation.report import KnockoutReport
     from lightning_relay.relay.report import RelayReport
-    from lightning_relay.tensorboard_plugin.index import Saved
+    from lightning_relay.tensorboard_plugin.series import Saved
 
 _KEPT = 2**26
 """Number of bytes of files whose reports stay in memory, where they take about four times more."""
