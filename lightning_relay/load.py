@@ -72,7 +72,7 @@ class RunReports:
             ImportError: If plotly is not installed.
             KeyError: If there is no such figure, layer or concept; lists the known ones.
             ValueError: If there is no report, if several are of one evaluation, or if none has
-                shares at the step or the unit.
+                the step or the unit.
         """
         draw = known("figure", what, {"history": history_figure})
         reports = [

@@ -32,6 +32,7 @@ from lightning_relay.reports.figure import (
     line,
     marked_row,
     missing,
+    plain,
     ring,
     steps_axis,
 )
@@ -84,8 +85,8 @@ class _Measure:
     def what(self) -> str:
         """The measure in words."""
         if not self.accuracy or self.name == "accuracy":
-            return self.name
-        return f"accuracy of {self.name}"
+            return plain(self.name)
+        return plain(f"accuracy of {self.name}")
 
     @property
     def unsure(self) -> NDArray[np.bool]:
@@ -180,7 +181,7 @@ def map_figure(report: KnockoutReport, layer: str | None = None, unit: int | Non
     columns = _columns(report)
     if not columns:
         raise ValueError("report: it has no accuracy and no metric, so nothing to draw damage of")
-    names, heads = _names(report, places), [own.name for own in columns]
+    names, heads = _names(report, places), [plain(own.name) for own in columns]
     damage = np.column_stack([own.drawn(own.found.damage[places]) for own in columns])
     unsure = np.column_stack([own.unsure[places] for own in columns])
     sure = np.column_stack([own.found.beyond_zero[places] for own in columns])
@@ -192,7 +193,7 @@ def map_figure(report: KnockoutReport, layer: str | None = None, unit: int | Non
         shades, colours = damage / np.where(most > 0, most, 1.0), _colours(1.0, "of largest")
         text = "damage to each metric, as a fraction of the largest"
     orders = {"in order": names} | {
-        f"by {own.name}": _sorted(names, column)
+        f"by {plain(own.name)}": _sorted(names, column)
         for own, column in zip(columns, damage.T, strict=True)
     }
     return figure_of(
@@ -232,18 +233,18 @@ def step_damage_figure(
         )
     key = layers[0] if layer is None else layer
     cells = report.single_steps(key)
-    units = np.array(sorted({unit for unit, _ in cells}))
+    units = np.arange(1 + max(unit for unit, _ in cells))
     steps = np.array(sorted({step for _, step in cells}, key=lambda step: (step < 0, step)))
     damage = np.full((len(units), len(steps)), np.nan)
     sure, unsure = np.zeros(damage.shape, dtype=bool), np.zeros(damage.shape, dtype=bool)
     words = [["not run"] * len(steps) for _ in units]
     shown = whole.drawn(whole.found.damage)
     for (own, step), place in cells.items():
-        row, column = int(np.searchsorted(units, own)), steps.tolist().index(step)
-        damage[row, column] = shown[place]
-        sure[row, column] = whole.found.beyond_zero[place]
-        unsure[row, column] = whole.unsure[place]
-        words[row][column] = whole.in_words(place, report.sets[place])
+        column = steps.tolist().index(step)
+        damage[own, column] = shown[place]
+        sure[own, column] = whole.found.beyond_zero[place]
+        unsure[own, column] = whole.unsure[place]
+        words[own][column] = whole.in_words(place, report.sets[place])
     x, y = [str(step) for step in steps], units
     return figure_of(
         _title(report, key),
@@ -417,7 +418,7 @@ def deletion_figure(
         "range of several orders",
         traces,
         xaxis=axis("number of units knocked out"),
-        yaxis=axis(f"accuracy of {first.concept}, %", range=[-2, 102]),
+        yaxis=axis(plain(f"accuracy of {first.concept}, %"), range=[-2, 102]),
     )
 
 
@@ -560,7 +561,7 @@ def _title(report: KnockoutReport, layer: str | None, concept: str | None = None
         layer = report.layers[0]
     what = "knock-outs" if concept is None else concept
     epoch = "" if report.epoch is None else f", epoch {report.epoch}"
-    return f"{what if layer is None else f'{layer}: {what}'}{epoch}"
+    return plain(f"{what if layer is None else f'{layer}: {what}'}{epoch}")
 
 
 def _names(report: KnockoutReport, places: Sequence[int]) -> list[str]:
@@ -568,7 +569,7 @@ def _names(report: KnockoutReport, places: Sequence[int]) -> list[str]:
     layers = {report.sets[place].layer for place in places}
     start = f"{next(iter(layers))}: " if len(layers) == 1 else ""
     return [
-        f"unit {name}" if name.isdecimal() else name
+        f"unit {name}" if name.isdecimal() else plain(name)
         for name in (report.sets[place].name.removeprefix(start) for place in places)
     ]
 
@@ -576,7 +577,7 @@ def _names(report: KnockoutReport, places: Sequence[int]) -> list[str]:
 def _in_words(some: KnockoutSet) -> str:
     """A set by its name and its units; a unit alone needs no other name."""
     units = units_in_words(some)
-    return f"unit {units}" if some.unit is not None else f"{some.name}: units {units}"
+    return plain(f"unit {units}" if some.unit is not None else f"{some.name}: units {units}")
 
 
 def _sorted(names: Sequence[str], damage: NDArray[np.float64]) -> list[str]:

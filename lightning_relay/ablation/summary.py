@@ -137,7 +137,8 @@ def unit_in_words(report: KnockoutReport, layer: str, measure: str, unit: int) -
     else:
         when = f"{len(places)} times, each at other steps"
         lost = found.damage[places]
-        damage = f"from {np.nanmin(lost):z.3f} to {np.nanmax(lost):z.3f}"
+        known = lost[np.isfinite(lost)]
+        damage = f"from {known.min():z.3f} to {known.max():z.3f}" if len(known) else "is undefined"
     return f"unit {unit} of {layer} held alone {when}: damage to {measure} {damage}"
 
 

@@ -100,12 +100,14 @@ class RelayInformationCallback(ReportingCallback[RelayReport]):
       fraction of the codes of a fair sample that thresholds fitted to this sample would give too,
       at the step and of the unit where it is lowest.
 
-    Every logger gets the scalars. TensorBoardLogger, WandbLogger and MLFlowLogger also get, for
-    each layer and concept, the images ``…/relay_share`` (bits by step and unit),
-    ``…/greedy_order``, ``…/units_needed`` and ``…/relay_transfer`` (by pair of steps) and the table
-    ``…/relay_table``; with ``latent``, also the image ``{layer}/latent`` (trajectories of the
-    states and attractors) and the table ``{layer}/latent_table``. A model with several layers also
-    has the image ``{concept}/layers``: bits by layer and step.
+    Every logger gets the scalars. TensorBoardLogger, WandbLogger and MLFlowLogger also get the
+    table ``…/relay_table`` of each layer and concept, and of the first concept of each layer
+    figures: ``…/relay_share`` (bits by step and unit; ``…/units_needed`` if shares are not
+    measured) and ``…/relay_transfer`` (by pair of steps); with ``latent``, also the figure
+    ``{layer}/latent`` (trajectories of the states and attractors) and the table
+    ``{layer}/latent_table``. A model with several layers also has the figure
+    ``{concept}/layers``: bits by layer and step. TensorBoard gets figures as images, W&B as
+    interactive ones, MLflow both; ``report.figure`` draws all others.
 
     Args:
         modules: Dotted names of the recurrent modules to analyse. Default: all recurrent modules.

@@ -32,6 +32,8 @@ def relay_faces(report: RelayReport) -> Faces:
             tag = f"{key}/latent" if name == "latent" else f"{key}/{first}/{name}"
             figures[tag] = FIGURES[name](report, key, first, -1, None)
     if len(report.layers) > 1:
+        key, layer = next(iter(report.layers.items()))
+        first = next(iter(layer.concepts))
         figures[f"{first}/layers"] = FIGURES["layers"](report, key, first, -1, None)
     return tables | figures
 

@@ -34,6 +34,7 @@ from lightning_relay.reports.figure import (
     line,
     marked_row,
     missing,
+    plain,
     ring,
     signed_scale,
     steps_axis,
@@ -179,7 +180,7 @@ def order_figure(
         "meta": {"step": "x", "unit": "y"},
         "hovertemplate": "step %{x}, unit %{y}<br>place %{z:.1f}, %{text}<extra></extra>",
         "colorbar": {"title": {"text": "place"}, "thickness": 12},
-        **blues(relay.units.shape[1] - 1),
+        **blues(max(1, relay.units.shape[1] - 1)),
     }
     text = f"place in the {report.measure.direction} order, 0 is the least important"
     if unresolved:
@@ -250,7 +251,7 @@ def layers_figure(
         "type": "heatmap",
         "name": "bits",
         "x": [str(own) for own in steps],
-        "y": list(report.layers),
+        "y": list(map(plain, report.layers)),
         "z": bits,
         "meta": {"layer": "y", "step": "x"},
         "hovertemplate": "%{y}, step %{x}: %{z:.3f} bits<extra></extra>",
@@ -258,7 +259,7 @@ def layers_figure(
         **bits_scale(most),
     }
     return figure_of(
-        f"{concept}{epoch_of(report)}",
+        plain(f"{concept}{epoch_of(report)}"),
         "relayed by all units of each layer",
         [
             *missing(cells["x"], cells["y"], np.isnan(bits), "the layer does not have this step"),
@@ -272,7 +273,7 @@ def layers_figure(
 def _latent_figure(
     report: RelayReport, layer: str, _concept: str, step: int, _unit: int | None
 ) -> Figure:
-    title = f"{layer}: states{epoch_of(report)}"
+    title = plain(f"{layer}: states{epoch_of(report)}")
     return latent_figure(latent_of(report, layer), title, step)
 
 
@@ -329,7 +330,7 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
     traces = [
         *bars(_IN_SHARES, in_shares, BLUE, GREY),
         *bars("in no unit's share", whole - in_shares, PALE_BLUE, PALE_GREY),
-        line(names, relay.mutual_information, "I(in; out)", LIMIT) | {"line": _steps(LIMIT)},
+        _level(names, relay.mutual_information, "I(in; out)", "solid"),
         {
             "type": "scatter",
             "mode": "markers",
@@ -354,8 +355,8 @@ def _bars(report: RelayReport, layer: str, concept: str) -> list[dict[str, Any]]
             }
         )
     if relay.chance_level is not None:
-        chance = line(names, relay.chance_level[:, 0], "chance level of I(in; out)", LIMIT)
-        traces.append(chance | {"line": _steps(LIMIT) | {"dash": "dot"}})
+        chance = relay.chance_level[:, 0]
+        traces.append(_level(names, chance, "chance level of I(in; out)", "dot"))
     return traces
 
 
@@ -407,9 +408,13 @@ def _joins(
     return [ring(np.array([size]), bits[size : size + 1], f"unit {unit} joins", colour)]
 
 
-def _steps(colour: str) -> dict[str, Any]:
-    """A line with a level part at each step."""
-    return {"color": colour, "width": 1.5, "shape": "hvh"}
+def _level(names: list[str], bits: NDArray[np.float64], name: str, dash: str) -> dict[str, Any]:
+    """A line with a level part at each step; a stroke if there is one step."""
+    level = line(names, bits, name, LIMIT, dash=dash)
+    if len(names) == 1:
+        stroke = {"symbol": "line-ew-open", "size": 40, "color": LIMIT}
+        return level | {"mode": "markers", "marker": stroke}
+    return level | {"line": {**level["line"], "shape": "hvh"}}
 
 
 def _curve(

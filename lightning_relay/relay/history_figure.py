@@ -19,6 +19,7 @@ from lightning_relay.reports.figure import (
     faded,
     figure_of,
     line,
+    plain,
 )
 from lightning_relay.reports.names import known
 
@@ -101,8 +102,8 @@ def history_figure(
 
     Raises:
         KeyError: If no report has the layer or the concept; lists the known ones.
-        ValueError: If there is no report, if several are of one epoch, or if none has shares at
-            the step or the unit.
+        ValueError: If there is no report, if several are of one epoch, or if none has the step or
+            the unit.
     """
     moments: dict[float, Moment | None] = {}
     layers: dict[str, Mapping[str, Any]] = {}
@@ -137,14 +138,58 @@ def moments_figure(
 ) -> Figure:
     """The figure of what reports have to show, by epoch or number of optimizer steps.
 
-    Raises a ValueError if none has shares, or there is no such unit.
+    Without shares there are the bits and the accuracy. Raises a ValueError if no report has
+    anything to show, or there is no such unit.
     """
     times = np.array(sorted(moments), dtype=np.float64)
     there = {x: own for x, own in moments.items() if own is not None}
-    units = max((len(own.share) for own in there.values() if own.share is not None), default=0)
+    if not there:
+        raise ValueError(f"reports: none has the layer, the concept and step {step}")
+    bits = [part for own in there.values() for part in (own.information, own.mutual_information)]
+    lowest = min(0.0, *bits)
+    highest = max(*(own.input_entropy for own in there.values()), *bits)
+    margin = 0.05 * (highest - lowest)
+    when = "at the last step" if step == -1 else f"at step {step}"
+    text = f"relayed {when} by all units"
+    if not all(own.covered for own in there.values()):
+        text += "; hollow: too few sequences"
+    traces, words = _of_units(times, there, unit, along)
+    layout = {
+        "xaxis": axis(along, anchor="y2" if traces else "y"),
+        "yaxis": axis(
+            "bits",
+            domain=[0.62 if traces else 0, 1],
+            range=[lowest - margin, highest + margin],
+        ),
+        "yaxis3": axis(
+            "accuracy",
+            overlaying="y",
+            side="right",
+            range=[-0.05, 1.05],
+            tickvals=[0, 0.5, 1],
+            showgrid=False,
+        ),
+    }
+    if traces:
+        zero = {"zeroline": True, "zerolinecolor": GREY}
+        layout["yaxis2"] = axis("share, bits", domain=[0, 0.54], **zero)
+    return figure_of(
+        plain(title),
+        f"{text}; {words}",
+        [*_bits(times, moments), *traces],
+        **layout,
+        legend={"x": 1.08, "y": 1},
+        margin={"l": 60, "r": 60, "t": 70, "b": 50},
+    )
+
+
+def _of_units(
+    times: NDArray[np.float64], there: Mapping[float, Moment], unit: int | None, along: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Traces of the shares, and words about them; no trace if shares were not measured."""
+    units = max(len(own.share) if own.share is not None else 0 for own in there.values())
     if not units:
-        lacking = f"reports: none has the layer, the concept and step {step}"
-        raise ValueError(SHARES_NOT_MEASURED if there else lacking)
+        return [], SHARES_NOT_MEASURED.removeprefix("report: ")
     if unit is not None and not 0 <= unit < units:
         raise ValueError(f"unit: got {unit}; the layer has units 0 to {units - 1}")
     table = np.full((len(times), units), np.nan)
@@ -156,42 +201,15 @@ def moments_figure(
     coloured = order[:_COLOURED].tolist()
     if unit is not None and unit not in coloured:
         coloured.append(unit)
-    bits = [part for own in there.values() for part in (own.information, own.mutual_information)]
-    lowest = min(0.0, *bits)
-    highest = max(*(own.input_entropy for own in there.values()), *bits)
-    margin = 0.05 * (highest - lowest)
-    when = "at the last step" if step == -1 else f"at step {step}"
-    text = f"relayed {when} by all units, and each unit's share"
+    words = "below, each unit's share"
     others = [own for own in order.tolist() if own not in coloured]
     drawn_others = others[: _MOST_POINTS // len(times)]
     if others:
-        text += f"; coloured: the {min(_COLOURED, units)} largest at {along} {times[rows[-1]]:g}"
-    if not all(own.covered for own in there.values()):
-        text += "; hollow: too few sequences"
+        words += f"; coloured: the {min(_COLOURED, units)} largest at {along} {times[rows[-1]]:g}"
     if len(drawn_others) < len(others):
-        text += f"; {len(others) - len(drawn_others)} smaller ones are not drawn"
-    return figure_of(
-        title,
-        text,
-        [
-            *_bits(times, moments),
-            *_others(times, table, drawn_others),
-            *_units(times, table, coloured, unit),
-        ],
-        xaxis=axis(along, anchor="y2"),
-        yaxis=axis("bits", domain=[0.62, 1], range=[lowest - margin, highest + margin]),
-        yaxis2=axis("share, bits", domain=[0, 0.54], zeroline=True, zerolinecolor=GREY),
-        yaxis3=axis(
-            "accuracy",
-            overlaying="y",
-            side="right",
-            range=[-0.05, 1.05],
-            tickvals=[0, 0.5, 1],
-            showgrid=False,
-        ),
-        legend={"x": 1.08, "y": 1},
-        margin={"l": 60, "r": 60, "t": 70, "b": 50},
-    )
+        words += f"; {len(others) - len(drawn_others)} smaller ones are not drawn"
+    traces = [*_others(times, table, drawn_others), *_units(times, table, coloured, unit)]
+    return traces, words
 
 
 def _bits(

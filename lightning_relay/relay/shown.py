@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_relay.reports.figure import plain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,7 +28,7 @@ def epoch_of(report: RelayReport) -> str:
 
 def title_of(report: RelayReport, layer: str, concept: str) -> str:
     """Layer, concept and epoch."""
-    return f"{layer}: {concept}{epoch_of(report)}"
+    return plain(f"{layer}: {concept}{epoch_of(report)}")
 
 
 def most_bits(report: RelayReport, relays: Sequence[ConceptRelay], concept: str) -> float:

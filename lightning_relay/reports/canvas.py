@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -26,14 +27,17 @@ INK = "#282828"
 Colour = tuple[int, int, int, int]
 Point = tuple[float, float]
 
+_MOST_LETTERS = 200
+"""No line is longer."""
+
 _DASHES = {"dot": (1.5, 2.5), "dash": (5.0, 3.0)}
 """Lengths of strokes and of the gaps between them, in points."""
 
 
 _KEPT = local()
 
-_LACKING = str.maketrans({"²": "2", "≈": "~"})
-"""Letters that the font does not have."""
+_LACKING = str.maketrans({"²": "2", "≈": "~", "–": "-", "−": "-", "×": "x", "√": "sqrt", "ß": "ss"})
+"""Letters that the font does not have, in others."""
 
 
 class Canvas:
@@ -61,12 +65,12 @@ class Canvas:
 
     def text(self, x: float, y: float, words: str, anchor: str, size: float = SMALL) -> None:
         """Draw a line of text; the anchor is Pillow's, such as ``"la"``: left end, top."""
-        mask, left, top = _written(words.translate(_LACKING), anchor, size)
+        mask, left, top = _written(words, anchor, size)
         self.image.paste(INK, (round(SCALE * x) + left, round(SCALE * y) + top), mask)
 
     def upright(self, x: float, y: float, words: str) -> None:
         """Draw a text that runs upwards around a point at its left edge."""
-        mask, _, _ = _written(words.translate(_LACKING), "la", SMALL)
+        mask, _, _ = _written(words, "la", SMALL)
         turned = mask.transpose(Image.Transpose.ROTATE_90)
         self.image.paste(INK, (round(SCALE * x), round(SCALE * y) - turned.height // 2), turned)
 
@@ -124,13 +128,26 @@ class Canvas:
         self.image.paste(own, (round(SCALE * left), round(SCALE * top)), own)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _written(words: str, anchor: str, size: float) -> tuple[Image.Image, int, int]:
     """A text in white on black, and its place beside its anchor in pixels."""
-    left, top, right, bottom = map(round, font(size).getbbox(words, anchor=anchor))
+    own = drawable(words)
+    left, top, right, bottom = map(round, font(size).getbbox(own, anchor=anchor))
     mask = Image.new("L", (max(1, right - left), max(1, bottom - top)))
-    ImageDraw.Draw(mask).text((-left, -top), words, 255, font(size), anchor=anchor)
+    ImageDraw.Draw(mask).text((-left, -top), own, 255, font(size), anchor=anchor)
     return mask, left, top
+
+
+def drawable(words: str) -> str:
+    """The text in letters that the font has: without accents, and ? for all others."""
+    plain = unicodedata.normalize("NFKD", words.translate(_LACKING))
+    kept = (letter for letter in plain if not unicodedata.combining(letter))
+    return "".join(letter if _has(letter) else "?" for letter in kept)
+
+
+@lru_cache(maxsize=1024)
+def _has(letter: str) -> bool:
+    return bytes(font(SMALL).getmask(letter)) != bytes(font(SMALL).getmask("\uffff"))
 
 
 @lru_cache
@@ -142,13 +159,13 @@ def font(size: float) -> Any:
 @lru_cache(maxsize=4096)
 def length(words: str, size: float = SMALL) -> float:
     """Length of a text in points."""
-    return float(font(size).getlength(words)) / SCALE
+    return float(font(size).getlength(drawable(words))) / SCALE
 
 
 def wrapped(words: str, width: float) -> list[str]:
     """A text in lines of at most a width in points."""
     lines = [""]
-    for word in words.split():
+    for word in (shortened(word, width) for word in words.split()):
         longer = f"{lines[-1]} {word}".strip()
         lines = [*lines[:-1], longer] if length(longer) <= width else [*lines, word]
     return [line for line in lines if line]
@@ -156,7 +173,7 @@ def wrapped(words: str, width: float) -> list[str]:
 
 def shortened(words: str, width: float, size: float = SMALL) -> str:
     """The text, with an ellipsis in its middle if it is longer than a width in points."""
-    kept = len(words)
+    kept = min(len(words), _MOST_LETTERS)
     short = words
     while kept > 1 and length(short, size) > width:
         kept -= 1

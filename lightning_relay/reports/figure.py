@@ -6,6 +6,7 @@ import csv
 import json
 from base64 import b64encode
 from functools import lru_cache
+from html import escape, unescape
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -87,47 +88,64 @@ def to_json(figure: Figure) -> str:
     return json.dumps(figure, default=_packed, allow_nan=False, separators=(",", ":"))
 
 
+def plain(name: str) -> str:
+    """A name of the user in a text of a figure, where plotly would take ``<b>`` for a tag."""
+    return escape(name, quote=False)
+
+
+_COLUMNS = ("trace", "x", "y", "value", "error", "lower", "upper", "unit", "words")
+
+
 def to_csv(figure: Figure) -> str:
     """The numbers of a figure as a table: a row for each point, bar or cell of each trace.
 
-    Columns are the trace's name, ``x``, ``y`` (the row of a cell), ``value`` of a cell, and
-    ``lower`` and ``upper`` ends of an interval. Empty is what there is not.
+    Columns are the trace's name, ``x``, ``y`` (the row of a cell), the ``value`` of a cell and its
+    standard error, the ``lower`` and ``upper`` end of an interval, the ``unit`` that a point or a
+    line stands for, and the ``words`` over a point. Empty is what there is not.
     """
     file = StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(["trace", "x", "y", "value", "lower", "upper"])
+    table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+    table.writeheader()
     for trace in figure["data"]:
         name = trace.get("name", "")
-        rows = _cells(trace) if "z" in trace else _points(trace)
-        table.writerows([name, *map(_written, row)] for row in rows)
+        for row in _cells(trace) if "z" in trace else _points(trace):
+            table.writerow({"trace": name} | {key: _written(own) for key, own in row.items()})
     return file.getvalue()
 
 
-def _cells(trace: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+def _cells(trace: dict[str, Any]) -> Iterator[dict[str, Any]]:
     values, missing = np.asarray(trace["z"]), "missing" in trace.get("meta", ())
-    names = trace.get("y", range(len(values)))
-    for y, row in zip(names, values, strict=True):
-        for x, value in zip(trace["x"], row, strict=True):
-            if not np.isnan(value):
-                yield x, y, None if missing else value, None, None
+    names, errors = trace.get("y", range(len(values))), trace.get("customdata")
+    for row, column in np.argwhere(~np.isnan(values)):
+        cell = {"x": trace["x"][column], "y": names[row]}
+        if not missing:
+            cell["value"] = values[row, column]
+        if errors is not None:
+            cell["error"] = errors[row, column]
+        yield cell
 
 
-def _points(trace: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+def _points(trace: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    columns = {"x": trace["x"], "y": trace["y"]}
     for axis_name in ("x", "y"):
-        values, bars = trace[axis_name], trace.get(f"error_{axis_name}")
+        bars = trace.get(f"error_{axis_name}")
         if bars is not None:
-            lower, upper = values - bars["arrayminus"], values + bars["array"]
-            break
-    else:
-        lower = upper = [None] * len(trace["x"])
-    for x, y, *ends in zip(trace["x"], trace["y"], lower, upper, strict=True):
-        yield x, y, None, *ends
+            values = trace[axis_name]
+            columns |= {"lower": values - bars["arrayminus"], "upper": values + bars["array"]}
+    if "unit" in trace.get("meta", ()):
+        columns["unit"] = trace["customdata"]
+    words = trace.get("hovertext", trace.get("text"))
+    if words is not None and len(words) == len(trace["x"]):
+        columns["words"] = words
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
 
 
 def _written(value: Any) -> Any:
-    """A cell of a table; NaN is an empty one."""
-    missing = value is None or (isinstance(value, float) and np.isnan(value))
-    return "" if missing else value
+    """A cell of a table; NaN is an empty one, and text has no tags."""
+    if isinstance(value, str):
+        return unescape(value.replace("<br>", "; ")).removeprefix("; ")
+    return "" if isinstance(value, float) and np.isnan(value) else value
 
 
 def _packed(part: object) -> Any:

@@ -6,6 +6,7 @@ legend and scales of colours. Texts over points, menus and sliders are left out.
 
 from __future__ import annotations
 
+from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,9 +57,10 @@ def picture_of(figure: Figure, *, large: bool = False) -> NDArray[np.uint8]:
     width, height = WIDTH, HEIGHT
     canvas, layout = Canvas(width, height), figure["layout"]
     room = width - 2 * _EDGE
-    canvas.text(_EDGE, 4, shortened(layout["title"]["text"], room, LARGE), "la", LARGE)
+    title = unescape(layout["title"]["text"])
+    canvas.text(_EDGE, 4, shortened(title, room, LARGE), "la", LARGE)
     told = layout["title"]["subtitle"]["text"].split("<br>")
-    lines = [part for line in told for part in wrapped(line, room)]
+    lines = [part for line in told for part in wrapped(unescape(line), room)]
     for place, line in enumerate(lines):
         canvas.text(_EDGE, 20 + place * _LINE, line, "la")
     entries = _entries(figure)
@@ -112,16 +114,17 @@ def _left(figure: Figure) -> float:
 def _draw_axis(canvas: Canvas, axis: Axis, axes: Mapping[str, Axis]) -> None:
     """Lines, numbers or names, and the title."""
     across = axes[axis.anchor] if axis.anchor in axes else axes["y" if axis.key[0] == "x" else "x"]
-    middle, title = (axis.start + axis.end) / 2, shortened(axis.title, abs(axis.end - axis.start))
+    middle = (axis.start + axis.end) / 2
+    title = shortened(unescape(axis.title), abs(axis.end - axis.start))
     for place, label in axis.ticks(13 if axis.key[0] == "y" else _apart(axis)):
         if axis.key[0] == "x":
             if axis.grid:
                 canvas.line([(place, across.start), (place, across.end)], _GRID)
-            canvas.text(place, across.start + 4, label, "ma")
+            canvas.text(place, across.start + 4, unescape(label), "ma")
         else:
             if axis.grid:
                 canvas.line([(across.start, place), (across.end, place)], _GRID)
-            canvas.text(across.start - 4, place, shortened(label, _LONGEST), "rm")
+            canvas.text(across.start - 4, place, shortened(unescape(label), _LONGEST), "rm")
     ends = (axis.start, across.start), (axis.end, across.start)
     if axis.key[0] == "x":
         canvas.line(ends, _FRAME)
@@ -285,7 +288,7 @@ def _unbroken(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> Iterator[list
     there = np.isfinite(xs) & np.isfinite(ys)
     for part in np.split(np.arange(len(xs)), np.flatnonzero(~there)):
         own = part[there[part]]
-        if len(own) > 1:
+        if len(own):
             yield list(zip(xs[own].tolist(), ys[own].tolist(), strict=True))
 
 
@@ -340,7 +343,7 @@ def _draw_scale(canvas: Canvas, about: Mapping[str, Any], box: Sequence[float]) 
     canvas.text(min(x, WIDTH - 2 - length(title)), high - 8, title, "ls")
     for value in sorted({about["low"], *([0.0] if about["low"] < 0 else []), about["high"]}):
         place = low + (value - about["low"]) / (about["high"] - about["low"]) * (high - low)
-        canvas.text(x + _BAR + 3, place, f"{round(value, 2):g}", "lm")
+        canvas.text(x + _BAR + 3, place, f"{value:.{2 if abs(value) < 1 else 3}g}", "lm")
 
 
 def _entries(figure: Figure) -> list[dict[str, Any]]:
@@ -354,7 +357,7 @@ def _entries(figure: Figure) -> list[dict[str, Any]]:
 
 
 def _label(trace: Mapping[str, Any]) -> str:
-    return shortened(trace["name"], WIDTH - 2 * _EDGE - 32)
+    return shortened(unescape(trace["name"]), WIDTH - 2 * _EDGE - 32)
 
 
 def _rows(entries: Sequence[dict[str, Any]], room: float) -> list[list[dict[str, Any]]]:

@@ -38,13 +38,13 @@ class Found:
         runs: Series by run.
         complete: Whether all of the log directory was looked at.
         notes: What went wrong, in words.
-        number: Another one for other contents.
+        number: Another one for other contents, also of another TensorBoard.
     """
 
     runs: Mapping[str, tuple[Series, ...]]
     complete: bool
     notes: tuple[str, ...]
-    number: int
+    number: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class _Inside:
     saved: list[Saved]
     below: list[str]
     resumed: list[Path]
+
+
+_Contents = tuple[list[Saved], list[str], bool, dict[tuple[Path, str], str]]
+"""Reports, notes, whether all was looked at, and kinds of reports that were opened."""
 
 
 class ReportIndex:
@@ -70,10 +74,8 @@ class ReportIndex:
         self.logdir = logdir
         self._lock = Lock()
         self._search: Thread | None = None
-        self._saved: list[Saved] = []
-        self._notes: list[str] = []
-        self._complete = False
-        self._number = 0
+        self._contents: _Contents = [], [], False, {}
+        self._number = time.time_ns()
         self._found: Found | None = None
         self._known: dict[str, tuple[int, _Inside]] = {}
         self._kinds: dict[tuple[Path, str], str] = {}
@@ -93,21 +95,21 @@ class ReportIndex:
         """What is known now."""
         with self._lock:
             if self._found is None:
-                runs = by_run(self._saved, self._kinds)
-                notes = tuple(self._notes)
-                self._found = Found(runs, self._complete, notes, self._number)
+                saved, notes, complete, kinds = self._contents
+                runs = by_run(saved, kinds)
+                self._found = Found(runs, complete, tuple(notes), str(self._number))
             return self._found
 
     def any(self, seconds: float) -> bool:
         """Whether there are reports; False if none was found within this time."""
-        if self._saved:
+        if self._contents[0]:
             return True
         end = time.monotonic() + seconds
         self.refreshed(0)
         search = self._search
-        while not self._saved and search and search.is_alive() and time.monotonic() < end:
+        while not self._contents[0] and search and search.is_alive() and time.monotonic() < end:
             search.join(0.01)
-        return bool(self._saved)
+        return bool(self._contents[0])
 
     def _look(self) -> None:
         notes: list[str] = []
@@ -121,9 +123,10 @@ class ReportIndex:
         self._publish(saved, notes, complete=True)
 
     def _publish(self, saved: list[Saved], notes: list[str], *, complete: bool) -> None:
+        contents = list(saved), list(notes), complete, dict(self._kinds)
         with self._lock:
-            if (self._saved, self._notes, self._complete) != (saved, notes, complete):
-                self._saved, self._notes, self._complete = list(saved), list(notes), complete
+            if self._contents != contents:
+                self._contents = contents
                 self._number += 1
                 self._found = None
 
@@ -167,7 +170,7 @@ class ReportIndex:
             todo += inside.below
             saved += inside.saved
             resumed += inside.resumed
-            if inside.saved and not self._complete:
+            if inside.saved and not self._contents[2]:
                 self._publish(saved, [], complete=False)
         self._known = known
         return resumed
@@ -178,9 +181,10 @@ class ReportIndex:
             for entry in entries:
                 if entry.is_dir():
                     inside.below.append(entry.path)
-                elif saved := saved_of(entry, self.logdir):
-                    inside.saved.append(saved)
                 elif entry.name.endswith(RESUMED):
                     inside.resumed.append(Path(entry.path))
+                else:
+                    with suppress(FileNotFoundError):  # it has just been removed
+                        inside.saved.extend(saved_of(entry, self.logdir))
         inside.below.sort(reverse=True)
         return inside

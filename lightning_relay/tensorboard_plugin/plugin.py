@@ -93,7 +93,7 @@ class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard h
     def _runs(self, request: Request) -> Response:
         """Reports by run, stage, kind and callback; or that nothing has changed."""
         found = self._index.refreshed(_LONGER)
-        if request.args.get("known") == str(found.number):
+        if request.args.get("known") == found.number:
             return _json(request, json.dumps({"number": found.number, "complete": found.complete}))
         about = {
             "logdir": self._index.logdir,
@@ -128,20 +128,22 @@ class RelaysPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard h
             words = str(error).removeprefix("report: ")
             return _json(request, json.dumps({"error": f"{words[:1].upper()}{words[1:]}."}))
         # Packed arrays hardly shrink, and compressing them takes longer than drawing them.
-        return Response(to_json(figure | about), mimetype=_JSON)
+        return Response(to_json((figure or {}) | about), mimetype=_JSON)
 
     def _csv(self, request: Request) -> Response:
         """The numbers of a figure."""
         from lightning_relay.reports.figure import to_csv
 
         figure, _ = self._drawn(request, View.of(request.args), float("inf"))
-        answer = Response(to_csv(figure), mimetype="text/csv")
+        answer = Response(to_csv(figure or {"data": []}), mimetype="text/csv")
         name = request.args.get("figure", "")
         answer.headers.set("Content-Disposition", "attachment", filename=f"{name}.csv")
         return answer
 
-    def _drawn(self, request: Request, view: View, seconds: float) -> tuple[Figure, dict[str, Any]]:
-        """What is asked for, and what there is to say of it."""
+    def _drawn(
+        self, request: Request, view: View, seconds: float
+    ) -> tuple[Figure | None, dict[str, Any]]:
+        """What is asked for, as far as it is read, and what there is to say of it."""
         what = request.args.get("figure", "")
         if what == "history":
             run, series = self._series(request)

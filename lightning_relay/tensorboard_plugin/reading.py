@@ -27,6 +27,7 @@ class Reports:
         self._kept: OrderedDict[tuple[Path, int], tuple[RelayReport | KnockoutReport, int]] = (
             OrderedDict()
         )
+        self._loading: dict[tuple[Path, int], Lock] = {}
         self._bytes = 0
 
     def read(self, saved: Saved) -> RelayReport | KnockoutReport:
@@ -34,13 +35,21 @@ class Reports:
         about = saved.path.stat()
         key = saved.path, about.st_mtime_ns
         with self._lock:
-            if key not in self._kept:
-                self._keep(key, _load(saved.path), about.st_size)
-            self._kept.move_to_end(key)
-            while self._bytes > _KEPT and len(self._kept) > 1:
-                _, (_, size) = self._kept.popitem(last=False)
-                self._bytes -= size
-            return self._kept[key][0]
+            loading = self._loading.setdefault(key, Lock())
+        with loading:  # several figures ask for one report at once
+            with self._lock:
+                report = self._kept.get(key, (None, 0))[0]
+            if report is None:
+                report = _load(saved.path)
+            with self._lock:
+                self._loading.pop(key, None)
+                if key not in self._kept:
+                    self._keep(key, report, about.st_size)
+                self._kept.move_to_end(key)
+                while self._bytes > _KEPT and len(self._kept) > 1:
+                    _, (_, size) = self._kept.popitem(last=False)
+                    self._bytes -= size
+        return report
 
     def read_ahead(self, saved: Saved) -> RelayReport | KnockoutReport:
         """The same, for a reader who reads many: it is kept only where there is room."""

@@ -68,11 +68,11 @@ class Series:
     reports: Mapping[str, Saved]
 
 
-def saved_of(entry: os.DirEntry[str], logdir: str) -> Saved | None:
-    """The report in a file by its name; None if it has another name."""
+def saved_of(entry: os.DirEntry[str], logdir: str) -> list[Saved]:
+    """The report in a file by its name; none if it has another name."""
     found = _NAME.fullmatch(entry.name)
     if found is None or not entry.is_file():
-        return None
+        return []
     name = found.groupdict()
     path = Path(entry.path)
     within = Path(os.path.relpath(entry.path, logdir))
@@ -81,7 +81,7 @@ def saved_of(entry: os.DirEntry[str], logdir: str) -> Saved | None:
     if name["dataloader"] is not None:
         stage += f", dataloader {name['dataloader']}"
     about = entry.stat()
-    return Saved(
+    own = Saved(
         path=path,
         key=_printable(within),
         run=_printable(run_of(within)),
@@ -92,6 +92,7 @@ def saved_of(entry: os.DirEntry[str], logdir: str) -> Saved | None:
         modified=about.st_mtime_ns,
         size=about.st_size,
     )
+    return [own]
 
 
 def _printable(path: Path) -> str:
@@ -129,7 +130,7 @@ def source_of(one: Saved) -> tuple[Path, str]:
 
 def kind_by(one: Saved, kinds: Mapping[tuple[Path, str], str]) -> str | None:
     """Kind of a report by its directory, or as it was read; None if it is unknown."""
-    known = [_KINDS[part] for part in one.path.parts if part in _KINDS]
+    known = [_KINDS[part] for part in one.key.split("/") if part in _KINDS]
     return known[-1] if known else kinds.get(source_of(one))
 
 

@@ -37,13 +37,28 @@ def described(report: RelayReport | KnockoutReport) -> dict[str, Any]:
                 "name": key,
                 "units": layer.common_code.shape[1],
                 "time_steps": layer.time_steps.tolist(),
+                "last": int(layer.time_steps[layer.place()]),
                 "concepts": list(layer.concepts),
             }
             for key, layer in report.layers.items()
         ]
         figures = [name for name in FIGURES if name != "layers" or len(layers) > 1]
         return about | {"figures": figures, "layers": layers, "measures": []}
-    return about | {"figures": _measured(report), "layers": [], "measures": damage_names(report)}
+    layers = [
+        {
+            "name": key,
+            "units": 1 + max(unit for some in report.sets for unit in some.units.get(key, ())),
+            "time_steps": sorted({own.step for own in report.predictions if own.layer == key}),
+            "last": -1,
+            "concepts": list(report.concepts),
+        }
+        for key in report.layers
+    ]
+    return about | {
+        "figures": _measured(report),
+        "layers": layers,
+        "measures": damage_names(report),
+    }
 
 
 def in_words(report: RelayReport | KnockoutReport, view: View) -> list[str]:
@@ -90,23 +105,30 @@ def drawn(report: RelayReport | KnockoutReport, what: str, view: View) -> tuple[
         draw = known("figure", what, OF_RELAYS)
         return draw(report, view.layer, view.concept, view.step, _unit(report, view)), ""
     draw_damage = known("figure", what, OF_KNOCKOUTS)
-    options: dict[str, Any] = {"unit": view.unit, "measure": _measure(report, view) or None}
-    note = ""
+    options: dict[str, Any] = {"layer": view.layer, "measure": _measure(report, view) or None}
+    notes = []
     if what in _RESULTS and (results := getattr(report, _RESULTS[what])):
         found = _fitting(results, report, view)
-        options |= {"layer": found.layer, "measure": found.concept}
+        options = {"layer": found.layer, "measure": found.concept}
         options["step"] = getattr(found, "step", None)
-        note = _other(found, report, view)
+        notes.append(_other(found, report, view))
     else:
-        with_sets = {some.layer for some in report.sets}
-        options["layer"] = view.layer if view.layer in with_sets else None
-        if what == "step_damage" and options["layer"] and not report.single_steps(view.layer):
+        held = [some for some in report.sets if view.layer in some.units]
+        if what == "step_damage":
+            held = held if report.single_steps(view.layer) else []
+        if not any(some.layer for some in held):
             options["layer"] = None
-        if view.layer and options["layer"] is None:
-            note = f"No units of {view.layer} alone were held; other sets are shown."
+            if view.layer:
+                notes.append(f"No units of {view.layer} alone were held; others are shown.")
+        elif several := sum(some.layer is None for some in held):
+            notes.append(f"{several} sets with units of several layers are left out.")
+        if what != "damage_map":
+            notes.append(_other_measure(report, view))
+    if options["layer"] == view.layer and _has_unit(report, view):
+        options["unit"] = view.unit
     takes = signature(draw_damage).parameters
     given = {name: value for name, value in options.items() if name in takes}
-    return draw_damage(report, **given), note
+    return draw_damage(report, **given), " ".join(note for note in notes if note)
 
 
 def _measured(report: KnockoutReport) -> list[str]:
@@ -126,6 +148,21 @@ def _measure(report: KnockoutReport, view: View) -> str:
     return next((own for own in (view.measure, view.concept, *names) if own in names), "")
 
 
+def _other_measure(report: KnockoutReport, view: View) -> str:
+    """A sentence if damage is drawn to another measure than the concept that is followed."""
+    measure = _measure(report, view)
+    if measure in ("", view.measure, view.concept) or not view.concept or len(report.concepts) == 1:
+        return ""
+    return (
+        f"Damage to {view.measure or view.concept} was not measured; this is damage to {measure}."
+    )
+
+
+def _has_unit(report: KnockoutReport, view: View) -> bool:
+    """Whether the chosen unit of the chosen layer was held in some set."""
+    return any(view.unit in some.units.get(view.layer, ()) for some in report.sets)
+
+
 def _fitting(results: Sequence[Any], report: KnockoutReport, view: View) -> Any:
     """The result that fits best what is chosen: its layer before its concept before its step."""
     concept = _concept(report, view)
@@ -134,9 +171,15 @@ def _fitting(results: Sequence[Any], report: KnockoutReport, view: View) -> Any:
         key=lambda own: (
             own.layer == view.layer,
             own.concept == concept,
-            getattr(own, "step", None) == view.step,
+            _same_step(own, view),
         ),
     )
+
+
+def _same_step(found: Any, view: View) -> bool:
+    """Whether a result is of the chosen step, or of none; -1 and the last step are the same."""
+    own, last = getattr(found, "step", None), (-1, view.last)
+    return own in (None, view.step) or (own in last and view.step in last)
 
 
 def _concept(report: KnockoutReport, view: View) -> str:
@@ -145,12 +188,11 @@ def _concept(report: KnockoutReport, view: View) -> str:
 
 def _other(found: Any, report: KnockoutReport, view: View) -> str:
     """A sentence if a result is not of what is chosen."""
-    wanted = {"layer": view.layer, "concept": _concept(report, view), "step": view.step}
-    other = [
-        f"{name} {own}"
-        for name, own in wanted.items()
-        if own not in ("", -1) and getattr(found, name, own) != own
-    ]
+    concept = _concept(report, view)
+    other = [f"layer {view.layer}"] * (view.layer not in ("", found.layer))
+    other += [f"concept {concept}"] * (concept not in ("", found.concept))
+    if not _same_step(found, view):
+        other.append("the last step" if view.step == -1 else f"step {view.step}")
     return f"Nothing was measured of {', '.join(other)}; this is what was." if other else ""
 
 

@@ -17,6 +17,7 @@ class View:
         layer: Key of the layer.
         concept: Name of the concept.
         step: Step of the layer; -1 is the one that it computes last.
+        last: That step by its number, as far as it is known; else -1.
         unit: Index of a unit that is marked; None if none is.
         measure: Name of what damage is drawn to; empty if that is the concept.
     """
@@ -24,6 +25,7 @@ class View:
     layer: str
     concept: str
     step: int
+    last: int
     unit: int | None
     measure: str
 
@@ -35,6 +37,7 @@ class View:
             layer=asked.get("layer", ""),
             concept=asked.get("concept", ""),
             step=_number("step", asked.get("step", "-1"), "a step of the layer"),
+            last=_number("last", asked.get("last", "-1"), "the last step of the layer"),
             unit=_number("unit", unit, "the index of a unit") if unit else None,
             measure=asked.get("measure", ""),
         )

@@ -154,6 +154,10 @@ def test_a_chosen_unit_is_marked_wherever_it_is_drawn_alone() -> None:
     for what in ("damage", "damage_map"):
         bands = REPORT.figure(what, unit=2).layout.shapes
         assert [own.y0 for own in bands] == [own for own in names.values() if own == "unit 2"]
+    fewer = [some for some in single_units(5, steps=4) if some.unit != 1]
+    cells = small_knockouts(fewer, curves=False).figure("step_damage").data
+    (not_run,) = [own for own in cells if own.name == "not run"]
+    assert np.isfinite(not_run.z).any(1).tolist() == [False, True, False, False, False]
     (row,) = STEPS.figure("step_damage", unit=2).layout.shapes
     assert (row.y0, row.y1) == (1.5, 2.5)
     (point,) = [row for row, place in enumerate(REPORT.single_units(LAYER)) if place == 2]

@@ -76,6 +76,23 @@ def test_units_beyond_what_a_browser_draws_are_counted(monkeypatch: pytest.Monke
     assert words.endswith("; 2 smaller ones are not drawn")
 
 
+def test_without_shares_there_are_the_bits_and_the_accuracy() -> None:
+    figure = history_figure([(0, WITHOUT), (1, WITHOUT)], unit=2)
+    names = [own["name"] for own in figure["data"]]
+    assert names == ["I(in; out)", "accuracy (right)", "I_R of all units"]
+    words = figure["layout"]["title"]["subtitle"]["text"]
+    assert words.endswith(
+        "relay shares were not measured; measure them with RelayMeasure(n_orders=16)"
+    )
+    assert figure["layout"]["yaxis"]["domain"] == [0, 1]
+
+
+def test_the_accuracy_is_drawn_beside_the_bits() -> None:
+    right = drawn((0, changed(REPORT, accuracy=np.full(6, 0.25))), (1, REPORT))["accuracy (right)"]
+    np.testing.assert_array_equal(right["y"], [0.25, RELAY.accuracy[-1]])
+    assert right["yaxis"] == "y3"
+
+
 def test_bits_without_enough_sequences_are_hollow() -> None:
     coverage = RELAY.coverage.copy()
     coverage[-1, REPORT.full_condition] = 0.1
@@ -85,7 +102,7 @@ def test_bits_without_enough_sequences_are_hollow() -> None:
     assert found["marker"]["color"][1] != "white"
     assert found["text"] == ["<br>too few sequences", ""]
     words = history_figure(reports)["layout"]["title"]["subtitle"]["text"]
-    assert words.endswith("; hollow: too few sequences")
+    assert "; hollow: too few sequences; below, each unit's share" in words
 
 
 @pytest.mark.parametrize(
@@ -97,7 +114,6 @@ def test_bits_without_enough_sequences_are_hollow() -> None:
         ([(0, REPORT)], {"concept": "odd"}, "no concept 'odd' .* 'joint'"),
         ([(0, REPORT)], {"step": 9}, "step: got 9, which was not analysed"),
         ([(0, REPORT)], {"unit": 5}, "unit: got 5; the layer has units 0 to 4"),
-        ([(0, WITHOUT)], {}, "shares were not measured"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(reports: Any, options: Any, message: str) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_relay.ablation.figures import damage_figure
+from lightning_relay.ablation.figures import agreement_figure, damage_figure, map_figure
 from lightning_relay.relay.figures import share_figure, transfer_figure
+from lightning_relay.relay.history_figure import history_figure
 from lightning_relay.reports.figure import to_csv
 from tests.support.changed import changed
-from tests.support.knockouts import small_knockouts
+from tests.support.knockouts import single_units, small_knockouts
 from tests.support.reports import EVIDENCE, small_report
 
 REPORT = small_report(**EVIDENCE)
@@ -38,6 +39,31 @@ def test_cells_and_points_have_all_digits() -> None:
     assert [float(row["y"]) for row in found] == RELAY.information[:, 0].tolist()
     assert RELAY.lower is not None
     np.testing.assert_allclose([float(row["lower"]) for row in found], RELAY.lower[:, 0])
+
+
+def test_units_and_words_of_points_and_errors_of_cells_are_kept() -> None:
+    cells = rows_of(share_figure(REPORT, "rnn.l0", "joint", -1, None))["share"]
+    assert RELAY.share_error is not None
+    for row in cells:
+        assert float(row["error"]) == RELAY.share_error[int(row["x"]), int(row["y"])]
+    history = rows_of(history_figure([(0, small_report(units=12)), (1, small_report(units=12))]))
+    assert {row["unit"] for row in history["other units"] if row["y"]} == {
+        str(unit) for unit in range(12) if f"unit {unit}" not in history
+    }
+    damage = [row for part in rows_of(agreement_figure(small_knockouts())).values() for row in part]
+    assert sorted(int(row["unit"]) for row in damage) == list(range(5))
+    assert all(row["words"].startswith(f"unit {row['unit']}: ") for row in damage)
+    assert "<br>" not in damage[0]["words"]
+
+
+def test_names_of_the_user_are_no_tags() -> None:
+    report = small_report(concepts={"x<b>y & z": lambda label: label})
+    figure = share_figure(report, "rnn.l0", "x<b>y & z", -1, None)
+    assert figure["layout"]["title"]["text"] == "rnn.l0: x&lt;b&gt;y &amp; z"
+    named = small_knockouts(single_units(2), concepts=("a<b>", "c"))
+    rows = rows_of(damage_map := map_figure(named))
+    assert "a&lt;b&gt;" in damage_map["data"][0]["x"]
+    assert any(row["x"] == "a<b>" for part in rows.values() for row in part)
 
 
 def test_cells_that_could_not_be_measured_have_no_value() -> None:

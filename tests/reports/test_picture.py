@@ -13,7 +13,7 @@ import pytest
 from lightning_relay.ablation.figures import FIGURES as OF_KNOCKOUTS
 from lightning_relay.relay.figures import FIGURES
 from lightning_relay.reports.axes import axes_of
-from lightning_relay.reports.canvas import length, rgba, shortened, wrapped
+from lightning_relay.reports.canvas import drawable, length, rgba, shortened, wrapped
 from lightning_relay.reports.figure import axis, bits_scale, error_bars, figure_of, line, steps_axis
 from lightning_relay.reports.picture import HEIGHT, WIDTH, picture_of
 from tests.support.knockouts import prediction, random_sets, single_units, small_knockouts
@@ -170,9 +170,28 @@ def test_the_words_do_not_touch_the_plot_and_nothing_runs_out_at_the_right() -> 
         picture_of(OF_KNOCKOUTS["damage"](named)),
         picture_of(OF_KNOCKOUTS["deletion"](named)),
     ]
+    images += [picture_of(OF_KNOCKOUTS[name](own)) for name, own in DAMAGED.items()]
     for image in images:
         assert (image[:, WIDTH - 1] == 255).all()
         assert (image[:, 0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "units", "inputs_end"), [(1, 1, None), (1, 5, None), (6, 1, 2), (2, 2, 0)]
+)
+def test_small_reports_are_drawn(steps: int, units: int, inputs_end: int | None) -> None:
+    report = small_report(steps, units, inputs_end=inputs_end)
+    for name in set(FIGURES) - {"latent"}:
+        assert np.asarray(report.picture(name)).shape == (2 * HEIGHT, 2 * WIDTH, 3)
+    limit = pixels_of(np.asarray(report.picture("relay_share")), "#c85014")
+    assert (limit[1] < 2 * HEIGHT - 100).any()  # above the legend, also of a single step
+
+
+def test_letters_that_the_font_lacks_are_written_in_others() -> None:
+    assert drawable("R² of Größe – 50 × 2") == "R2 of Grosse - 50 x 2"
+    assert drawable("声 1") == "? 1"
+    assert wrapped("x" * 90, 100) == [shortened("x" * 90, 100)]
+    assert length(shortened("x" * 3000, 100)) <= 100
 
 
 def test_a_trace_of_an_unknown_type_is_refused() -> None:

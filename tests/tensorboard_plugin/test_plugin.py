@@ -24,6 +24,7 @@ import lightning_relay.tensorboard_plugin.plugin as plugin_module
 import lightning_relay.tensorboard_plugin.reading as reading_module
 from lightning_relay.ablation.figures import FIGURES as OF_KNOCKOUTS
 from lightning_relay.ablation.figures import damage_names, prediction_figure
+from lightning_relay.ablation.report import KnockoutReport, KnockoutSet
 from lightning_relay.relay.figures import FIGURES
 from lightning_relay.relay.history_figure import history_figure
 from lightning_relay.relay.sentences import sentences
@@ -31,7 +32,7 @@ from lightning_relay.reports.figure import to_csv, to_json
 from lightning_relay.reports.files import checksum_of, write
 from lightning_relay.tensorboard_plugin.histories import spread
 from lightning_relay.tensorboard_plugin.plugin import STATIC, RelaysPlugin
-from tests.support.knockouts import prediction, random_sets, small_knockouts
+from tests.support.knockouts import prediction, random_sets, single_units, small_knockouts
 from tests.support.reports import small_report
 
 REPORT = small_report(n_orders=4, n_splits=4, concepts="per_class")
@@ -188,7 +189,10 @@ def test_the_kind_of_reports_elsewhere_is_read_once(
     (tmp_path / "broken-validate-epoch=0-step=5.npz").write_bytes(b"nothing")
     tab = Tab(tmp_path)
 
-    def kinds() -> dict[str, str]:
+    def fails_to_open(path: Path) -> None:
+        raise OSError(24, "Too many open files", str(path))
+
+    def kinds(tab: Tab = tab) -> dict[str, str]:
         (run,) = tab.get("/runs").json["runs"]
         return {series["prefix"]: series["kind"] for series in run["series"]}
 
@@ -196,20 +200,50 @@ def test_the_kind_of_reports_elsewhere_is_read_once(
     assert kinds() == expected
     opened: list[Path] = []
     kind_of = index_module.kind_of
+    fresh = Tab(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "kind_of", fails_to_open)
+        assert kinds(fresh)["mine"] == "relay"
+    assert kinds(fresh) == expected  # it is read again, and told
     monkeypatch.setattr(index_module, "kind_of", lambda path: opened.append(path) or kind_of(path))
     assert kinds() == expected
     assert [path.name.partition("-")[0] for path in opened] == ["broken"]
+
+
+def test_the_log_directory_itself_may_have_any_name(tmp_path: Path) -> None:
+    logdir = tmp_path / "relay_reports" / "study"
+    (logdir / "run").mkdir(parents=True)
+    small_knockouts().save(logdir / "run" / "mine-validate-epoch=0-step=5.npz")
+    (run,) = Tab(logdir).get("/runs").json["runs"]
+    assert [series["kind"] for series in run["series"]] == ["knock-out"]
+
+
+def test_a_file_that_is_removed_meanwhile_loses_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in range(2):
+        save(tmp_path, epoch=epoch)
+    saved_of = index_module.saved_of
+
+    def gone(entry: Any, logdir: str) -> Any:
+        if "epoch=0" in entry.name:
+            raise FileNotFoundError(2, "No such file", entry.path)
+        return saved_of(entry, logdir)
+
+    monkeypatch.setattr(index_module, "saved_of", gone)
+    assert Tab(tmp_path).runs() == {"run": {"relay, validation": [1]}}
 
 
 def test_runs_are_sent_again_only_if_they_changed(tmp_path: Path) -> None:
     save(tmp_path)
     tab = Tab(tmp_path)
     first = tab.get("/runs").json
-    same = tab.get("/runs", known=str(first["number"])).json
+    same = tab.get("/runs", known=first["number"]).json
     assert same == {"number": first["number"], "complete": True}
     save(tmp_path, epoch=1)
-    later = tab.get("/runs", known=str(first["number"])).json
+    later = tab.get("/runs", known=first["number"]).json
     assert len(later["runs"][0]["series"][0]["reports"]) == 2
+    assert Tab(tmp_path).get("/runs").json["number"] != later["number"]  # of another TensorBoard
 
 
 def test_a_new_report_shows_up(tmp_path: Path) -> None:
@@ -275,7 +309,12 @@ def test_a_knockout_report_is_described_in_words(tmp_path: Path) -> None:
     assert list(tab.runs()["run"]) == ["relay, validation", "knockout, test"]
     about = tab.get("/report", **tab.key(path, tmp_path)).json
     assert about["summary"] == str(report)
-    assert about["layers"] == []
+    (layer,) = about["layers"]
+    assert (layer["name"], layer["units"], layer["concepts"]) == (
+        "rnn.l0",
+        5,
+        list(report.concepts),
+    )
     assert about["measures"] == damage_names(report)
     assert about["figures"] == ["damage", "damage_map", "agreement", "deletion"]
 
@@ -320,6 +359,14 @@ def test_a_figure_of_knockouts_is_that_of_the_report(tmp_path: Path, name: str) 
         ({"concept": "bit_0", "step": "4"}, "bit_0", 4, ""),
         ({"concept": "joint", "measure": "bit_0"}, "bit_0", -1, ""),
         ({"concept": "joint", "measure": "accuracy"}, "joint", -1, ""),
+        ({"concept": "joint", "step": "9", "last": "9"}, "joint", -1, ""),
+        ({"concept": "bit_0", "step": "-1", "last": "4"}, "bit_0", -1, ""),
+        (
+            {"concept": "joint", "step": "9", "last": "12"},
+            "joint",
+            -1,
+            "Nothing was measured of step 9; this is what was.",
+        ),
         (
             {"layer": "rnn.l1", "concept": "bit_1", "step": "3"},
             "joint",
@@ -344,6 +391,75 @@ def test_knockouts_show_what_fits_best_and_say_if_that_is_not_what_is_chosen(
     assert_same(answer, expected | {"note": note})
     words = tab.get("/words", **key, **asked).json["sentences"]
     assert f"damage to {concept} of which their size alone explains 0.25" in words[0]
+
+
+def shown_of(tmp_path: Path, report: KnockoutReport, **asked: str) -> Any:
+    path = tmp_path / "run" / "knockout_reports" / "knockout-validate-epoch=0-step=10.npz"
+    path.parent.mkdir(parents=True)
+    report.save(path)
+    tab = Tab(tmp_path)
+    return unpacked(tab.get("/figure", **tab.key(path, tmp_path), **asked).json)
+
+
+def test_sets_and_measures_that_are_not_shown_are_said(tmp_path: Path) -> None:
+    both = KnockoutSet("both", "given", {"rnn.l0": (1,), "dec.l0": (3,)})
+    sets = [*single_units(3), both]
+    report = small_knockouts(sets, curves=False)
+    answer = shown_of(tmp_path / "a", report, figure="damage", layer="rnn.l0", concept="odd")
+    assert answer["note"] == (
+        "1 sets with units of several layers are left out. Damage to odd was not measured; this is "
+        "damage to accuracy."
+    )
+    answer = shown_of(
+        tmp_path / "b", report, figure="damage", layer="dec.l0", concept="joint", unit="1"
+    )
+    assert answer["note"] == "No units of dec.l0 alone were held; others are shown."
+    assert answer["layout"]["shapes"] == []  # it is a unit of another layer
+    answer = shown_of(
+        tmp_path / "c", report, figure="damage", layer="rnn.l0", concept="joint", unit="1"
+    )
+    assert [band["y0"] for band in answer["layout"]["shapes"]] == ["unit 1"]
+
+
+def test_steps_that_are_the_first_part_of_a_run_do_not_hide_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path)
+    small_report(steps=2, inputs_end=1, concepts="per_class").save(named(tmp_path, epoch=1))
+    monkeypatch.setattr(plugin_module, "_AT_ONCE", 0.0)
+    tab = Tab(tmp_path)
+    tab.runs()
+    first = history(tab, step="4")
+    assert first == {"note": "", "read": 1, "of": 2}
+    assert unpacked(history(tab, step="4"))["data"][0]["x"].tolist() == [0, 1]
+
+
+def test_an_error_that_passes_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for epoch in range(2):
+        save(tmp_path, epoch=epoch)
+    tab = Tab(tmp_path)
+    tab.runs()
+    load = reading_module._load
+
+    def fails(path: Path) -> Any:
+        if "epoch=0" in path.name:
+            raise OSError(24, "Too many open files")
+        return load(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reading_module, "_load", fails)
+        answer = history(tab)
+        assert (answer["read"], answer["of"]) == (2, 2)
+        assert "Too many open files" in answer["note"]
+    assert history(tab)["note"] == ""
+
+
+def test_the_unit_of_a_larger_layer_is_not_marked_in_a_history(tmp_path: Path) -> None:
+    save(tmp_path)
+    tab = Tab(tmp_path)
+    tab.runs()
+    names = [trace["name"] for trace in history(tab, unit="7")["data"]]
+    assert "unit 4" in names
 
 
 def test_arrays_are_packed_as_plotly_reads_them() -> None:
@@ -606,7 +722,8 @@ def test_a_history_of_what_was_not_measured_is_said_in_words(tmp_path: Path) -> 
     small_report(n_orders=0, concepts="per_class").save(named(tmp_path))
     tab = Tab(tmp_path)
     tab.runs()
-    assert "measure them with RelayMeasure(n_orders=16)" in history(tab)["error"]
+    words = history(tab)["layout"]["title"]["subtitle"]["text"]
+    assert "measure them with RelayMeasure(n_orders=16)" in words
     assert history(tab, concept="odd")["error"].startswith("Reports: none has the layer")
 
 
@@ -650,8 +767,9 @@ def test_a_slow_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not tab.plugin.is_active()
     assert time.monotonic() - start < 0.5
     assert not tab.get("/runs").json["complete"]
-    while not tab.get("/runs").json["complete"]:
-        pass
+    for _ in range(100):
+        if tab.get("/runs").json["complete"]:
+            break
     assert tab.plugin.is_active()
 
 

@@ -8,6 +8,7 @@ import {
   asking,
   chosen,
   chosenOf,
+  layersOf,
   KINDS,
   nameOf,
   oneOf,
@@ -21,6 +22,7 @@ import {
 import { ask, describe } from "./server.js";
 
 const AGAIN = 15_000; // ms between looks for new reports
+const SOON = 1_000; // ms between looks while the search goes on
 const PLAYED = 400; // ms for each epoch at least, while playing
 const IDLE = 100; // ms without a new choice before more is read than was asked for
 const AROUND = 8; // epochs before and after the chosen one that are read then
@@ -31,7 +33,8 @@ let known; // number of what the server said of its runs
 let shown = [];
 let drawing = false;
 let stale = false;
-let playing = false;
+let playing; // a number of its own for each time, undefined while nothing is played
+let again; // timer of the next look for new reports
 
 export async function render() {
   const style = document.createElement("link");
@@ -52,7 +55,6 @@ export async function render() {
   window.addEventListener("unhandledrejection", ({ reason }) => tell(String(reason), "error"));
   loadPlotly().catch((error) => tell(error.message, "error"));
   await look();
-  setInterval(() => document.visibilityState === "visible" && look(), AGAIN);
 }
 
 /* The page */
@@ -70,7 +72,7 @@ function build() {
   page.slider.addEventListener("input", () => choose({ epoch: epochAt(page.slider.value) }));
   page.epoch = element("output", { htmlFor: "epoch" });
   page.play = element("button", { type: "button", id: "play" });
-  page.play.addEventListener("click", () => play(!playing));
+  page.play.addEventListener("click", () => play(playing === undefined));
   page.status = element("p", { id: "status", role: "status" });
   page.notes = element("p", { id: "notes" });
   page.questions = element("nav", { id: "questions", ariaLabel: "Questions" });
@@ -131,16 +133,20 @@ function fill(select, options, value) {
 
 /* Runs */
 
-/** Looks which reports there are, and shows them if they are new. */
+/** Looks which reports there are, shows them if they are new, and looks again later. */
 async function look() {
-  let found;
+  clearTimeout(again);
+  let found = { complete: true };
   try {
-    found = await ask("runs", known === undefined ? {} : { known });
+    if (document.visibilityState === "visible") found = await ask("runs", { known: known ?? "" });
+    if (found.number !== undefined) update(found);
   } catch (error) {
     tell(error.message, "error");
-    return;
   }
-  if (!found.complete) setTimeout(look, 1000);
+  again = setTimeout(look, found.complete ? AGAIN : SOON);
+}
+
+function update(found) {
   const changed = found.number !== known;
   if (changed) {
     known = found.number;
@@ -203,8 +209,12 @@ async function repaint() {
 }
 
 async function paint() {
-  const first = runNamed(chosen.run) ?? runs[0];
-  if (!first) return;
+  const first = chosen.run === "" ? runs[0] : runNamed(chosen.run);
+  if (!first) {
+    fill(page.run, runs.map((one) => [one.run, labelOf(one.run)]), "");
+    tell(`There are no reports of the run ${chosen.run}; choose another one.`, "error");
+    return;
+  }
   chosen.run = first.run;
   const second = chosen.beside === first.run ? undefined : runNamed(chosen.beside);
   chosen.beside = second?.run ?? "";
@@ -260,10 +270,10 @@ async function prepareNeighbours() {
 /* Choices */
 
 function fillRuns(first) {
+  chosen.stage = stageOf(first);
   const others = runs.filter((one) => one !== first).map((one) => [one.run, labelOf(one.run)]);
   fill(page.run, runs.map((one) => [one.run, labelOf(one.run)]), first.run);
   fill(page.beside, [["", "no other run"], ...others], chosen.beside);
-  chosen.stage = stageOf(first);
   fill(page.stage, stagesOf(first).map((own) => [own, own]), chosen.stage);
   for (const kind of Object.keys(KINDS)) {
     chosen[kind] = oneOf(first, kind)?.prefix ?? "";
@@ -283,9 +293,10 @@ function fillRuns(first) {
   page.slider.setAttribute("aria-valuetext", `epoch ${words}`);
 }
 
-function fillContents({ relays, knockouts }) {
-  const layers = relays?.holds?.layers;
-  if (layers) {
+function fillContents(read) {
+  const { relays, knockouts } = read;
+  const layers = layersOf(read);
+  if (layers.length) {
     const { layer, concept } = chosenOf(layers);
     Object.assign(chosen, { layer: layer.name, concept });
     fill(page.layer, layers.map(({ name, units }) => [name, `${name} (${units} units)`]), layer.name);
@@ -297,8 +308,6 @@ function fillContents({ relays, knockouts }) {
     if (!(Number(chosen.unit) < layer.units)) chosen.unit = "";
     const units = Array.from({ length: layer.units }, (_, unit) => [String(unit), String(unit)]);
     fill(page.unit, [["", "none"], ...units], chosen.unit);
-  } else if (!relays) {
-    for (const name of ["layer", "concept", "step", "unit"]) fill(page[name], [], "");
   }
   const measures = knockouts?.holds?.measures;
   if (measures) {
@@ -343,13 +352,14 @@ async function frontPage(read, several) {
 /* Playing */
 
 function play(on) {
-  playing = on;
+  playing = on ? performance.now() : undefined;
   page.play.textContent = on ? "Pause" : "Play";
   page.play.title = on ? "Stop at this epoch" : "Show one epoch after the other";
   if (on) playOn(true);
 }
 
 async function playOn(fresh) {
+  const own = playing;
   const last = Number(page.slider.max);
   const now = Number(page.slider.value);
   const next = fresh && now === last ? 0 : now + 1;
@@ -360,5 +370,5 @@ async function playOn(fresh) {
   page.slider.value = next;
   Object.assign(chosen, { epoch: epochAt(next) });
   await Promise.all([repaint(), new Promise((done) => setTimeout(done, PLAYED))]);
-  if (playing) playOn(false);
+  if (playing === own) playOn(false);
 }

@@ -89,15 +89,15 @@ async function paintFigure(own) {
   const answers = await Promise.allSettled(asked.map((one) => one && ask("figure", one)));
   if (from !== shown) return;
   const found = answers.map(({ value }) => value);
-  const there = found.filter(Boolean);
+  const there = found.filter((one) => one?.data);
   onOneScale(there);
   const drawn = [...own.querySelectorAll(".place")].map((place, at) => {
     const figure = found[at];
     const note = figure ? noteOf(figure) : whyNot(answers[at], from[at]);
     const [words, drawing, csv] = place.children;
     Object.assign(words, { textContent: note, hidden: !note });
-    drawing.hidden = csv.hidden = !figure;
-    if (!figure) return undefined;
+    drawing.hidden = csv.hidden = !figure?.data;
+    if (!figure?.data) return undefined;
     csv.href = addressOf("csv", asked[at]);
     if (from.length > 1) nameRun(figure, from[at].run);
     return draw(drawing, figure, { height: about(name).height, name, picked: pick });
@@ -105,7 +105,7 @@ async function paintFigure(own) {
   await Promise.all(drawn);
   if (from !== shown) return;
   await onOneRange([...own.querySelectorAll(".figure:not([hidden])")]);
-  if (there.some(({ read, of }) => read < of)) {
+  if (found.some((one) => one?.read < one?.of)) {
     await new Promise((done) => setTimeout(done, READING));
     if (from === shown) await paintFigure(own);
   }
@@ -122,7 +122,7 @@ function noteOf({ note, read, of }) {
 }
 
 function whyNot({ reason }, { failed }) {
-  return reason?.message ?? (failed.join(" ") || "This run has no such report.");
+  return reason?.message ?? (failed.join(" ") || "This run has no such report at this stage.");
 }
 
 function nameRun({ layout }, { run }) {

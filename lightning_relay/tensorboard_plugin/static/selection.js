@@ -28,10 +28,9 @@ export function stageOf(run) {
   return stages.includes(chosen.stage) ? chosen.stage : stages[0];
 }
 
-/** Series of a kind at the chosen stage, one for each callback. */
+/** Series of a kind at the chosen stage, one for each callback; another run may have none. */
 export function seriesOf(run, kind) {
-  const stage = stageOf(run);
-  return run.series.filter((one) => one.stage === stage && one.kind === KINDS[kind]);
+  return run.series.filter((one) => one.stage === chosen.stage && one.kind === KINDS[kind]);
 }
 
 /** The chosen series of a kind, or the first; undefined if there is none. */
@@ -42,7 +41,7 @@ export function oneOf(run, kind) {
 
 /** The reports that the slider goes through: relays, or knock-outs where there are no relays. */
 export function timeOf(run) {
-  return (oneOf(run, "relays") ?? oneOf(run, "knockouts")).reports;
+  return (oneOf(run, "relays") ?? oneOf(run, "knockouts"))?.reports ?? [];
 }
 
 /** The place of a report as it is chosen: its epoch; with a number if the epoch goes on after it. */
@@ -68,6 +67,7 @@ export function reportsOf(run) {
   const time = timeOf(run);
   const now = time[placeIn(time)];
   const found = {};
+  if (!now) return found;
   for (const kind of Object.keys(KINDS)) {
     const series = oneOf(run, kind);
     const report = series?.reports.findLast((one) => one.step <= now.step);
@@ -76,11 +76,16 @@ export function reportsOf(run) {
   return found;
 }
 
-/** The chosen layer and concept of a report, or its first ones. */
+/** The layers of a run's relays, or of its knock-outs where there are no relays. */
+export function layersOf({ relays, knockouts }) {
+  return (relays ?? knockouts)?.holds?.layers ?? [];
+}
+
+/** The chosen layer and concept, or the first ones. */
 export function chosenOf(layers) {
   const layer = layers.find(({ name }) => name === chosen.layer) ?? layers[0];
   const concept = layer.concepts.includes(chosen.concept) ? chosen.concept : layer.concepts[0];
-  return { layer, concept };
+  return { layer, concept: concept ?? "" };
 }
 
 /** What a request says of a report of a run, and of what is chosen as far as the run has it. */
@@ -88,9 +93,9 @@ export function asking(read, kind) {
   const { report, modified } = read[kind].report;
   const { measure, unit } = chosen;
   const asked = { run: read.run.run, report, modified, measure, unit };
-  const layers = read.relays?.holds?.layers;
-  if (!layers) return asked;
+  const layers = layersOf(read);
+  if (layers.length === 0) return asked;
   const { layer, concept } = chosenOf(layers);
   const step = layer.time_steps.map(String).includes(chosen.step) ? chosen.step : "-1";
-  return { ...asked, layer: layer.name, concept, step };
+  return { ...asked, layer: layer.name, concept, step, last: layer.last };
 }
