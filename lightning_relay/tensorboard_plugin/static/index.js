@@ -294,7 +294,7 @@ function fillRuns(first) {
 }
 
 function fillContents(read) {
-  const { relays, knockouts } = read;
+  const { knockouts } = read;
   const layers = layersOf(read);
   if (layers.length) {
     const { layer, concept } = chosenOf(layers);
@@ -312,7 +312,7 @@ function fillContents(read) {
   const measures = knockouts?.holds?.measures;
   if (measures) {
     if (!measures.includes(chosen.measure)) chosen.measure = "";
-    const own = relays ? "the concept" : measures[0];
+    const own = chosen.concept === "" ? measures[0] : "the concept";
     fill(page.measure, [["", own], ...measures.map((name) => [name, name])], chosen.measure);
   } else if (!knockouts?.report) {
     fill(page.measure, [], "");

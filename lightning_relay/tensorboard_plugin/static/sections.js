@@ -3,7 +3,7 @@
 import { draw, onOneRange, onOneScale } from "./drawing.js";
 import { element } from "./element.js";
 import { about, inOrder } from "./questions.js";
-import { asking, KINDS } from "./selection.js";
+import { asking, chosen, KINDS } from "./selection.js";
 import { addressOf, ask } from "./server.js";
 
 const AHEAD = 100; // pixels outside the window in which figures are drawn
@@ -99,7 +99,7 @@ async function paintFigure(own) {
     drawing.hidden = csv.hidden = !figure?.data;
     if (!figure?.data) return undefined;
     csv.href = addressOf("csv", asked[at]);
-    if (from.length > 1) nameRun(figure, from[at].run);
+    if (from.length > 1) nameRun(figure, from[at], kind);
     return draw(drawing, figure, { height: about(name).height, name, picked: pick });
   });
   await Promise.all(drawn);
@@ -125,8 +125,13 @@ function whyNot({ reason }, { failed }) {
   return reason?.message ?? (failed.join(" ") || "This run has no such report at this stage.");
 }
 
-function nameRun({ layout }, { run }) {
-  layout.title.text = `${run === "." ? "the log directory itself" : run}, ${layout.title.text}`;
+/** Names the run in a title, and its callback if that is not the chosen one. */
+function nameRun({ layout }, read, kind) {
+  const { run } = read.run;
+  const { prefix } = read[kind].series;
+  const other = ["", prefix].includes(chosen[kind]) ? "" : ` (${prefix})`;
+  const name = `${run === "." ? "the log directory itself" : run}${other}`;
+  layout.title.text = `${name.replaceAll("&", "&amp;").replaceAll("<", "&lt;")}, ${layout.title.text}`;
 }
 
 /** Chooses what a point stands for: its trace says where the point has which choice. */
