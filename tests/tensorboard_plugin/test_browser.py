@@ -303,6 +303,30 @@ def test_a_link_shows_two_runs_on_one_scale(tab: Tab, address: str, logdir: Path
     assert tab.trouble() == []
 
 
+def test_a_link_to_a_run_that_is_not_there_says_so(tab: Tab, address: str) -> None:
+    tab.open(address, "&p.lightning_relay.run=third&p.lightning_relay.step=2", state="error")
+    assert tab.find("#status").text == "There are no reports of the run third; choose another one."
+    tab.choose("run", "second")
+    assert tab.value("step") == "2"
+    assert tab.trouble() == []
+
+
+def test_a_run_without_the_stage_says_so(tab: Tab, address: str, logdir: Path) -> None:
+    directory = logdir / "second" / "relay_reports"
+    tested = directory / "relay-test-epoch=3-step=4.npz"
+    tested.write_bytes((directory / "relay-validate-epoch=3-step=4.npz").read_bytes())
+    try:
+        chosen = {"run": "second", "beside": "first", "stage": "test"}
+        parts = [f"p.lightning_relay.{name}={value}" for name, value in chosen.items()]
+        tab.open(address, f"&{'&'.join(parts)}")
+        notes = "return [...document.querySelectorAll('[data-figure=relay_share] .note')]"
+        words = tab.run(f"{notes}.map((own) => own.textContent)")
+        assert words == ["", "This run has no such report at this stage."]
+        assert tab.trouble() == []
+    finally:
+        tested.unlink()
+
+
 def test_the_dark_theme_is_followed(tab: Tab, address: str) -> None:
     tab.open(address, whole=True)
     background = "return getComputedStyle(document.body).backgroundColor"
