@@ -251,7 +251,7 @@ def layers_figure(
         "type": "heatmap",
         "name": "bits",
         "x": [str(own) for own in steps],
-        "y": list(map(plain, report.layers)),
+        "y": list(report.layers),
         "z": bits,
         "meta": {"layer": "y", "step": "x"},
         "hovertemplate": "%{y}, step %{x}: %{z:.3f} bits<extra></extra>",
