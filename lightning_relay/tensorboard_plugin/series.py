@@ -37,7 +37,6 @@ class Saved:
         attempt: 0, or the number of times that the run was resumed in its directory before; -1 if
             it was resumed after this report in another directory.
         modified: Time of the last change of the file, ns.
-        size: Number of its bytes.
     """
 
     path: Path
@@ -48,7 +47,6 @@ class Saved:
     place: tuple[int, int, int]
     attempt: int
     modified: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,6 @@ def saved_of(entry: os.DirEntry[str], logdir: str) -> list[Saved]:
     stage = _STAGES[name["stage"]]
     if name["dataloader"] is not None:
         stage += f", dataloader {name['dataloader']}"
-    about = entry.stat()
     own = Saved(
         path=path,
         key=_printable(within),
@@ -89,8 +86,7 @@ def saved_of(entry: os.DirEntry[str], logdir: str) -> list[Saved]:
         stage=stage,
         place=(int(name["step"]), int(name["epoch"]), int(name["version"] or 0)),
         attempt=int(attempt[1]) if attempt else 0,
-        modified=about.st_mtime_ns,
-        size=about.st_size,
+        modified=entry.stat().st_mtime_ns,
     )
     return [own]
 

@@ -121,7 +121,7 @@ def drawn(report: RelayReport | KnockoutReport, what: str, view: View) -> tuple[
             if view.layer:
                 notes.append(f"No units of {view.layer} alone were held; others are shown.")
         elif several := sum(some.layer is None for some in held):
-            notes.append(f"{several} sets with units of several layers are left out.")
+            notes.append(f"Sets with units of several layers are left out: {several}.")
         if what != "damage_map":
             notes.append(_other_measure(report, view))
     if options["layer"] == view.layer and _has_unit(report, view):

@@ -407,8 +407,8 @@ def test_sets_and_measures_that_are_not_shown_are_said(tmp_path: Path) -> None:
     report = small_knockouts(sets, curves=False)
     answer = shown_of(tmp_path / "a", report, figure="damage", layer="rnn.l0", concept="odd")
     assert answer["note"] == (
-        "1 sets with units of several layers are left out. Damage to odd was not measured; this is "
-        "damage to accuracy."
+        "Sets with units of several layers are left out: 1. Damage to odd was not measured; this "
+        "is damage to accuracy."
     )
     answer = shown_of(
         tmp_path / "b", report, figure="damage", layer="dec.l0", concept="joint", unit="1"
