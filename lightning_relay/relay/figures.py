@@ -441,7 +441,7 @@ def _curve(
     }
     found = []
     for part, own, label in ((sure, colour, name), (unsure, pale, f"{name}, too few sequences")):
-        if np.isfinite(part[1:]).any():
+        if np.isfinite(part).sum() > 1:
             found.append(line(numbers, part, label, own) | hover)
     return found
 

@@ -132,6 +132,12 @@ def test_units_are_told_at_the_step(step: int) -> None:
     assert names[1].startswith(f"unit {RELAY.telling[place, 0]}")
 
 
+def test_without_too_few_sequences_no_line_is_pale() -> None:
+    sure = np.ones((6, 5), dtype=bool)
+    found = traces("units_needed", changed(REPORT, telling_resolved=sure, resolved=sure))
+    assert not [name for name in found if "too few" in name]
+
+
 def test_units_for_which_there_are_too_few_sequences_are_pale() -> None:
     sure = np.zeros((6, 5), dtype=bool)
     sure[:, :2] = True
