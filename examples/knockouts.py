@@ -124,10 +124,10 @@ def main() -> None:
     print("cell  " + columns(task.concepts))
     for cell, found in results.items():
         print(f"{cell:<6}" + columns(areas(found.greedy, bit) for bit in task.concepts))
+    print("\nThe tab Relays has all of it, and Images some: knockout_concept_test (damage by set),")
     print(
-        "\nImages under knockout_concept_test (damage by set and bit), knockout_each_test (shares"
+        "knockout_each_test (damage beside shares), knockout_greedy_test (accuracy while units go)"
     )
-    print("beside damage) and knockout_greedy_test (accuracy while units go)")
     print(f"Look further: tensorboard --logdir {arguments.log_dir}/knockouts")
 
 
