@@ -2,9 +2,10 @@
 
     python benchmarks/tab_times.py [--steps 100] [--units 1024] [--epochs 24]
 
-It takes chromium and chromedriver, as the tests of the tab do. Prints the time from opening the tab
-to the first figures, from choosing an epoch to its figures (beside the one that is shown, and far
-away; medians), to the whole history; and the time in which 20 runs of 1,000 epochs are listed.
+It takes the extra dev, chromium and chromedriver, as the tests of the tab do. Prints the time from
+opening the tab to the first figures, from choosing an epoch to its figures (beside the one that is
+shown, and far away; medians), to the whole history; and the time in which 20 runs of 1,000 epochs
+are listed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes the pictures of the page about the tab: an RNN, a GRU and an LSTM on the memory task.
 
-It takes chromium and chromedriver, as the tests of the tab do.
+It takes the extra dev, chromium and chromedriver, as the tests of the tab do.
 
 python docs/tab_pictures.py
 """

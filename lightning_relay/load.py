@@ -59,9 +59,9 @@ class RunReports:
         """An interactive figure of plotly over the evaluations of a run.
 
         Args:
-            what: ``"history"``: the bits that all units relay at a step and each unit's share of
-                them, over epochs, or over optimizer steps if an epoch has several evaluations.
-                Reports of testing are left out.
+            what: ``"history"``: the bits that all units relay at a step, the accuracy, and each
+                unit's share of the bits, over epochs, or over optimizer steps if an epoch has
+                several evaluations. Reports of testing are left out.
             layer: Key of the layer. Default: the first.
             concept: Name of the concept. Default: the first.
             step: One of the layer's ``time_steps``; or -1, the step that the layer computes last.
