@@ -327,6 +327,24 @@ def test_a_run_without_the_stage_says_so(tab: Tab, address: str, logdir: Path) -
         tested.unlink()
 
 
+def test_knockouts_of_another_stage_are_pointed_at(tab: Tab, address: str, logdir: Path) -> None:
+    directory = logdir / "second" / "knockout_reports"
+    directory.mkdir()
+    path = directory / "knockout-test-epoch=3-step=4.npz"
+    KNOCKOUTS.save(path)
+    try:
+        tab.open(address, "&p.lightning_relay.run=second")
+        words = "Knock-outs were measured at the stage test; choose it above."
+        until(lambda: words in tab.find("#summaries").text, "no word of the other stage")
+        tab.choose("stage", "test")
+        words = "Relays were measured at the stage validation; choose it above."
+        until(lambda: words in tab.find("#summaries").text, "no word of the other stage")
+        assert tab.trouble() == []
+    finally:
+        path.unlink()
+        directory.rmdir()
+
+
 def test_the_dark_theme_is_followed(tab: Tab, address: str) -> None:
     tab.open(address, whole=True)
     background = "return getComputedStyle(document.body).backgroundColor"

@@ -338,6 +338,10 @@ async function frontPage(read, several) {
   if (knockouts && !knockouts.report) {
     others.push(`The first knock-outs are those of epoch ${knockouts.series.reports[0].epoch}.`);
   }
+  for (const [kind, name] of Object.entries({ relays: "Relays", knockouts: "Knock-outs" })) {
+    const stages = stagesOf(read.run, kind).join(" and ");
+    if (!read[kind] && stages) others.push(`${name} were measured at the stage ${stages}; choose it above.`);
+  }
   return element("section", {}, [
     element("h2", { textContent: several ? `In words: ${labelOf(read.run.run)}` : "In words" }),
     element("p", { className: "first", textContent: first }),

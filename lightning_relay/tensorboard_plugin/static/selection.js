@@ -18,9 +18,10 @@ export const chosen = {
 /** Kinds of reports, by the choice among the callbacks that make them. */
 export const KINDS = { relays: "relay", knockouts: "knock-out" };
 
-/** The stages of a run. */
-export function stagesOf(run) {
-  return [...new Set(run.series.map(({ stage }) => stage))];
+/** The stages of a run, or those at which it has reports of a kind. */
+export function stagesOf(run, kind) {
+  const own = kind ? run.series.filter((one) => one.kind === KINDS[kind]) : run.series;
+  return [...new Set(own.map(({ stage }) => stage))];
 }
 
 export function stageOf(run) {
