@@ -4,12 +4,14 @@
 
 A report of one layer and one concept, measured at default settings, goes to a TensorBoardLogger as
 the callback sends it: scalars, pictures and tables. The saved report is counted apart. Prints the
-median time of an epoch, and the bytes by which TensorBoard's file grows.
+median time of an epoch, the bytes by which TensorBoard's file grows, and those of tables and of
+figures as W&B gets them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -22,6 +24,7 @@ from lightning_relay import HiddenStates, RelayReport, relay_report
 from lightning_relay.callbacks.loggers import shower_of
 from lightning_relay.relay.faces import relay_faces
 from lightning_relay.relay.scalars import relay_scalars
+from lightning_relay.reports.figure import shown, to_json
 
 
 def measured(steps: int, units: int, classes: int) -> RelayReport:
@@ -66,11 +69,11 @@ def main() -> None:
             logged = time.perf_counter()
             show({f"relay/{tag}": face for tag, face in relay_faces(report).items()}, epoch)
             logger.experiment.flush()
-            shown = time.perf_counter()
+            sent = time.perf_counter()
             report.save(Path(folder, "report.npz"))
             saved = time.perf_counter()
             for name, took in zip(
-                times, (logged - start, shown - logged, saved - shown), strict=True
+                times, (logged - start, sent - logged, saved - sent), strict=True
             ):
                 times[name].append(took)
         grown = (file_of(logger).stat().st_size - before) / arguments.epochs
@@ -81,8 +84,12 @@ def main() -> None:
     print(f"{'TensorBoard file':<22}{grown / 1000:8.1f} kB")
     print(f"{'saved report':<22}{size / 1000:8.1f} kB")
     for tag, face in relay_faces(report).items():
-        kind = "table" if isinstance(face, str) else "picture"
-        print(f"  {kind} {tag}" + (f", {len(face) / 1000:.1f} kB" if kind == "table" else ""))
+        kind, text = "picture; interactive", face
+        if isinstance(face, str):
+            kind = "table"
+        else:
+            text = shown(json.loads(to_json(face))).to_json()
+        print(f"  {tag}: {kind} {len(text) / 1000:.1f} kB")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long the Relays tab takes: in headless Chromium, of a large layer over many epochs.
 
-    python benchmarks/tab_times.py [--steps 100] [--units 1024] [--epochs 24]
+    python benchmarks/tab_times.py [--steps 100] [--units 1024] [--epochs 48]
 
 It takes the extra dev, chromium and chromedriver, as the tests of the tab do. Prints the time from
 opening the tab to the first figures, from choosing an epoch to its figures (beside the one that is
@@ -89,10 +89,10 @@ def in_browser(logdir: Path, epochs: int) -> dict[str, float]:
             tab.run("return new Promise((done) => setTimeout(done, 1000))")
             return float(taken)
 
-        middle = epochs // 2
-        beside = [choose(place) for place in range(epochs - 2, middle, -1)]
+        # The tab reads 8 epochs on each side of the one that is shown.
+        beside = [choose(place) for place in range(epochs - 2, epochs - 8, -1)]
         times["an epoch beside"] = statistics.median(beside)
-        far = [choose(place) for place in range(0, middle - 3, 3)]
+        far = [choose(place) for place in range(epochs - 18, -1, -10)]
         times["an epoch far away"] = statistics.median(far)
         start = time.perf_counter()
         tab.run("document.querySelector('[data-figure=history]').scrollIntoView()")
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--units", type=int, default=1024)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=48)
     arguments = parser.parse_args()
     report = measured(arguments.steps, arguments.units)
     with tempfile.TemporaryDirectory() as folder:
