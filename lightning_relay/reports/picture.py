@@ -43,6 +43,9 @@ _BELOW = 32
 _BAR, _BESIDE = 8, 44
 """Width of a scale of colours, and of what it takes at the right."""
 
+_OUTLINED = 6
+"""Minimum width of a hollow bar with an outline, points; of a narrower one, the end is drawn."""
+
 _GRID, _FRAME = "#dddddd", "#bbbbbb"
 
 _LONGEST = 110
@@ -192,8 +195,8 @@ def _draw_cells(
     pixels = np.concatenate([colours, opacity[..., None].astype(np.uint8)], axis=-1)
     canvas.paste(pixels.repeat(sides[0], 0).repeat(sides[1], 1), corner[1], corner[0])
     if cells.size < number:
-        words = f"of up to {-(-number // cells.size)} cells, the farthest from 0"
-        canvas.text(x.end, min(y.start, y.end) - 3, words, "rs")
+        words = f"of up to {-(-number // cells.size)} cells, farthest from 0"
+        canvas.text(x.start, min(y.start, y.end) - 3, words, "ls")
 
 
 def _joined(cells: NDArray[np.float64], shown: NDArray[np.int64], along: int) -> Any:
@@ -219,7 +222,10 @@ def _draw_bars(
     bars = zip(*(own.tolist() for own in parts), trace["marker"]["color"], strict=True)
     for middle, start, end, fill in bars:
         hollow = rgba(fill)[3] == 0
-        canvas.box((middle - half, start), (middle + half, end), fill, edge if hollow else None)
+        if hollow and 2 * half < _OUTLINED:  # outlines side by side would fill it
+            canvas.line([(middle - half, end), (middle + half, end)], edge)
+        else:
+            canvas.box((middle - half, start), (middle + half, end), fill, edge if hollow else None)
 
 
 def _draw_points(canvas: Canvas, trace: dict[str, Any], x: Axis, y: Axis) -> None:

@@ -127,6 +127,30 @@ def test_bars_are_stacked_to_their_values() -> None:
         assert heights["green", place][1] == pytest.approx(heights["red", place][0], abs=1)
 
 
+@pytest.mark.parametrize("steps", [20, 60, 100, 300, 1000])
+def test_hollow_bars_do_not_look_filled_however_many_there_are(steps: int) -> None:
+    filled = steps // 2
+    colours = [RED] * filled + ["rgba(0,0,0,0)"] * (steps - filled)
+    bars = {
+        "type": "bar",
+        "x": [str(step) for step in range(steps)],
+        "y": np.ones(steps),
+        "marker": {"color": colours, "line": {"color": RED, "width": 1}},
+        "name": "bits",
+    }
+    image = drawn(bars, xaxis=steps_axis(np.arange(steps)), yaxis=axis("bits", range=[0, 2]))
+    columns, rows = pixels_of(image, RED)
+    left, right, top = columns.min(), columns.max(), rows.min()
+    red = (image == rgba(RED)[:3]).all(-1)
+    inside = red[top + 10 : rows.max() - 10, left : right + 1]
+    half = inside.shape[1] // 2
+    margin = inside.shape[1] // 20
+    assert inside[:, : half - margin].mean() > 0.7
+    assert inside[:, half + margin :].mean() < 0.35
+    ends = red[top : top + 2, left : right + 1].any(0)
+    assert ends[half + margin :].mean() > 0.7  # hollow bars still show their value
+
+
 def test_lines_have_gaps_and_marks_stand_at_their_values() -> None:
     x = np.arange(5.0)
     y = np.array([0.0, 1.0, np.nan, 1.0, 0.0])
