@@ -203,10 +203,14 @@ def map_figure(report: KnockoutReport, layer: str | None = None, unit: int | Non
             *missing(heads, names, np.isnan(damage), "not measured: no samples"),
             *_cells(heads, names, shades, unsure, words),
             *_dots(heads, names, sure),
+            *(
+                ring(heads, [name] * len(heads), f"unit {unit}", "black") | {"showlegend": False}
+                for place, name in zip(places, names, strict=True)
+                if unit is not None and report.sets[place].unit == unit
+            ),
         ],
         xaxis=axis("", type="category", showgrid=False, automargin=True),
         yaxis=_sets_axis(names) | {"showgrid": False},
-        shapes=_marked_sets(report, places, names, unit),
         coloraxis=colours,
         updatemenus=[_sorting(orders)],
     )

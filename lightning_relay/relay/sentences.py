@@ -70,7 +70,7 @@ def _unit(layer: LayerRelay, concept: str, place: int, unit: int) -> str:
     larger = int((share > share[unit]).sum())
     words = (
         f"unit {unit} has a share of {share[unit]:z.2f} ± {relay.share_error[place, unit]:.2f} "
-        f"bits there (place {larger + 1} of {len(share)}); {alone}"
+        f"bits there ({larger} of {len(share)} units have a larger one); {alone}"
     )
     if not relay.share_resolved[place, unit]:
         words += "; too few sequences to be sure"

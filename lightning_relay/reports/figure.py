@@ -203,8 +203,8 @@ def error_bars(
     }
 
 
-def ring(x: Any, y: NDArray[np.float64], name: str, colour: str) -> dict[str, Any]:
-    """A trace of a ring around a point that is chosen."""
+def ring(x: Any, y: Any, name: str, colour: str) -> dict[str, Any]:
+    """A trace of rings around points that are chosen."""
     return {
         "type": "scatter",
         "mode": "markers",

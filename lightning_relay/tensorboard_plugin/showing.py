@@ -84,7 +84,8 @@ def in_words(report: RelayReport | KnockoutReport, view: View) -> list[str]:
         words.append(prediction_in_words(found))
     measure = _measure(report, view)
     if measure in report.measures:
-        words.append(f"damage to {measure}: {worst_in_words(report, measure)}")
+        of = "accuracy of " * (measure in report.concepts and measure != "accuracy")
+        words.append(f"{of}{measure}: {worst_in_words(report, measure)}")
         if view.unit is not None:
             words.append(unit_in_words(report, view.layer, measure, view.unit))
     when = "" if report.epoch is None else f", in the knock-outs of epoch {report.epoch}"
@@ -193,6 +194,8 @@ def _other(found: Any, report: KnockoutReport, view: View) -> str:
     other += [f"concept {concept}"] * (concept not in ("", found.concept))
     if not _same_step(found, view):
         other.append("the last step" if view.step == -1 else f"step {view.step}")
+    if view.measure not in ("", "accuracy", *report.concepts):
+        other.append(view.measure)
     return f"Nothing was measured of {', '.join(other)}; this is what was." if other else ""
 
 

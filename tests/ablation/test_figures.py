@@ -151,9 +151,11 @@ def test_damage_to_a_class_or_the_labels_of_a_step_is_drawn_alone() -> None:
 
 def test_a_chosen_unit_is_marked_wherever_it_is_drawn_alone() -> None:
     names = {place: f"unit {REPORT.sets[place].unit}" for place in REPORT.places("each")}
-    for what in ("damage", "damage_map"):
-        bands = REPORT.figure(what, unit=2).layout.shapes
-        assert [own.y0 for own in bands] == [own for own in names.values() if own == "unit 2"]
+    bands = REPORT.figure("damage", unit=2).layout.shapes
+    assert [own.y0 for own in bands] == [own for own in names.values() if own == "unit 2"]
+    (rings,) = (own for own in REPORT.figure("damage_map", unit=2).data if own.name == "unit 2")
+    assert set(rings.y) == {"unit 2"}
+    assert rings.marker.symbol == "circle-open"  # what is filled would look like damage
     fewer = [some for some in single_units(5, steps=4) if some.unit != 1]
     cells = small_knockouts(fewer, curves=False).figure("step_damage").data
     (not_run,) = [own for own in cells if own.name == "not run"]

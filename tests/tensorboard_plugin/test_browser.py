@@ -303,6 +303,18 @@ def test_a_link_shows_two_runs_on_one_scale(tab: Tab, address: str, logdir: Path
     assert tab.trouble() == []
 
 
+def test_a_link_that_is_pasted_into_the_address_is_followed(tab: Tab, address: str) -> None:
+    tab.open(address, "&p.lightning_relay.run=second&p.lightning_relay.unit=3", whole=True)
+    tab.run(
+        "window.parent.location.hash ="
+        " 'lightning_relay&p.lightning_relay.concept=class_2&p.lightning_relay.step=4'"
+    )
+    until(lambda: tab.value("concept") == "class_2", "the link is not followed")
+    tab.wait()
+    assert [tab.value(name) for name in ("run", "step", "unit")] == ["first", "4", ""]
+    assert tab.trouble() == []
+
+
 def test_a_link_to_a_run_that_is_not_there_says_so(tab: Tab, address: str) -> None:
     tab.open(address, "&p.lightning_relay.run=third&p.lightning_relay.step=2", state="error")
     assert tab.find("#status").text == "There are no reports of the run third; choose another one."

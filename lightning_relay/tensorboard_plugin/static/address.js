@@ -32,6 +32,14 @@ export function readAddress() {
   return chosen;
 }
 
+/** Calls back when somebody changes the address of this tab, by a link or by hand. */
+export function onAddress(changed) {
+  const own = page();
+  own.addEventListener("hashchange", () => {
+    if (own.location.hash.slice(1).split("&", 1)[0] === PLUGIN) changed();
+  });
+}
+
 /** Writes them without a new entry in the browser's history. */
 export function writeAddress(chosen) {
   const own = page();

@@ -1,6 +1,6 @@
 /** The Relays tab: choices at the top, and below them a figure for each question. */
 
-import { readAddress, writeAddress } from "./address.js";
+import { onAddress, readAddress, writeAddress } from "./address.js";
 import { isDark, loadPlotly, onTheme } from "./drawing.js";
 import { element } from "./element.js";
 import { paintInView, showSections } from "./sections.js";
@@ -42,7 +42,9 @@ export async function render() {
   style.href = new URL("./style.css", import.meta.url);
   document.head.append(style);
   document.documentElement.lang = "en";
+  const start = { ...chosen };
   Object.assign(chosen, readAddress());
+  onAddress(() => choose({ ...start, ...readAddress() }));
   build();
   recolour();
   onTheme(() => {

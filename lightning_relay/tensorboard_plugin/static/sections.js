@@ -42,7 +42,10 @@ function kindsOf(read) {
 function questionOf(own) {
   const { title } = about(own.dataset.figure);
   const button = element("button", { type: "button", textContent: title });
-  button.addEventListener("click", () => own.scrollIntoView());
+  button.addEventListener("click", () => {
+    own.style.scrollMarginTop = `${document.querySelector("header").offsetHeight}px`;
+    own.scrollIntoView();
+  });
   return button;
 }
 
