@@ -437,6 +437,9 @@ def test_every_section_of_a_trained_model_is_drawn_or_says_why_not(
         "return [...document.querySelectorAll('main section')].map((own) => own.dataset.figure)"
     )
     assert set(names) == SECTIONS | OF_SETS | own
+    others = ", ".join(sorted(set(KNOCKOUTS_OF) - {prefix}))
+    words = f"These are the knock-outs of {prefix}; there are also those of {others}."
+    until(lambda: words in tab.find("#summaries").text, "no word of the other callbacks")
     for name in names:
         assert data_of(tab, name), name
         words = tab.run("return document.querySelector(arguments[0]).ariaLabel", drawn_in(name))

@@ -340,6 +340,11 @@ async function frontPage(read, several) {
   if (knockouts && !knockouts.report) {
     others.push(`The first knock-outs are those of epoch ${knockouts.series.reports[0].epoch}.`);
   }
+  const also = seriesOf(read.run, "knockouts").map(({ prefix }) => prefix);
+  if (knockouts && also.length > 1) {
+    const left = also.filter((prefix) => prefix !== knockouts.series.prefix).join(", ");
+    others.push(`These are the knock-outs of ${knockouts.series.prefix}; there are also those of ${left}.`);
+  }
   for (const [kind, name] of Object.entries({ relays: "Relays", knockouts: "Knock-outs" })) {
     const stages = stagesOf(read.run, kind).join(" and ");
     if (!read[kind] && stages) others.push(`${name} were measured at the stage ${stages}; choose it above.`);
