@@ -83,7 +83,7 @@ def share_figure(
     sequences: dict[str, Any] = {}
     if differ:
         traces.append(_sequences(results))
-        sequences = {"yaxis3": axis("", domain=[0.92, 1], rangemode="tozero")}
+        sequences = {"yaxis3": axis("", domain=[0.92, 1], rangemode="tozero", nticks=3)}
     return figure_of(
         title_of(report, layer, concept),
         "relayed by all units, and each unit's share; "
@@ -232,7 +232,7 @@ def transfer_figure(
         yaxis=steps_axis(results.time_steps, "units of step"),
         xaxis2=axis("lag in steps", domain=[0.78, 1], anchor="y2"),
         yaxis2=axis("mean transfer", anchor="x2", range=[-1.05, 1.05]),
-        shapes=[_marked(results, step)],
+        shapes=[*_between_inputs(results), _marked_units(results, step)],
     )
 
 
@@ -453,6 +453,25 @@ def _range(relay: ConceptRelay, most: float) -> list[float]:
     highest = max(most, *(float(part.max()) for part in parts))
     margin = 0.05 * (highest - lowest)
     return [lowest - margin * (lowest < 0), highest + margin]
+
+
+def _between_inputs(layer: LayerRelay) -> Iterator[dict[str, Any]]:
+    """Lines across a map of pairs of steps where steps follow at which all input had been seen."""
+    ends = {"0": -0.5, "1": len(layer.time_steps) - 0.5}
+    for place in np.flatnonzero(np.diff(layer.inputs_ended)) + 0.5:
+        for along, across in ("xy", "yx"):
+            yield {
+                "type": "line",
+                "line": {"color": GREY, "width": 1.5},
+                **{f"{along}{end}": value for end, value in ends.items()},
+                **{f"{across}{end}": float(place) for end in ends},
+            }
+
+
+def _marked_units(layer: LayerRelay, step: int) -> dict[str, Any]:
+    """A frame around the row of the units of a step."""
+    place = layer.place(step)
+    return frame(x0=-0.5, x1=len(layer.time_steps) - 0.5, y0=place - 0.5, y1=place + 0.5)
 
 
 def _marked(layer: LayerRelay, step: int) -> dict[str, Any]:

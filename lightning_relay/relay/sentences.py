@@ -26,7 +26,7 @@ def sentences(
         layer: Key of one of its layers.
         concept: Name of one of its concepts.
         step: One of the layer's ``time_steps``; or -1, the step that the layer computes last.
-        unit: Index of a unit with a sentence of its own. Default: none.
+        unit: Index of a unit with a sentence of its own, or None.
     """
     results = report[layer]
     relay = results[concept]
@@ -72,6 +72,6 @@ def _unit(layer: LayerRelay, concept: str, place: int, unit: int) -> str:
         f"unit {unit} has a share of {share[unit]:z.2f} ± {relay.share_error[place, unit]:.2f} "
         f"bits there ({larger} of {len(share)} units have a larger one); {alone}"
     )
-    if not relay.share_resolved[place, unit]:
-        words += "; too few sequences to be sure"
+    if (resolved := relay.share_resolved[place, unit]) < 1:
+        words += f"; enough sequences for it in {100 * resolved:.0f} % of the orders"
     return words + "; nearly constant" * bool(layer.nearly_constant[place, unit])

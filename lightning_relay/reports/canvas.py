@@ -108,7 +108,7 @@ class Canvas:
 
     def mark(self, at: Point, size: float, symbol: str, fill: str, edge: str) -> None:
         """Draw a mark around a point."""
-        (x, y) = at
+        x, y = at
         half = size / 2
         if symbol == "x":
             for sign in (-1, 1):

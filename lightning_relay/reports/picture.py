@@ -57,9 +57,8 @@ def picture_of(figure: Figure, *, large: bool = False) -> NDArray[np.uint8]:
 
     Raises a ValueError if a trace is of a type that is not drawn.
     """
-    width, height = WIDTH, HEIGHT
-    canvas, layout = Canvas(width, height), figure["layout"]
-    room = width - 2 * _EDGE
+    canvas, layout = Canvas(WIDTH, HEIGHT), figure["layout"]
+    room = WIDTH - 2 * _EDGE
     title = unescape(layout["title"]["text"])
     canvas.text(_EDGE, 4, shortened(title, room, LARGE), "la", LARGE)
     told = layout["title"]["subtitle"]["text"].split("<br>")
@@ -73,8 +72,8 @@ def picture_of(figure: Figure, *, large: bool = False) -> NDArray[np.uint8]:
     box = (
         float(_EDGE + _left(figure)),
         20.0 + len(lines) * _LINE + (22 if scales else 8),
-        float(width - (_BESIDE if beside else _EDGE + 6)),
-        float(height - len(rows) * _ROW - _BELOW - 2),
+        float(WIDTH - (_BESIDE if beside else _EDGE + 6)),
+        float(HEIGHT - len(rows) * _ROW - _BELOW - 2),
     )
     axes = axes_of(figure, box)
     for axis in axes.values():
@@ -94,7 +93,7 @@ def picture_of(figure: Figure, *, large: bool = False) -> NDArray[np.uint8]:
         _draw_shape(canvas, shape, axes, box)
     for about in scales:
         _draw_scale(canvas, about, box)
-    _draw_legend(canvas, rows, height)
+    _draw_legend(canvas, rows)
     return canvas.pixels(large=large)
 
 
@@ -180,30 +179,31 @@ def _draw_cells(
 ) -> None:
     """A heatmap. Of cells that share a point, the one that is farthest from 0 is drawn."""
     cells = np.asarray(trace["z"], dtype=np.float64)
-    number, corner, sides = cells.size, [], []
+    most, corner, sides = 1, [], []
     for axis, many, along in ((y, len(cells), 0), (x, cells.shape[1], 1)):
         places = axis.at(trace.get(axis.key[0], np.arange(many)))
         order = np.argsort(places)
         half = abs(axis.end - axis.start) / abs(axis.high - axis.low) / 2
         edges = np.round(np.append(places[order] - half, places[order][-1] + half)).astype(int)
         shown = np.flatnonzero(np.diff(edges))
-        cells = _joined(cells.take(order, along), shown, along)
+        starts = np.append(0, shown[:-1] + 1)  # cells without a point join the next with one
+        most *= int(np.diff(starts, append=many).max())
+        cells = _joined(cells.take(order, along), starts, along)
         corner.append(int(edges[0]))
         sides.append(SCALE * np.diff(edges)[shown])
     opacity = np.where(np.isfinite(cells), round(255 * trace.get("opacity", 1.0)), 0)
     colours = _colours(_scale_of(trace, layout), cells)
     pixels = np.concatenate([colours, opacity[..., None].astype(np.uint8)], axis=-1)
     canvas.paste(pixels.repeat(sides[0], 0).repeat(sides[1], 1), corner[1], corner[0])
-    if cells.size < number:
-        words = f"of up to {-(-number // cells.size)} cells, farthest from 0"
+    if most > 1:
+        words = f"of up to {most} cells, farthest from 0"
         canvas.text(x.start, min(y.start, y.end) - 3, words, "ls")
 
 
-def _joined(cells: NDArray[np.float64], shown: NDArray[np.int64], along: int) -> Any:
-    """The cells that have pixels; those without join the one before."""
-    if len(shown) == cells.shape[along]:
+def _joined(cells: NDArray[np.float64], starts: NDArray[np.int64], along: int) -> Any:
+    """Of the cells from each start to the next, the one that is farthest from 0."""
+    if len(starts) == cells.shape[along]:
         return cells
-    starts = np.append(0, shown[:-1] + 1)
     lowest, highest = (part.reduceat(cells, starts, along) for part in (np.fmin, np.fmax))
     return np.where(np.abs(np.nan_to_num(lowest)) > np.abs(np.nan_to_num(highest)), lowest, highest)
 
@@ -379,9 +379,9 @@ def _rows(entries: Sequence[dict[str, Any]], room: float) -> list[list[dict[str,
     return rows
 
 
-def _draw_legend(canvas: Canvas, rows: Sequence[Sequence[dict[str, Any]]], height: int) -> None:
+def _draw_legend(canvas: Canvas, rows: Sequence[Sequence[dict[str, Any]]]) -> None:
     for row, entries in enumerate(rows):
-        x, y = float(_EDGE), height - (len(rows) - row) * _ROW + 4.0
+        x, y = float(_EDGE), HEIGHT - (len(rows) - row) * _ROW + 4.0
         for trace in entries:
             if trace["type"] == "bar":
                 fill = next((own for own in trace["marker"]["color"] if rgba(own)[3]), None)

@@ -189,6 +189,14 @@ def test_the_step_is_marked() -> None:
     assert (frame.x0, frame.x1) == (3.5, 4.5)
 
 
+def test_the_units_of_the_step_are_marked_in_transfer_and_lines_part_the_steps_with_input() -> None:
+    *lines, frame = REPORT.figure("relay_transfer", step=4).layout.shapes
+    assert (frame.y0, frame.y1, frame.x0, frame.x1) == (3.5, 4.5, -0.5, 5.5)
+    level, upright = lines  # the last input comes at step 2
+    assert (upright.x0, upright.x1, upright.y0, upright.y1) == (1.5, 1.5, -0.5, 5.5)
+    assert (level.y0, level.y1, level.x0, level.x1) == (1.5, 1.5, -0.5, 5.5)
+
+
 @pytest.mark.parametrize(("what", "axis"), [("relay_share", "y2"), ("greedy_order", "y")])
 def test_the_row_of_a_chosen_unit_is_marked(what: Any, axis: str) -> None:
     assert len(REPORT.figure(what).layout.shapes) == 1

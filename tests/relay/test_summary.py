@@ -1,38 +1,25 @@
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lightning_relay.relay.summary import MOST_LINES
 from tests.support.changed import changed
-from tests.support.reports import small_report
+from tests.support.reports import PLAIN, at_each_step, small_report
 
 REPORT = small_report()
 
 
-def last(values: list[float]) -> np.ndarray[Any, np.dtype[Any]]:
-    return np.array([values] * 6)
-
-
-PLAIN: dict[str, Any] = {
-    "information": last([1.234, 0, 0, 0, 0, 0]),
-    "mutual_information": np.full(6, 1.5),
-    "told": last([0, 1, 1.2, 1.234, 1.234, 1.234]),
-    "telling": last([3, 1, 0, -1, -1]).astype(int),
-    "telling_tied": last([0, 0, 1, 0, 0]).astype(bool),
-    "telling_resolved": last([1, 1, 0, 1, 1]).astype(bool),
-    "share": last([0.25, 0.5, -0.1, 0.004, 0.0]),
-    "unattributed": np.full(6, 0.58),
-    "groups": last([0, 1, 2, 3, 4]).astype(int),
-    "resolved": last([1, 1, 1, 1, 1]).astype(bool),
+ROUND = PLAIN | {
+    "telling_tied": at_each_step([0, 0, 1, 0, 0]).astype(bool),
+    "telling_resolved": at_each_step([1, 1, 0, 1, 1]).astype(bool),
     "transfer": None,
     "lag_profile": None,
 }
 
 
 def test_a_report_is_printed_as_what_its_units_relay_at_the_last_step() -> None:
-    report = dataclasses.replace(changed(REPORT, **PLAIN), stage="test", epoch=3, samples_seen=90)
+    report = dataclasses.replace(changed(REPORT, **ROUND), stage="test", epoch=3, samples_seen=90)
     assert str(report).splitlines() == [
         "Relay report: test, epoch 3; 80 of 90 sequences",
         "rnn.l0, 5 units, at step 5 (80 sequences):",
@@ -45,13 +32,13 @@ def test_a_report_is_printed_as_what_its_units_relay_at_the_last_step() -> None:
 
 def test_ties_and_too_few_sequences_are_said_in_words() -> None:
     unsure = {
-        "telling_tied": last([0, 1, 0, 0, 0]).astype(bool),
-        "telling_resolved": last([1, 0, 1, 1, 1]).astype(bool),
-        "groups": last([0, 1, 0, 3, 0]).astype(int),
-        "resolved": last([0, 0, 1, 1, 1]).astype(bool),
-        "share": last([0, 0, 0, 0, 0]),
+        "telling_tied": at_each_step([0, 1, 0, 0, 0]).astype(bool),
+        "telling_resolved": at_each_step([1, 0, 1, 1, 1]).astype(bool),
+        "groups": at_each_step([0, 1, 0, 3, 0]).astype(int),
+        "resolved": at_each_step([0, 0, 1, 1, 1]).astype(bool),
+        "share": at_each_step([0, 0, 0, 0, 0]),
     }
-    lines = str(changed(REPORT, **(PLAIN | unsure))).splitlines()
+    lines = str(changed(REPORT, **(ROUND | unsure))).splitlines()
     assert lines[2].endswith("90 % of it: 3, 1, or others as good (too few sequences to be sure)")
     assert lines[3:] == [
         "    no unit has a share; in no unit's share: 0.58 bits",
@@ -72,14 +59,14 @@ def test_ties_and_too_few_sequences_are_said_in_words() -> None:
 )
 def test_whether_information_moves_is_said_in_words(profile: list[float], words: str) -> None:
     measured = {"transfer": np.zeros((6, 6)), "lag_profile": np.array(profile)}
-    lines = str(changed(REPORT, **(PLAIN | measured))).splitlines()
+    lines = str(changed(REPORT, **(ROUND | measured))).splitlines()
     assert lines[4:] == [f"    {words}"]
 
 
 def test_without_shares_nothing_is_said_of_them() -> None:
-    lines = str(changed(REPORT, **(PLAIN | {"share": None, "unattributed": None}))).splitlines()
+    lines = str(changed(REPORT, **(ROUND | {"share": None, "unattributed": None}))).splitlines()
     assert len(lines) == 3
-    none = str(changed(REPORT, **(PLAIN | {"told": np.zeros((6, 6))}))).splitlines()
+    none = str(changed(REPORT, **(ROUND | {"told": np.zeros((6, 6))}))).splitlines()
     assert none[2].endswith("(input: 1.97 bits)")
 
 

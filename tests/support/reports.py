@@ -38,6 +38,24 @@ def small_report(
     )
 
 
+def at_each_step(values: list[float]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The same of every unit, or number of units, at each of the six steps of a small report."""
+    return np.array([values] * 6)
+
+
+PLAIN: dict[str, Any] = {
+    "information": at_each_step([1.234, 0, 0, 0, 0, 0]),
+    "mutual_information": np.full(6, 1.5),
+    "told": at_each_step([0, 1, 1.2, 1.234, 1.234, 1.234]),
+    "telling": at_each_step([3, 1, 0, -1, -1]).astype(int),
+    "share": at_each_step([0.25, 0.5, -0.1, 0.004, 0.0]),
+    "unattributed": np.full(6, 0.58),
+    "groups": at_each_step([0, 1, 2, 3, 4]).astype(int),
+    "resolved": np.ones((6, 5), dtype=bool),
+}
+"""Results of a concept of a small report in round numbers, for sentences."""
+
+
 def assert_equal(first: object, second: object, atol: float = 0.0) -> None:
     """Equality of reports, which hold arrays."""
     if dataclasses.is_dataclass(first):

@@ -315,6 +315,19 @@ def test_a_link_that_is_pasted_into_the_address_is_followed(tab: Tab, address: s
     assert tab.trouble() == []
 
 
+def test_a_link_to_what_the_run_does_not_have_says_what_is_shown(tab: Tab, address: str) -> None:
+    tab.open(address, "&p.lightning_relay.concept=odd&p.lightning_relay.step=17")
+    words = (
+        "This run does not have what is chosen: concept odd, but class_0; step 17, but its last is "
+        "shown."
+    )
+    until(lambda: words in tab.find("#summaries").text, "no word of what is shown")
+    assert words in tab.find('[data-figure="relay_share"] .note').text
+    tab.choose("concept", "class_1")
+    until(lambda: words not in tab.find("#summaries").text, "it is still said")
+    assert tab.trouble() == []
+
+
 def test_a_link_to_a_run_that_is_not_there_says_so(tab: Tab, address: str) -> None:
     tab.open(address, "&p.lightning_relay.run=third&p.lightning_relay.step=2", state="error")
     assert tab.find("#status").text == "There are no reports of the run third; choose another one."

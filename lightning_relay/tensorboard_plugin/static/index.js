@@ -8,8 +8,9 @@ import {
   asking,
   chosen,
   chosenOf,
-  layersOf,
   KINDS,
+  lacks,
+  layersOf,
   nameOf,
   oneOf,
   placeIn,
@@ -61,10 +62,9 @@ export async function render() {
 
 /* The page */
 
-/** A choice with a label; what it changes beside itself is in ``also``. */
-function choice(name, label, words, also = {}) {
+function choice(name, label, words) {
   const select = element("select", { id: name, title: words });
-  select.addEventListener("change", () => choose({ [name]: select.value, ...also }));
+  select.addEventListener("change", () => choose({ [name]: select.value }));
   page[name] = select;
   return element("label", {}, [label, select]);
 }
@@ -86,7 +86,7 @@ function build() {
     choice("stage", "Stage", "Validation or test, and the dataloader"),
     choice("relays", "Relays", "Prefix of the RelayInformationCallback"),
     choice("knockouts", "Knock-outs", "Prefix of the KnockoutCallback"),
-    choice("layer", "Layer", "Recurrent layer of the model", { unit: "" }),
+    choice("layer", "Layer", "Recurrent layer of the model"),
     choice("concept", "Concept", "Function of the label that is followed"),
     choice("measure", "Damage to", "What knock-outs do damage to"),
     choice("step", "Step", "Time step that a figure is about or marks"),
@@ -140,7 +140,8 @@ async function look() {
   clearTimeout(again);
   let found = { complete: true };
   try {
-    if (document.visibilityState === "visible") found = await ask("runs", { known: known ?? "" });
+    const unseen = known !== undefined && document.visibilityState !== "visible";
+    if (!unseen) found = await ask("runs", { known: known ?? "" });
     if (found.number !== undefined) update(found);
   } catch (error) {
     tell(error.message, "error");
@@ -190,8 +191,10 @@ function epochAt(place) {
 
 /* Choosing and painting */
 
+/** Units of two layers have nothing to do with each other. */
 function choose(changes) {
-  Object.assign(chosen, changes);
+  const other = (changes.layer ?? chosen.layer) !== chosen.layer;
+  Object.assign(chosen, other ? { unit: "" } : {}, changes);
   repaint();
 }
 
@@ -225,7 +228,9 @@ async function paint() {
   const read = await Promise.all([first, second].filter(Boolean).map(readRun));
   if (stale) return;
   shown = read;
+  read[0].lacking = lacks(read[0]);
   fillContents(read[0]);
+  if (second) read[1].lacking = lacks(read[1]);
   writeAddress(chosen);
   paintWords(read);
   showSections(page.figures, page.questions, read, choose);
@@ -335,7 +340,9 @@ async function frontPage(read, several) {
   const [relayed = [], broken = []] = answers.map(
     ({ value, reason }) => value?.sentences ?? [reason.message],
   );
-  const [first = "Nothing can be read.", ...others] = [...relayed.slice(0, 2), ...broken, ...relayed.slice(2)];
+  const words = [...relayed.slice(0, 2), ...broken, ...relayed.slice(2)];
+  const nothing = read.failed.length ? "Nothing can be read." : "There are no reports at this stage.";
+  const [first = nothing, ...others] = read.lacking ? [read.lacking, ...words] : words;
   const { knockouts } = read;
   if (knockouts && !knockouts.report) {
     others.push(`The first knock-outs are those of epoch ${knockouts.series.reports[0].epoch}.`);
@@ -352,7 +359,7 @@ async function frontPage(read, several) {
   return element("section", {}, [
     element("h2", { textContent: several ? `In words: ${labelOf(read.run.run)}` : "In words" }),
     element("p", { className: "first", textContent: first }),
-    element("ul", {}, others.map((words) => element("li", { textContent: words }))),
+    element("ul", {}, others.map((own) => element("li", { textContent: own }))),
     element("details", {}, [
       element("summary", { textContent: "The whole report" }),
       ...kinds.map((kind) => element("pre", { textContent: read[kind].holds.summary })),

@@ -6,7 +6,8 @@ export const QUESTIONS = {
     words:
       "Bars: bits of the label that all units together carry into the prediction, at each step. " +
       "Grey: not all input was seen yet. Hollow: too few sequences to be sure. Below, the share of " +
-      "each unit; white is nothing, orange below 0 (noise). Click on a cell to choose its step and unit.",
+      "each unit; white is nothing, orange below 0 (noise). Click on a cell to choose its step and " +
+      "unit.",
     height: 520,
   },
   units_needed: {
@@ -21,8 +22,9 @@ export const QUESTIONS = {
     title: "Does it move?",
     words:
       "Blue: the units that tell it at one step (vertical) tell it at another (horizontal), so it " +
-      "stays. Blue only on the diagonal: it moves to other units. Orange: less than random units. Grey cannot be measured. At the " +
-      "right, the mean over all pairs that are equally far apart.",
+      "stays. Blue only on the diagonal: it moves to other units. Orange: less than random units. " +
+      "Grey cannot be measured. Framed: the units of the chosen step. At the right, the mean over " +
+      "all pairs that are equally far apart.",
     height: 430,
   },
   prediction: {

@@ -96,7 +96,7 @@ async function paintFigure(own) {
   onOneScale(there);
   const drawn = [...own.querySelectorAll(".place")].map((place, at) => {
     const figure = found[at];
-    const note = figure ? noteOf(figure) : whyNot(answers[at], from[at]);
+    const note = figure ? noteOf(figure, from[at]) : whyNot(answers[at], from[at]);
     const [words, drawing, csv] = place.children;
     Object.assign(words, { textContent: note, hidden: !note });
     drawing.hidden = csv.hidden = !figure?.data;
@@ -120,8 +120,8 @@ function questionAbout(read, name, kind) {
   return { ...asking(read, kind), figure: name, prefix, stage };
 }
 
-function noteOf({ note, read, of }) {
-  return [note, read < of ? `${read} of ${of} reports are read.` : ""].filter(Boolean).join(" ");
+function noteOf({ note, read, of }, { lacking }) {
+  return [lacking, note, read < of ? `${read} of ${of} reports are read.` : ""].filter(Boolean).join(" ");
 }
 
 function whyNot({ reason }, { failed }) {

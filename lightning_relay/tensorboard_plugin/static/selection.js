@@ -89,6 +89,20 @@ export function chosenOf(layers) {
   return { layer, concept: concept ?? "" };
 }
 
+/** A sentence if a run lacks the chosen layer, concept or step, and another is shown; else "". */
+export function lacks(read) {
+  const layers = layersOf(read);
+  if (layers.length === 0) return "";
+  const { layer, concept } = chosenOf(layers);
+  const other = [];
+  if (!["", layer.name].includes(chosen.layer)) other.push(`layer ${chosen.layer}, but ${layer.name}`);
+  if (!["", concept].includes(chosen.concept)) other.push(`concept ${chosen.concept}, but ${concept}`);
+  if (!["-1", ...layer.time_steps.map(String)].includes(chosen.step)) {
+    other.push(`step ${chosen.step}, but its last`);
+  }
+  return other.length ? `This run does not have what is chosen: ${other.join("; ")} is shown.` : "";
+}
+
 /** What a request says of a report of a run, and of what is chosen as far as the run has it. */
 export function asking(read, kind) {
   const { report, modified } = read[kind].report;
