@@ -70,7 +70,7 @@ def _unit(layer: LayerRelay, concept: str, place: int, unit: int) -> str:
     larger = int((share > share[unit]).sum())
     words = (
         f"unit {unit} has a share of {share[unit]:z.2f} ± {relay.share_error[place, unit]:.2f} "
-        f"bits there ({larger} of {len(share)} units have a larger one); {alone}"
+        f"bits there (units with a larger one: {larger} of {len(share)}); {alone}"
     )
     if (resolved := relay.share_resolved[place, unit]) < 1:
         words += f"; enough sequences for it in {100 * resolved:.0f} % of the orders"

@@ -65,12 +65,12 @@ def test_a_step_that_counts_back_is_that_of_each_sequence() -> None:
 
 def test_a_chosen_unit_has_a_sentence() -> None:
     assert said(unit=0)[2] == (
-        "Unit 0 has a share of 0.25 ± 0.01 bits there (1 of 5 units have a larger one); alone, it "
+        "Unit 0 has a share of 0.25 ± 0.01 bits there (units with a larger one: 1 of 5); alone, it "
         "tells 0.25 bits."
     )
     assert said(unit=2)[2] == (
-        "Unit 2 has a share of -0.10 ± 0.00 bits there (4 of 5 units have a larger one); alone, it "
-        "tells 0.00 bits; enough sequences for it in 25 % of the orders; nearly constant."
+        "Unit 2 has a share of -0.10 ± 0.00 bits there (units with a larger one: 4 of 5); alone, "
+        "it tells 0.00 bits; enough sequences for it in 25 % of the orders; nearly constant."
     )
     without = {"share": None, "share_error": None, "share_resolved": None, "unattributed": None}
     assert said(unit=1, **without)[2] == "Unit 1: alone, it tells 0.75 bits."
